@@ -1,0 +1,200 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import jaxopt
+import numpy as np
+import pytest
+
+from jaxlm.solvers import anderson, broyden, fixed_point_iteration
+
+SOLVERS = {"fixed_point_iteration": fixed_point_iteration, "anderson": anderson, "broyden": broyden}
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def linear_problem(batch=3, size=8, radius=0.9, seed=0):
+    """z = A z + b with spectral radius `radius`, and its dense solution."""
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=(batch, size, size))
+    a *= radius / np.abs(np.linalg.eigvals(a)).max(axis=1)[:, None, None]
+    b = rng.normal(size=(batch, size))
+    solution = np.linalg.solve(np.eye(size) - a, b[..., None])[..., 0]
+    return lambda z: jnp.einsum("bij,bj->bi", a, z) + b, jnp.zeros((batch, size)), solution
+
+
+def tanh_problem(batch=4, size=10, seed=1):
+    rng = np.random.default_rng(seed)
+    w = jnp.asarray(rng.normal(size=(size, size)) * 0.8 / np.sqrt(size))
+    x = jnp.asarray(rng.normal(size=(batch, size)))
+    return lambda z: jnp.tanh(z @ w + x), jnp.zeros((batch, size))
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solves_a_linear_problem(name):
+    fun, z0, solution = linear_problem()
+    z, stats = SOLVERS[name](fun, z0, tol=1e-11, max_steps=1000)
+    np.testing.assert_allclose(z, solution, rtol=1e-8, atol=1e-8)
+    assert stats.converged.all()
+    assert stats.num_steps < 1000
+
+
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_residual_is_that_of_the_returned_iterate(name, relative):
+    fun, z0 = tanh_problem()
+    z, stats = SOLVERS[name](fun, z0, tol=1e-3, max_steps=30, relative=relative)
+    expected = np.linalg.norm(fun(z) - z, axis=1)
+    if relative:
+        expected /= np.linalg.norm(fun(z), axis=1)
+    np.testing.assert_allclose(stats.residual, expected, rtol=1e-10)
+    assert (expected <= 1e-3).all()
+    assert stats.num_steps == stats.best_step.max() + 1
+
+
+def test_anderson_takes_fewer_steps_than_plain_iteration():
+    fun, z0, _ = linear_problem(radius=0.95)
+    steps = {n: s(fun, z0, tol=1e-8, max_steps=2000)[1].num_steps for n, s in SOLVERS.items()}
+    assert steps["anderson"] < steps["fixed_point_iteration"] / 4
+    assert steps["broyden"] < steps["fixed_point_iteration"] / 4
+
+
+def test_agrees_with_jaxopt():
+    fun, z0 = tanh_problem()
+    for ours, theirs in [
+        (anderson, jaxopt.AndersonAcceleration(lambda z: fun(z), tol=1e-12, maxiter=200)),
+        (fixed_point_iteration, jaxopt.FixedPointIteration(lambda z: fun(z), tol=1e-12, maxiter=500)),
+        (broyden, jaxopt.Broyden(lambda z: fun(z) - z, tol=1e-11, maxiter=200)),
+    ]:
+        z, _ = ours(fun, z0, tol=1e-13, max_steps=500)
+        np.testing.assert_allclose(z, theirs.run(z0).params, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_pytree_is_its_concatenation(name):
+    fun, z0, solution = linear_problem(size=8)
+    del solution
+
+    def tree_fun(tree):
+        z = fun(jnp.concatenate([tree["a"].reshape(3, 6), tree["b"][0]], axis=1))
+        return {"a": z[:, :6].reshape(3, 2, 3), "b": (z[:, 6:],)}
+
+    tree0 = {"a": jnp.zeros((3, 2, 3)), "b": (jnp.zeros((3, 2)),)}
+    z, stats = SOLVERS[name](fun, z0, tol=1e-9, max_steps=300)
+    tree, tree_stats = SOLVERS[name](tree_fun, tree0, tol=1e-9, max_steps=300)
+    np.testing.assert_allclose(tree["a"].reshape(3, 6), z[:, :6], rtol=1e-12)
+    np.testing.assert_allclose(tree["b"][0], z[:, 6:], rtol=1e-12)
+    assert stats.num_steps == tree_stats.num_steps
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_nan_leaves_the_neighbours_bit_identical(name):
+    fun, z0 = tanh_problem()
+    poisoned = z0.at[1].set(jnp.nan)
+    solve = jax.jit(functools.partial(SOLVERS[name], fun, tol=1e-9, max_steps=60))
+    z, stats = solve(z0)
+    z_bad, bad = solve(poisoned)
+    others = np.array([0, 2, 3])
+    np.testing.assert_array_equal(z_bad[others], z[others])
+    np.testing.assert_array_equal(bad.residual[others], stats.residual[others])
+    assert not bad.converged[1] and np.isinf(bad.residual[1])
+    assert bad.converged[others].all()
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_converged_sample_is_frozen(name):
+    fun, _, solution = linear_problem(batch=2)
+    z0 = jnp.stack([solution[0], jnp.zeros(8)])
+    z, stats = SOLVERS[name](fun, z0, tol=1e-10, max_steps=500)
+    assert stats.best_step[0] == 0 and stats.best_step[1] > 3
+    np.testing.assert_array_equal(z[0], z0[0])
+
+
+def test_divergence_returns_the_best_iterate():
+    z0 = jnp.array([[1.0], [0.1]])
+    z, stats = fixed_point_iteration(lambda z: 3 * z**2, z0, tol=1e-12, max_steps=20, relative=False)
+    assert not stats.converged[0] and stats.converged[1]
+    np.testing.assert_array_equal(z[0], z0[0])  # its residuals only grow
+
+
+def test_trace_and_taps():
+    fun, z0 = tanh_problem()
+    z, stats = anderson(fun, z0, tol=1e-6, max_steps=40, trace=True, taps=(0, 1, 39))
+    steps = int(stats.num_steps)
+    assert stats.trace.shape == (40, 4) and np.isnan(stats.trace[steps:]).all()
+    np.testing.assert_array_equal(np.nanmin(stats.trace, axis=0), stats.residual)
+    np.testing.assert_array_equal(stats.taps[0], z0)
+    np.testing.assert_allclose(stats.taps[1], fun(z0), rtol=1e-12)
+    np.testing.assert_array_equal(stats.taps[2], jnp.zeros_like(z))  # never reached
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_scan_and_while_loop_agree(name):
+    fun, z0 = tanh_problem()
+    z, stats = SOLVERS[name](fun, z0, tol=1e-7, max_steps=50)
+    z_scan, scan_stats = SOLVERS[name](fun, z0, tol=1e-7, max_steps=50, differentiable=True)
+    np.testing.assert_allclose(z, z_scan, rtol=1e-13)
+    assert stats.num_steps == scan_stats.num_steps
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_under_vmap_and_inside_another_gradient(name):
+    fun, z0, solution = linear_problem()
+    solve = functools.partial(SOLVERS[name], tol=1e-10, max_steps=500)
+    starts = jnp.stack([z0, z0 + 1.0])
+    z, _ = jax.jit(jax.vmap(lambda start: solve(fun, start)))(starts)
+    np.testing.assert_allclose(z, jnp.stack([solution, solution]), atol=1e-7)
+
+    def loss(scale):
+        z, _ = solve(fun, z0)
+        return scale * jnp.sum(jax.lax.stop_gradient(z))
+
+    np.testing.assert_allclose(jax.grad(loss)(2.0), solution.sum(), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["anderson", "broyden"])
+def test_bfloat16_state_reaches_bfloat16_accuracy(name):
+    fun, z0, solution = linear_problem(radius=0.7)
+    low = lambda z: fun(z.astype(jnp.float64)).astype(jnp.bfloat16)  # noqa: E731
+    z, stats = SOLVERS[name](low, z0.astype(jnp.bfloat16), tol=4e-3, max_steps=60)
+    assert z.dtype == jnp.bfloat16 and stats.residual.dtype == jnp.float32
+    error = np.linalg.norm(z.astype(jnp.float64) - solution, axis=1) / np.linalg.norm(solution, axis=1)
+    assert (error < 0.03).all()
+
+
+def test_anderson_survives_a_singular_history():
+    """A constant map repeats its residual exactly: the Gram matrix has rank one."""
+    z, stats = anderson(lambda z: z + 1.0, jnp.zeros((2, 5)), tol=1e-8, max_steps=30, relative=False)
+    assert np.isfinite(z).all() and not stats.converged.any()
+    z, stats = anderson(lambda z: jnp.ones_like(z), jnp.zeros((2, 5)), tol=0.0, max_steps=30)
+    np.testing.assert_array_equal(z, 1.0)
+
+
+def test_damping_converges_where_the_plain_iteration_oscillates():
+    fun, z0 = lambda z: -1.5 * z + 1.0, jnp.zeros((2, 3))
+    assert not fixed_point_iteration(fun, z0, tol=1e-6, max_steps=100)[1].converged.any()
+    z, stats = fixed_point_iteration(fun, z0, tol=1e-6, max_steps=100, beta=0.4)
+    assert stats.converged.all()
+    np.testing.assert_allclose(z, 0.4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"max_step": 3}, TypeError),
+        ({"max_steps": 0}, ValueError),
+        ({"tol": -1.0}, ValueError),
+        ({"beta": 0.0}, ValueError),
+        ({"memory": 0}, ValueError),
+        ({"taps": (50,), "max_steps": 50}, ValueError),
+    ],
+)
+def test_bad_options_are_errors(options, error):
+    with pytest.raises(error):
+        anderson(lambda z: z, jnp.zeros((1, 2)), **options)
+
+
+def test_a_map_that_changes_shape_is_an_error():
+    with pytest.raises(ValueError, match="must return what it is given"):
+        anderson(lambda z: z[:, :1], jnp.zeros((1, 2)))
+    with pytest.raises(ValueError, match="leading batch axis"):
+        anderson(lambda z: z, {"a": jnp.zeros((1, 2)), "b": jnp.zeros((3, 2))})
