@@ -148,7 +148,7 @@ def jacobian_regularization(
     def sample(rng):
         return _squared_norm(vjp(_random_like(rng, z))[0]) / size
 
-    return jnp.mean(jnp.stack([sample(key) for key in jax.random.split(rng, num_samples)]), axis=0)
+    return jnp.mean(lax.map(sample, jax.random.split(rng, num_samples)), axis=0)
 
 
 def spectral_radius(

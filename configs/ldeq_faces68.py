@@ -1,0 +1,105 @@
+"""LDEQ on a mixture of real 68-point faces: a 300-W folder and two CSV files, for a CPU.
+
+Paper: Micaelli et al., CVPR 2023. `data.root` holds `300w/` (300-W's own layout, LFPW alone will do), `ytf68/` and
+`aflw68/` (each a `landmarks.csv` beside `images/`). Held out: 10 % of 300-W by image, 10 % of `ytf68` by person.
+
+    python train.py --config=configs/ldeq_faces68.py --workdir=runs/faces68 --config.data.root=data
+    python eval.py --workdir=runs/faces68
+
+Variants: `:smoke` (CPU seconds), `:gpu` (the paper's network at 256×256, bfloat16, implicit gradients).
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config = ConfigDict()
+    config.system = "ldeq"
+    config.scheme = "faces68"
+    config.seed = 0
+    config.image_size = 64
+    config.loss = "l1"  # mse, l1 or smooth_l1, on coordinates in units of the image's side
+    config.gradient = "jacobian_free"  # implicit, jacobian_free, phantom or unrolled
+    config.jacobian_weight = 0.0  # of the Jacobian regularisation
+
+    config.model = ConfigDict(dict(preset="tiny", temperature=2.5, dtype="float32", explicit=False))
+    config.solver = ConfigDict(
+        dict(name="fixed_point_iteration", tol=5e-3, max_steps=2, relative=True, beta=1.0, memory=6)
+    )
+    config.adjoint = ConfigDict(dict(name="anderson", tol=5e-3, max_steps=6, relative=True, beta=1.0, memory=6))
+    config.phantom = ConfigDict(dict(steps=3, damping=0.8))
+
+    config.data = ConfigDict()
+    config.data.root = "data"
+    config.data.cache = "~/.cache/jaxlm"
+    config.data.crop = "gt"
+    config.data.normalizer = "inter_ocular"
+    config.data.threads = 2
+    config.data.sources = ConfigDict()
+    config.data.sources["300w"] = ConfigDict(
+        dict(builder="300w", root="300w", train_split="train", weight=0.4, heldout=0.1, group="", on_bad="error")
+    )
+    config.data.sources["ytf68"] = ConfigDict(
+        dict(
+            builder="own",
+            root="ytf68",
+            train_split="train",
+            weight=0.2,
+            heldout=0.1,
+            group=r"^(.*)_\d+\.",
+            on_bad="error",
+        )
+    )
+    config.data.sources["aflw68"] = ConfigDict(
+        dict(builder="own", root="aflw68", train_split="train", weight=0.4, heldout=0.0, group="", on_bad="error")
+    )
+
+    config.augment = ConfigDict(
+        dict(
+            rotation=30.0,
+            scale=0.15,
+            translation=0.06,
+            flip=0.5,
+            blur=0.1,
+            noise=0.1,
+            occlusion=0.3,
+            color=0.3,
+            grey=0.1,
+            low_resolution=0.1,
+        )
+    )
+
+    config.optim = ConfigDict(
+        dict(
+            name="adamw",
+            learning_rate=2e-3,
+            weight_decay=1e-4,
+            schedule="cosine",
+            warmup_steps=200,
+            drop_at=(0.6, 0.85),
+            drop=0.1,
+            clip_norm=1.0,
+            ema=0.999,
+        )
+    )
+    config.train = ConfigDict(dict(batch_size=32, num_steps=9000, log_every=50, checkpoint_every=1500))
+    config.eval = ConfigDict(dict(batch_size=64, flip_average=True, limit=300))
+    config.eval.sets = (
+        ConfigDict(dict(source="300w", split="heldout")),
+        ConfigDict(dict(source="ytf68", split="heldout")),
+    )
+
+    if variant == "smoke":
+        config.train.update(dict(num_steps=6, batch_size=8, log_every=2, checkpoint_every=3))
+        config.eval.limit = 16
+    elif variant == "gpu":
+        config.image_size = 256
+        config.gradient = "implicit"
+        config.model.update(dict(preset="paper", dtype="bfloat16"))
+        config.solver.update(dict(name="anderson", max_steps=10))
+        config.optim.update(dict(learning_rate=3e-4, warmup_steps=500))
+        config.train.update(dict(batch_size=32, num_steps=20000, checkpoint_every=2000))
+        config.data.threads = 16
+    elif variant:
+        raise ValueError(f"There is no variant {variant!r}; choose smoke or gpu.")
+    return config

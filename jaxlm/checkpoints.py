@@ -1,0 +1,142 @@
+"""Checkpoints of a run: Orbax, asynchronous and atomic, the last one and the best one kept, the config beside them.
+
+A workdir holds `config.json`, `checkpoints/<step>/` and what training and evaluation write.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+from orbax.checkpoint import checkpoint_managers as policies
+
+# What must agree between a workdir and the config that continues or evaluates it.
+IDENTITY = ("system", "scheme", "model")
+
+
+class Checkpoints:
+    """Saves and restores (state, iterator state) pairs; `metric` is the key of the metrics that "best" minimises."""
+
+    def __init__(self, workdir: str | Path, *, read_only: bool = False, metric: str = "nme"):
+        self.workdir = Path(workdir).expanduser().resolve()
+        folder = self.workdir / "checkpoints"
+        if read_only and not folder.is_dir():
+            raise ValueError(f"{self.workdir} has no checkpoints: train there first, or name another workdir.")
+        self._metric = metric
+        best = policies.BestN(get_metric_fn=lambda metrics: metrics[metric], reverse=True, n=1)
+        keep = policies.AnyPreservationPolicy([policies.LatestN(1), best])
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=None if read_only else keep,
+            read_only=read_only,
+            create=not read_only,
+        )
+        handlers = {"state": ocp.StandardCheckpointHandler(), "iterator": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(folder, item_handlers=handlers, options=options)
+
+    @property
+    def last_step(self) -> int | None:
+        """The newest complete checkpoint, None where there is none."""
+        return self._manager.latest_step()
+
+    @property
+    def best_step(self) -> int | None:
+        """The checkpoint with the lowest metric; the newest one where none has a metric."""
+        scored = []
+        for step in self._manager.all_steps():
+            metrics = self._manager.metrics(step)
+            value = (metrics or {}).get(self._metric)
+            if value is not None and np.isfinite(value):
+                scored.append((value, step))
+        return min(scored)[1] if scored else self.last_step
+
+    def save(self, step: int, state: Any, iterator: dict[str, Any], metrics: dict[str, float]) -> None:
+        """Starts writing; the checkpoint exists once everything of it is on disk."""
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), iterator=ocp.args.JsonSave(iterator))
+        finite = {key: float(value) for key, value in metrics.items()}
+        self._manager.save(step, args=args, metrics=finite)
+
+    def restore(self, step: int, state: Any) -> tuple[Any, dict[str, Any]]:
+        """State like `state` (arrays or shapes, with their shardings) and the iterator's state.
+
+        Raises:
+            ValueError: if the checkpoint's arrays are not those of `state`.
+        """
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), iterator=ocp.args.JsonRestore())
+        try:
+            restored = self._manager.restore(step, args=args)
+        except (ValueError, KeyError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise ValueError(
+                f"{self.workdir}/checkpoints/{step} is not a checkpoint of this model ({reason}); "
+                "use the config that it was trained with."
+            ) from None
+        return restored["state"], restored["iterator"]
+
+    def wait(self) -> None:
+        """Blocks until what was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def write_config(workdir: Path, config: ConfigDict) -> None:
+    """Writes `config.json`, whole or not at all.
+
+    Raises:
+        ValueError: if the workdir belongs to another model.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        check_same_model(load_config(workdir), config, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, config.to_json(indent=2))
+
+
+def load_config(workdir: str | Path) -> ConfigDict:
+    """The config of a trained workdir.
+
+    Raises:
+        ValueError: if there is none, or it cannot be read.
+    """
+    path = Path(workdir).expanduser() / "config.json"
+    try:
+        return ConfigDict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise ValueError(f"{workdir} has no config.json: it is not a workdir that train.py wrote.") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); restore it or train again.") from None
+
+
+def check_same_model(saved: ConfigDict, config: ConfigDict, workdir: Path) -> None:
+    """Raises a ValueError that names the first field in which two configs are not the same model."""
+    for key in IDENTITY:
+        ours, theirs = json.loads(json.dumps(_plain(config[key]))), _plain(saved.get(key))
+        if ours != theirs:
+            fields = [key]
+            if isinstance(ours, dict) and isinstance(theirs, dict):
+                names = sorted(set(ours) | set(theirs))
+                fields = [f"{key}.{name}" for name in names if ours.get(name) != theirs.get(name)]
+            raise ValueError(
+                f"{workdir} was trained with another model: {', '.join(fields)} differ from its config.json; "
+                "choose another workdir or the same config."
+            )
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file by a complete one, never leaving half of it."""
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(value.to_json()) if isinstance(value, ConfigDict) else value

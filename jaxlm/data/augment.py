@@ -1,0 +1,189 @@
+"""Crop and augmentation of one face on the host: one affine warp for all geometry, then blur, colour and occlusion.
+
+An augmentation is a function of the sample and a random generator, and nothing else, so that sample i of a run is the
+same picture whatever came before it.
+"""
+
+import dataclasses
+from typing import Any
+
+import cv2
+import numpy as np
+
+from jaxlm import geometry
+from jaxlm.data import crops
+from jaxlm.data.readers import BadSample, decode_image
+from jaxlm.data.schemes import Scheme, normalizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Ranges of the random changes; the zeros of the defaults leave a crop as it is.
+
+    Attributes:
+        rotation: degrees, uniform in ±.
+        scale: zoom, uniform in 1 ± scale.
+        translation: uniform in ± this fraction of the crop's side, in each direction.
+        flip: probability of a mirror image.
+        blur: probability of a gaussian blur, its σ uniform in up to 2 % of the side.
+        noise: probability of gaussian noise, its σ uniform in up to 12 grey levels.
+        occlusion: probability of a rectangle of one colour, of noise or of another place of the picture, of sides
+            uniform in 10 to 50 % of the crop's.
+        color: strength of brightness, contrast, saturation and channel gain, each uniform in 1 ± color.
+        grey: probability of losing all colour.
+        low_resolution: probability of being shrunk by up to 4 and enlarged again.
+    """
+
+    rotation: float = 0.0
+    scale: float = 0.0
+    translation: float = 0.0
+    flip: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+    occlusion: float = 0.0
+    color: float = 0.0
+    grey: float = 0.0
+    low_resolution: float = 0.0
+
+
+def make_crop(
+    record: dict[str, Any],
+    *,
+    scheme: Scheme,
+    crop: str,
+    size: int,
+    normalizer_name: str,
+    augmentation: Augmentation | None = None,
+    rng: np.random.Generator | None = None,
+) -> dict[str, np.ndarray]:
+    """One element of a batch from one record of a builder.
+
+    Args:
+        record: image bytes (or RGB array), landmarks (K, 2), mask, visibility (K,), bbox (4,).
+        scheme: of the landmarks.
+        crop: protocol, a key of `jaxlm.data.crops.PROTOCOLS`.
+        size: side of the crop in pixels.
+        normalizer_name: see `jaxlm.data.schemes.normalizer`.
+        augmentation: with `rng`, the random changes.
+        rng: source of all randomness.
+
+    Returns:
+        image (size, size, 3) uint8, landmarks (K, 2) in its pixels, visibility (K,), mask (K,), bbox (4,), transform
+        (2, 3) from image to crop, normalizer ().
+
+    Raises:
+        BadSample: if the picture cannot be decoded.
+    """
+    image = record["image"]
+    if isinstance(image, bytes):
+        image = decode_image(image)
+        if image is None:
+            raise BadSample(f"The cached picture of {record['key']!r} cannot be decoded; delete the cache.")
+    landmarks = np.asarray(record["landmarks"], np.float64)
+    mask = np.asarray(record["mask"], bool)
+    visibility = np.asarray(record["visibility"], np.float32)
+    bbox = np.asarray(record["bbox"], np.float64)
+
+    box = crops.crop_box(crop, bbox, landmarks, mask)
+    transform = geometry.box_to_crop(box, size)
+    flip = False
+    if augmentation is not None and rng is not None:
+        transform = geometry.compose_affine(_random_similarity(augmentation, size, rng), transform)
+        flip = rng.random() < augmentation.flip
+        if flip:
+            mirror = np.array([[-1.0, 0.0, size - 1.0], [0.0, 1.0, 0.0]])
+            transform = geometry.compose_affine(mirror, transform)
+
+    pixels = warp(image, transform, size)
+    landmarks = geometry.apply_affine(transform, landmarks)
+    corners = geometry.apply_affine(transform, bbox.reshape(2, 2))
+    if flip:
+        order = scheme.flip
+        landmarks, mask, visibility = landmarks[order], mask[order], visibility[order]
+    landmarks = np.where(mask[:, None], landmarks, 0.0)
+    if augmentation is not None and rng is not None:
+        pixels = _change_pixels(pixels, augmentation, rng)
+    bbox = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+    length = normalizer(normalizer_name, scheme, landmarks, mask, bbox)
+    return {
+        "image": pixels,
+        "landmarks": landmarks.astype(np.float32),
+        "visibility": visibility,
+        "mask": mask,
+        "bbox": bbox.astype(np.float32),
+        "transform": transform.astype(np.float32),
+        "normalizer": np.float32(length),
+    }
+
+
+def warp(image: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
+    """Samples `image` (H, W, 3) uint8 under `transform` (image → crop) into (size, size, 3); black outside.
+
+    Where the crop is less than half as fine as the image, the image is averaged down first, so that nothing aliases.
+    """
+    scale = np.sqrt(abs(np.linalg.det(transform[:, :2])))
+    if scale < 0.5:
+        height, width = image.shape[:2]
+        small = max(round(width * scale), 1), max(round(height * scale), 1)
+        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+        sx, sy = width / small[0], height / small[1]
+        enlarge = np.array([[sx, 0.0, 0.5 * sx - 0.5], [0.0, sy, 0.5 * sy - 0.5]])
+        transform = geometry.compose_affine(transform, enlarge)
+    return cv2.warpAffine(image, transform, (size, size), flags=cv2.INTER_LINEAR)
+
+
+def _random_similarity(augmentation: Augmentation, size: int, rng: np.random.Generator) -> np.ndarray:
+    center = np.full(2, (size - 1) / 2)
+    degrees = rng.uniform(-1, 1) * augmentation.rotation
+    scale = 1 + rng.uniform(-1, 1) * augmentation.scale
+    shift = rng.uniform(-1, 1, size=2) * augmentation.translation * size
+    return geometry.similarity(scale, degrees, center, center + shift)
+
+
+def _change_pixels(pixels: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    size = pixels.shape[0]
+    if rng.random() < augmentation.occlusion:
+        pixels = _occlude(pixels, rng)
+    if rng.random() < augmentation.blur:
+        sigma = rng.uniform(0, 0.02) * size
+        pixels = cv2.GaussianBlur(pixels, (0, 0), max(sigma, 0.3))
+    if rng.random() < augmentation.low_resolution:
+        small = max(round(size / rng.uniform(1, 4)), 8)
+        shrunk = cv2.resize(pixels, (small, small), interpolation=cv2.INTER_AREA)
+        pixels = cv2.resize(shrunk, (size, size), interpolation=cv2.INTER_LINEAR)
+    if augmentation.color:
+        pixels = _change_colors(pixels, augmentation.color, rng)
+    if rng.random() < augmentation.grey:
+        pixels = np.repeat(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    if rng.random() < augmentation.noise:
+        noise = rng.standard_normal((size, size, 3), np.float32) * rng.uniform(0, 12)
+        pixels = np.clip(pixels + noise, 0, 255).astype(np.uint8)
+    return pixels
+
+
+def _change_colors(pixels: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast, saturation and channel gains as one 3×4 colour matrix."""
+    brightness, contrast, saturation = 1 + rng.uniform(-1, 1, size=3) * strength
+    gains = 1 + rng.uniform(-1, 1, size=3) * strength / 3
+    luma = np.array([0.299, 0.587, 0.114])
+    mix = saturation * np.eye(3) + (1 - saturation) * np.ones((3, 1)) * luma
+    linear = contrast * brightness * gains[:, None] * mix
+    offset = (1 - contrast) * float(luma @ pixels.reshape(-1, 3).mean(axis=0)) * brightness
+    return cv2.transform(pixels, np.concatenate([linear, np.full((3, 1), offset)], axis=1))
+
+
+def _occlude(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    size = pixels.shape[0]
+    height, width = (rng.uniform(0.1, 0.5, size=2) * size).astype(int) + 1
+    top, left = rng.integers(0, size - height + 1), rng.integers(0, size - width + 1)
+    pixels = pixels.copy()
+    kind = rng.integers(3)
+    if kind == 0:
+        patch = rng.integers(0, 256, size=3, dtype=np.uint8)
+    elif kind == 1:
+        patch = rng.integers(0, 256, size=(height, width, 3), dtype=np.uint8)
+    else:
+        y, x = rng.integers(0, size - height + 1), rng.integers(0, size - width + 1)
+        patch = pixels[y : y + height, x : x + width].copy()
+    pixels[top : top + height, left : left + width] = patch
+    return pixels

@@ -1,0 +1,264 @@
+"""TFDS builders: data sets as published become ArrayRecord files, prepared once, read at random without TensorFlow.
+
+The pictures' own bytes are stored, so nothing is lost and the cache is as large as the data set. A sample that cannot
+be used stops the preparation with its file and line; with `on_bad="skip"` it is left out, counted and listed.
+"""
+
+import contextlib
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+
+from jaxlm import geometry
+from jaxlm.data import readers
+from jaxlm.data.readers import BadSample, Sample
+from jaxlm.data.schemes import Scheme, get_scheme
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without TFDS's notices and progress bars, which speak of downloads that there are none of."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        tfds.enable_progress_bar()
+
+
+class FaceBuilder(tfds.core.GeneratorBasedBuilder):
+    """Base of the builders: a subclass says what its splits are.
+
+    Args:
+        root: the data set as published.
+        cache: folder of the prepared files.
+        scheme: name of the landmark scheme.
+        heldout: fraction of the split "train" that becomes the split "heldout", chosen by a hash of its group.
+        group: regular expression; its first match in a sample's key is the group that stays together (a person, say).
+            The whole key where it is empty.
+        on_bad: "error" or "skip".
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    SUBSETS: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        root: str | Path,
+        cache: str | Path,
+        *,
+        scheme: str,
+        heldout: float = 0.0,
+        group: str = "",
+        on_bad: str = "error",
+    ):
+        if on_bad not in ("error", "skip"):
+            raise ValueError(f'on_bad must be "error" or "skip", got {on_bad!r}.')
+        if not 0 <= heldout < 1:
+            raise ValueError(f"heldout must lie in [0, 1), got {heldout}.")
+        self.root = Path(root).expanduser()
+        self.scheme: Scheme = get_scheme(scheme)
+        self.heldout, self.group, self.on_bad = heldout, re.compile(group), on_bad
+        self.skipped: list[str] = []
+        self.check_root()
+        identity = [type(self).__name__, str(self.root.resolve()), scheme, str(heldout), group, on_bad]
+        fingerprint = hashlib.sha256("\n".join([*identity, *self.fingerprint()]).encode()).hexdigest()[:16]
+        config = tfds.core.BuilderConfig(name=fingerprint, version=self.VERSION)
+        with _quiet():
+            super().__init__(config=config, data_dir=Path(cache).expanduser(), file_format="array_record")
+
+    # What a subclass provides.
+
+    def published_splits(self) -> dict[str, Iterable[Sample | BadSample]]:
+        """The data set's own splits."""
+        raise NotImplementedError
+
+    def annotation_files(self) -> list[Path]:
+        """Files whose change invalidates the cache."""
+        return [self.root]
+
+    def check_root(self) -> None:
+        """Raises a ValueError that says what the root must look like."""
+        if not self.root.exists():
+            raise ValueError(f"{self.root} does not exist: set data.root to the {type(self).__name__} data.")
+
+    # TFDS's interface.
+
+    def fingerprint(self) -> list[str]:
+        stats = [(path, path.stat()) for path in self.annotation_files() if path.exists()]
+        return [f"{path.name} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        count = self.scheme.num_landmarks
+        features = {
+            "image": tfds.features.Tensor(shape=(), dtype=np.object_),
+            "key": tfds.features.Text(),
+            "landmarks": tfds.features.Tensor(shape=(count, 2), dtype=np.float32),
+            "mask": tfds.features.Tensor(shape=(count,), dtype=np.uint8),
+            "visibility": tfds.features.Tensor(shape=(count,), dtype=np.float32),
+            "bbox": tfds.features.Tensor(shape=(4,), dtype=np.float32),
+            "subsets": tfds.features.Tensor(shape=(max(len(self.SUBSETS), 1),), dtype=np.uint8),
+        }
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        splits = self.published_splits()
+        generators = {name: self._generate_examples(samples) for name, samples in splits.items()}
+        if self.heldout and "train" in splits:
+            kept, held = [], []
+            for sample in splits["train"]:
+                bad = isinstance(sample, BadSample)
+                (held if not bad and self._is_held_out(sample) else kept).append(sample)
+            generators["train"] = self._generate_examples(kept)
+            generators["heldout"] = self._generate_examples(held)
+        return generators
+
+    def _is_held_out(self, sample: Sample) -> bool:
+        match = self.group.search(sample.key)
+        group = match.group(match.lastindex or 0) if match and match.group(0) else sample.key
+        return int(hashlib.sha256(group.encode()).hexdigest()[:8], 16) < self.heldout * 2**32
+
+    def _generate_examples(self, samples: Iterable[Sample | BadSample]) -> Iterator[tuple[str, dict]]:
+        for number, sample in enumerate(samples):
+            try:
+                if isinstance(sample, BadSample):
+                    raise sample
+                yield f"{number:08d}", self._record(sample, readers.validate(sample))
+            except BadSample as error:
+                if self.on_bad == "error":
+                    raise
+                self.skipped.append(str(error))
+
+    def _record(self, sample: Sample, content: bytes) -> dict:
+        mask = np.isfinite(sample.landmarks).all(axis=1)
+        landmarks = np.where(mask[:, None], sample.landmarks, 0.0)
+        bbox = sample.bbox if sample.bbox is not None else geometry.box_of_points(landmarks, mask)
+        visibility = np.ones(len(mask)) if sample.visibility is None else sample.visibility
+        flags = [name in sample.subsets for name in self.SUBSETS] or [False]
+        return {
+            "image": content,
+            "key": sample.key,
+            "landmarks": landmarks.astype(np.float32),
+            "mask": mask.astype(np.uint8),
+            "visibility": np.where(mask, visibility, 0.0).astype(np.float32),
+            "bbox": np.asarray(bbox, np.float32),
+            "subsets": np.array(flags, np.uint8),
+        }
+
+    def prepare(self) -> None:
+        """Writes the cache where it does not exist yet; prints what was skipped."""
+        config = tfds.download.DownloadConfig(register_checksums=False)
+        with _quiet():
+            self.download_and_prepare(download_config=config)
+        listing = Path(self.data_dir) / "skipped.txt"
+        if self.skipped:
+            listing.write_text("\n".join(self.skipped) + "\n")
+        if listing.exists():
+            count = len(listing.read_text().splitlines())
+            print(f"{type(self).__name__}: {count} samples skipped, listed in {listing}")
+
+
+class Wflw(FaceBuilder):
+    """WFLW (Wu et al., CVPR 2018): `WFLW_images/` and `WFLW_annotations/` side by side, as published."""
+
+    SUBSETS = readers.WFLW_SUBSETS
+    LIST = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_{}.txt"
+
+    def annotation_files(self):
+        return [self.root / self.LIST.format(split) for split in ("train", "test")]
+
+    def check_root(self):
+        super().check_root()
+        if not any(path.exists() for path in self.annotation_files()):
+            raise ValueError(f"{self.root} is not WFLW: it has no {self.LIST.format('train')}.")
+
+    def published_splits(self):
+        images = self.root / "WFLW_images"
+        lists = {split: self.root / self.LIST.format(split) for split in ("train", "test")}
+        for split, path in lists.items():
+            if not path.exists():
+                print(f"Wflw: {path} is missing, so there is no split {split!r}.")
+        return {split: readers.read_wflw(path, images) for split, path in lists.items() if path.exists()}
+
+
+class ThreeHundredW(FaceBuilder):
+    """300-W (Sagonas et al., ICCVW 2013) in its folders: `afw`, `helen`, `lfpw`, `ibug`, and `300W` for the private test.
+
+    A partial copy works with what is there and says what is missing.
+    """
+
+    SUBSETS = ("common", "challenge", "indoor", "outdoor")
+    FOLDERS = {
+        "train": {"afw": (), "helen/trainset": (), "lfpw/trainset": ()},
+        "test": {"helen/testset": ("common",), "lfpw/testset": ("common",), "ibug": ("challenge",)},
+        "private": {"300W/01_Indoor": ("indoor",), "300W/02_Outdoor": ("outdoor",)},
+    }
+
+    def annotation_files(self):
+        return [self.root / folder for split in self.FOLDERS.values() for folder in split]
+
+    def check_root(self):
+        super().check_root()
+        if not any(path.is_dir() for path in self.annotation_files()):
+            raise ValueError(
+                f"{self.root} is not 300-W: it has none of {', '.join(f for s in self.FOLDERS.values() for f in s)}."
+            )
+
+    def published_splits(self):
+        missing = [str(path.relative_to(self.root)) for path in self.annotation_files() if not path.is_dir()]
+        if missing:
+            print(f"ThreeHundredW: {self.root} lacks {', '.join(missing)}; going on with the rest.")
+        splits = {}
+        for split, folders in self.FOLDERS.items():
+            present = {folder: subsets for folder, subsets in folders.items() if (self.root / folder).is_dir()}
+            if present:
+                splits[split] = self._samples(present)
+        return splits
+
+    def _samples(self, folders: dict[str, tuple[str, ...]]) -> Iterator[Sample | BadSample]:
+        for folder, subsets in folders.items():
+            for sample in readers.read_pts_folder(self.root / folder, self.scheme.num_landmarks):
+                if isinstance(sample, Sample):
+                    sample.subsets, sample.key = subsets, f"{folder}/{sample.key}"
+                yield sample
+
+
+class OwnData(FaceBuilder):
+    """The user's own faces, split "train": a CSV file, a COCO-keypoints JSON file, or a folder of `.pts` files.
+
+    A folder that holds one `landmarks.csv` or one `.json` file is read by that file.
+    """
+
+    def _source(self) -> Path:
+        if self.root.is_dir():
+            files = [*self.root.glob("landmarks.csv"), *self.root.glob("*.json")]
+            if len(files) == 1:
+                return files[0]
+        return self.root
+
+    def annotation_files(self):
+        source = self._source()
+        return [source] if source.is_file() else sorted(source.rglob("*.pts"))
+
+    def check_root(self):
+        super().check_root()
+        if not self.annotation_files():
+            raise ValueError(f"{self.root} holds no .pts files, no landmarks.csv and not exactly one .json file.")
+
+    def published_splits(self):
+        source, count = self._source(), self.scheme.num_landmarks
+        if source.suffix == ".csv":
+            return {"train": readers.read_csv(source, count)}
+        if source.suffix == ".json":
+            return {"train": readers.read_coco(source, count)}
+        return {"train": readers.read_pts_folder(source, count)}

@@ -1,0 +1,149 @@
+"""From prepared data sets to batches, with Grain: shuffled, mixed, sharded by process, resumable to the sample.
+
+A batch follows one schema everywhere: image (B, H, W, 3) uint8, landmarks (B, K, 2) in pixels of that image, visibility
+(B, K), mask (B, K) true where a landmark exists, bbox (B, 4), transform (B, 2, 3) image → crop, normalizer (B,), index
+(B,). Missing landmarks are masked and hold zeros.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxlm.data.augment import Augmentation, make_crop
+from jaxlm.data.builders import FaceBuilder, OwnData, ThreeHundredW, Wflw
+from jaxlm.data.rendered import RenderedFaces
+from jaxlm.data.schemes import Scheme, get_scheme
+
+BUILDERS: dict[str, type[FaceBuilder]] = {
+    "wflw": Wflw,
+    "300w": ThreeHundredW,
+    "own": OwnData,
+    "rendered": RenderedFaces,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FaceSource:
+    """One split of one data set, read at random.
+
+    Attributes:
+        name: of the data set, for tables.
+        records: sequence of the builder's records.
+        scheme: of the landmarks.
+        subsets: names of the columns of a record's `subsets`.
+        split: of the data set.
+    """
+
+    name: str
+    split: str
+    records: Sequence[dict[str, Any]]
+    scheme: Scheme
+    subsets: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def open_source(config: ConfigDict, name: str, split: str | None = None) -> FaceSource:
+    """Prepares (once) and opens a split of the data set `config.data.sources[name]`.
+
+    Args:
+        config: a whole experiment.
+        name: key of `config.data.sources`.
+        split: of that data set; its test split or, where it has none, its train split if None.
+
+    Raises:
+        ValueError: if the source, its builder, its files or the split do not exist.
+    """
+    sources = config.data.sources
+    if name not in sources:
+        raise ValueError(f"There is no source {name!r} in config.data.sources; choose one of {', '.join(sources)}.")
+    source = sources[name]
+    if source.builder not in BUILDERS:
+        raise ValueError(f"There is no builder {source.builder!r}; choose one of {', '.join(BUILDERS)}.")
+    options = {key: source[key] for key in source if key not in ("builder", "root", "train_split", "weight")}
+    root = f"{config.data.root}/{source.root}" if source.root else config.data.root
+    builder = BUILDERS[source.builder](root, config.data.cache, scheme=config.scheme, **options)
+    builder.prepare()
+    if split is None:
+        split = "test" if "test" in builder.info.splits else "train"
+    if split not in builder.info.splits:
+        raise ValueError(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}.")
+    records = builder.as_data_source(split=split)
+    if len(records) == 0:
+        raise ValueError(f"The split {split!r} of {name} has no usable sample; see {builder.data_dir}/skipped.txt.")
+    return FaceSource(name, split, records, builder.scheme, builder.SUBSETS)
+
+
+def train_batches(config: ConfigDict, *, process_index: int = 0, process_count: int = 1) -> grain.IterDataset:
+    """Endless batches of augmented crops from the weighted mixture of `config.data.sources`.
+
+    Each source is shuffled anew in every epoch; batch i depends on the seed and i alone. Each process reads its own
+    share: with n processes, batches of batch_size / n.
+
+    Raises:
+        ValueError: if the batch size is not divisible by the number of processes.
+    """
+    batch_size = config.train.batch_size
+    if batch_size % process_count:
+        raise ValueError(f"train.batch_size = {batch_size} is not divisible by {process_count} processes.")
+    names = [name for name in config.data.sources if config.data.sources[name].weight > 0]
+    if not names:
+        raise ValueError("No source of config.data.sources has a positive weight.")
+    parts, weights = [], []
+    for name in names:
+        source = open_source(config, name, config.data.sources[name].train_split)
+        parts.append(grain.MapDataset.source(source.records).shuffle(seed=config.seed).repeat())
+        weights.append(float(config.data.sources[name].weight))
+    mixed = grain.MapDataset.mix(parts, weights) if len(parts) > 1 else parts[0]
+    crop = CropTransform(config, Augmentation(**config.augment.to_dict()))
+    dataset = mixed.seed(config.seed)[process_index::process_count].random_map(crop)
+    batches = dataset.batch(batch_size // process_count, drop_remainder=True)
+    return batches.to_iter_dataset(grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=16))
+
+
+class CropTransform(grain.transforms.RandomMap):
+    """Record to batch element, with augmentation; see `make_crop`."""
+
+    def __init__(self, config: ConfigDict, augmentation: Augmentation | None):
+        self.scheme = get_scheme(config.scheme)
+        self.crop, self.size = config.data.crop, config.image_size
+        self.normalizer = config.data.normalizer
+        self.augmentation = augmentation
+
+    def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return self.crop_of(element, rng)
+
+    def crop_of(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        return make_crop(
+            record,
+            scheme=self.scheme,
+            crop=self.crop,
+            size=self.size,
+            normalizer_name=self.normalizer,
+            augmentation=self.augmentation,
+            rng=rng,
+        )
+
+
+def eval_batches(source: FaceSource, config: ConfigDict, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Every sample of a source once, in order, not augmented; the last batch is padded.
+
+    Yields:
+        Batches of the schema with `index` the sample's position, −1 for padding (whose mask is all false).
+    """
+    transform = CropTransform(config, None)
+    for start in range(0, len(source), batch_size):
+        indices = list(range(start, min(start + batch_size, len(source))))
+        elements = []
+        for index in indices:
+            element = transform.crop_of(source.records[index])
+            elements.append({**element, "index": np.int32(index)})
+        padding = {key: np.zeros_like(value) for key, value in elements[0].items()}
+        padding["index"] = np.int32(-1)
+        elements += [padding] * (batch_size - len(elements))
+        yield {key: np.stack([element[key] for element in elements]) for key in elements[0]}

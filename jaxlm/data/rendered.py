@@ -1,0 +1,2 @@
+from jaxlm.data.builders import FaceBuilder
+class RenderedFaces(FaceBuilder): pass

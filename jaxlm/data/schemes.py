@@ -1,0 +1,272 @@
+"""Landmark schemes: what each index means, its mirror image, the points that normalise errors, the lines to draw.
+
+"Left" and "right" are the viewer's: image left first, as the annotations number them.
+"""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A curve through landmarks, in order; closed lines return to their first point."""
+
+    name: str
+    points: tuple[int, ...]
+    closed: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """A landmark annotation scheme.
+
+    Attributes:
+        name: as configs and the command line give it.
+        num_landmarks: K.
+        mirror_pairs: indices that swap in a mirror image; all others stay.
+        outer_eye_corners: the two points whose distance is "inter_ocular".
+        pupils: two groups of points whose means' distance is "inter_pupil".
+        lines: boundary lines for drawing and for boundary heatmaps.
+        parts: the five face parts of the local re-initialisation.
+    """
+
+    name: str
+    num_landmarks: int
+    mirror_pairs: tuple[tuple[int, int], ...]
+    outer_eye_corners: tuple[int, int]
+    pupils: tuple[tuple[int, ...], tuple[int, ...]]
+    lines: tuple[Line, ...]
+    parts: dict[str, tuple[int, ...]]
+
+    @property
+    def flip(self) -> np.ndarray:
+        """(K,) permutation: landmark i of a mirrored face is landmark flip[i] of the original."""
+        order = np.arange(self.num_landmarks)
+        for a, b in self.mirror_pairs:
+            order[a], order[b] = b, a
+        return order
+
+
+def _span(first: int, last: int) -> tuple[int, ...]:
+    return tuple(range(first, last + 1))
+
+
+def _mirror(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple(zip(left, right, strict=True))
+
+
+def _reversed(first: int, last: int) -> tuple[int, ...]:
+    return tuple(range(first, last - 1, -1))
+
+
+FACES98 = Scheme(
+    name="faces98",
+    num_landmarks=98,
+    mirror_pairs=(
+        *_mirror(_span(0, 15), _reversed(32, 17)),
+        *_mirror(_span(33, 37), _reversed(46, 42)),
+        *_mirror(_span(38, 41), _reversed(50, 47)),
+        *_mirror((55, 56), (59, 58)),
+        *_mirror(_span(60, 64), _reversed(72, 68)),
+        *_mirror(_span(65, 67), _reversed(75, 73)),
+        *_mirror((76, 77, 78), (82, 81, 80)),
+        *_mirror((87, 86), (83, 84)),
+        *_mirror((88, 89, 95), (92, 91, 93)),
+        (96, 97),
+    ),
+    outer_eye_corners=(60, 72),
+    pupils=((96,), (97,)),
+    lines=(
+        Line("contour", _span(0, 32)),
+        Line("left_brow_upper", _span(33, 37)),
+        Line("left_brow_lower", (33, 41, 40, 39, 38)),
+        Line("right_brow_upper", _span(42, 46)),
+        Line("right_brow_lower", (50, 49, 48, 47, 46)),
+        Line("nose_bridge", _span(51, 54)),
+        Line("nose_base", _span(55, 59)),
+        Line("left_eye_upper", _span(60, 64)),
+        Line("left_eye_lower", (60, 67, 66, 65, 64)),
+        Line("right_eye_upper", _span(68, 72)),
+        Line("right_eye_lower", (68, 75, 74, 73, 72)),
+        Line("upper_lip_outer", _span(76, 82)),
+        Line("lower_lip_outer", (76, 87, 86, 85, 84, 83, 82)),
+        Line("upper_lip_inner", _span(88, 92)),
+        Line("lower_lip_inner", (88, 95, 94, 93, 92)),
+    ),
+    parts={
+        "left_eye": (*_span(33, 41), *_span(60, 67), 96),
+        "right_eye": (*_span(42, 50), *_span(68, 75), 97),
+        "nose": _span(51, 59),
+        "mouth": _span(76, 95),
+        "contour": _span(0, 32),
+    },
+)
+
+FACES68 = Scheme(
+    name="faces68",
+    num_landmarks=68,
+    mirror_pairs=(
+        *_mirror(_span(0, 7), _reversed(16, 9)),
+        *_mirror(_span(17, 21), _reversed(26, 22)),
+        *_mirror((31, 32), (35, 34)),
+        *_mirror((36, 37, 38, 39, 40, 41), (45, 44, 43, 42, 47, 46)),
+        *_mirror((48, 49, 50), (54, 53, 52)),
+        *_mirror((59, 58), (55, 56)),
+        *_mirror((60, 61, 67), (64, 63, 65)),
+    ),
+    outer_eye_corners=(36, 45),
+    pupils=(_span(36, 41), _span(42, 47)),
+    lines=(
+        Line("contour", _span(0, 16)),
+        Line("left_brow", _span(17, 21)),
+        Line("right_brow", _span(22, 26)),
+        Line("nose_bridge", _span(27, 30)),
+        Line("nose_base", _span(31, 35)),
+        Line("left_eye", _span(36, 41), closed=True),
+        Line("right_eye", _span(42, 47), closed=True),
+        Line("outer_lip", _span(48, 59), closed=True),
+        Line("inner_lip", _span(60, 67), closed=True),
+    ),
+    parts={
+        "left_eye": (*_span(17, 21), *_span(36, 41)),
+        "right_eye": (*_span(22, 26), *_span(42, 47)),
+        "nose": _span(27, 35),
+        "mouth": _span(48, 67),
+        "contour": _span(0, 16),
+    },
+)
+
+COFW29 = Scheme(
+    name="cofw29",
+    num_landmarks=29,
+    mirror_pairs=(
+        (0, 1), (2, 3), (4, 6), (5, 7), (8, 9), (10, 11), (12, 14), (13, 15), (16, 17), (18, 19), (22, 23),
+    ),
+    outer_eye_corners=(8, 9),
+    pupils=((16,), (17,)),
+    lines=(
+        Line("left_brow", (0, 4, 2, 5), closed=True),
+        Line("right_brow", (1, 6, 3, 7), closed=True),
+        Line("left_eye", (8, 12, 10, 13), closed=True),
+        Line("right_eye", (9, 14, 11, 15), closed=True),
+        Line("nose", (18, 21, 19, 20), closed=True),
+        Line("outer_lip", (22, 24, 23, 27), closed=True),
+        Line("inner_lip", (22, 25, 23, 26), closed=True),
+    ),
+    parts={
+        "left_eye": (0, 2, 4, 5, 8, 10, 12, 13, 16),
+        "right_eye": (1, 3, 6, 7, 9, 11, 14, 15, 17),
+        "nose": (18, 19, 20, 21),
+        "mouth": _span(22, 27),
+        "contour": (28,),
+    },
+)  # fmt: skip
+
+AFLW21 = Scheme(
+    name="aflw21",
+    num_landmarks=21,
+    mirror_pairs=((0, 5), (1, 4), (2, 3), (6, 11), (7, 10), (8, 9), (12, 16), (13, 15), (17, 19)),
+    outer_eye_corners=(6, 11),
+    pupils=((7,), (10,)),
+    lines=(
+        Line("left_brow", (0, 1, 2)),
+        Line("right_brow", (3, 4, 5)),
+        Line("left_eye", (6, 7, 8)),
+        Line("right_eye", (9, 10, 11)),
+        Line("nose", (13, 14, 15)),
+        Line("mouth", (17, 18, 19)),
+    ),
+    parts={
+        "left_eye": (0, 1, 2, 6, 7, 8),
+        "right_eye": (3, 4, 5, 9, 10, 11),
+        "nose": (13, 14, 15),
+        "mouth": (17, 18, 19),
+        "contour": (12, 16, 20),
+    },
+)
+
+AFLW19 = Scheme(
+    name="aflw19",
+    num_landmarks=19,
+    mirror_pairs=((0, 5), (1, 4), (2, 3), (6, 11), (7, 10), (8, 9), (12, 14), (15, 17)),
+    outer_eye_corners=(6, 11),
+    pupils=((7,), (10,)),
+    lines=(
+        Line("left_brow", (0, 1, 2)),
+        Line("right_brow", (3, 4, 5)),
+        Line("left_eye", (6, 7, 8)),
+        Line("right_eye", (9, 10, 11)),
+        Line("nose", (12, 13, 14)),
+        Line("mouth", (15, 16, 17)),
+    ),
+    parts={
+        "left_eye": (0, 1, 2, 6, 7, 8),
+        "right_eye": (3, 4, 5, 9, 10, 11),
+        "nose": (12, 13, 14),
+        "mouth": (15, 16, 17),
+        "contour": (18,),
+    },
+)
+
+SCHEMES = {scheme.name: scheme for scheme in (FACES98, FACES68, COFW29, AFLW21, AFLW19)}
+
+# The 68 points among WFLW's 98, in 300-W's order.
+FACES68_OF_FACES98 = np.array(
+    [
+        *range(0, 33, 2), *range(33, 38), *range(42, 47), *range(51, 60),
+        60, 61, 63, 64, 65, 67, 68, 69, 71, 72, 73, 75, *range(76, 96),
+    ]
+)  # fmt: skip
+
+
+def get_scheme(name: str) -> Scheme:
+    """The scheme of this name.
+
+    Raises:
+        ValueError: naming those that exist.
+    """
+    if name not in SCHEMES:
+        raise ValueError(f"There is no landmark scheme {name!r}; choose one of {', '.join(SCHEMES)}.")
+    return SCHEMES[name]
+
+
+NORMALIZERS = ("inter_ocular", "inter_pupil", "box", "diagonal")
+
+
+def normalizer(
+    name: str, scheme: Scheme, landmarks: np.ndarray, mask: np.ndarray, bbox: np.ndarray | None = None
+) -> float:
+    """The length that an error of this face is divided by, in the pixels of `landmarks`.
+
+    Args:
+        name: "inter_ocular" (outer eye corners), "inter_pupil" (means of the eye points), "box" (√(w·h) of the given
+            box) or "diagonal" (of the box around the points).
+        scheme: of the landmarks.
+        landmarks: (K, 2).
+        mask: (K,), true where a landmark exists.
+        bbox: (4,) in the same pixels; of the points where it is None.
+
+    Returns:
+        The length, or 0 where the points that it needs are missing.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name == "inter_ocular":
+        groups = tuple((corner,) for corner in scheme.outer_eye_corners)
+    elif name == "inter_pupil":
+        groups = scheme.pupils
+    elif name in ("box", "diagonal"):
+        if bbox is None or name == "diagonal":
+            if not mask.any():
+                return 0.0
+            bbox = np.concatenate([landmarks[mask].min(axis=0), landmarks[mask].max(axis=0)])
+        width, height = bbox[2] - bbox[0], bbox[3] - bbox[1]
+        return float(np.hypot(width, height) if name == "diagonal" else np.sqrt(max(width * height, 0.0)))
+    else:
+        raise ValueError(f"There is no normalizer {name!r}; choose one of {', '.join(NORMALIZERS)}.")
+    if not all(mask[list(group)].all() for group in groups):
+        return 0.0
+    left, right = (landmarks[list(group)].mean(axis=0) for group in groups)
+    return float(np.linalg.norm(left - right))

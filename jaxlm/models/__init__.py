@@ -1,0 +1,1 @@
+"""Networks: Flax Linen modules and pure functions over their variables."""

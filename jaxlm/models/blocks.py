@@ -1,0 +1,75 @@
+"""Convolution blocks that the networks share. Images are NHWC."""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxlm.models.convolution import conv_general_dilated
+
+Norm = Literal["batch", "group"]
+
+
+class ConvBlock(nn.Module):
+    """Convolution with bias, LeakyReLU(0.01), normalisation: the order of the released LDEQ.
+
+    Attributes:
+        features: output channels.
+        kernel: side of the square kernel; "same" padding.
+        stride: stride in both directions.
+        norm: "batch" (running statistics, momentum 0.9) or "group".
+        groups: groups of the group norm; divides `features`.
+        dtype: of the activations; parameters are float32 and statistics are taken in float32.
+    """
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    norm: Norm = "group"
+    groups: int = 8
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B h w features"]:
+        pad = (self.kernel - 1) // 2
+        x = nn.Conv(
+            self.features,
+            (self.kernel, self.kernel),
+            strides=self.stride,
+            padding=((pad, pad), (pad, pad)),
+            dtype=self.dtype,
+            conv_general_dilated=conv_general_dilated,
+            name="conv",
+        )(x)
+        x = nn.leaky_relu(x, 0.01)
+        if self.norm == "batch":
+            return nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, name="norm")(x)
+        return nn.GroupNorm(num_groups=self.groups, dtype=self.dtype, name="norm")(x)
+
+
+def upsample_nearest(x: Float[Array, "B H W C"], factor: int = 2) -> Float[Array, "B h w C"]:
+    """Repeats every pixel `factor` times in both directions."""
+    batch, height, width, channels = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, factor, width, factor, channels))
+    return x.reshape(batch, height * factor, width * factor, channels)
+
+
+def average_pool(x: Float[Array, "B H W C"], factor: int = 2) -> Float[Array, "B h w C"]:
+    """Mean over `factor` × `factor` tiles."""
+    batch, height, width, channels = x.shape
+    tiles = x.reshape(batch, height // factor, factor, width // factor, factor, channels)
+    return tiles.mean(axis=(2, 4))
+
+
+def imagenet_normalize(images: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+    """RGB in [0, 255] to zero mean and unit variance by ImageNet's statistics."""
+    mean = jnp.array([123.675, 116.28, 103.53]).reshape(1, 1, 1, 3)
+    std = jnp.array([58.395, 57.12, 57.375]).reshape(1, 1, 1, 3)
+    return (images - mean) / std
+
+
+def count_parameters(params: Any) -> int:
+    """Numbers in a parameter tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,232 @@
+"""The landmark deep equilibrium model (LDEQ), Micaelli et al., CVPR 2023, section 3.
+
+z* = f(z*, x; θ) with f(z, x; θ) = σ(h([x, z]; θ)) (Eqs. 1–3), landmarks p = Φ(z*). What the paper leaves open (the stem,
+the hourglass h, the norms) follows the released model. `LDEQ` holds the sizes and nothing else; all its methods are
+pure functions of the variables they are given.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxlm import geometry, heatmaps
+from jaxlm.implicit import Solver, equilibrium
+from jaxlm.models.blocks import ConvBlock, imagenet_normalize
+from jaxlm.models.convolution import conv_general_dilated
+from jaxlm.models.hourglass import Hourglass
+from jaxlm.solvers import SolverStats
+
+STRIDE = 4  # image pixels per heatmap cell
+
+# (channels of the injection, hourglass width, growth, depth)
+PRESETS = {
+    "tiny": dict(channels=32, width=32, growth=8, depth=3),
+    "small": dict(channels=96, width=96, growth=16, depth=4),
+    "paper": dict(channels=264, width=264, growth=24, depth=4),
+}
+
+
+class Stem(nn.Module):
+    """Image to injection x at a quarter of its resolution, with batch norm."""
+
+    channels: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w C"]:
+        def block(features, kernel, stride, name):
+            return ConvBlock(features, kernel, stride, norm="batch", dtype=self.dtype, name=name)
+
+        x = block(self.channels // 4, 7, 2, "conv_0")(images, train)
+        x = block(self.channels // 2, 3, 1, "conv_1")(x, train)
+        x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        return block(self.channels, 3, 1, "conv_2")(x, train)
+
+
+class Cell(nn.Module):
+    """f(z, x; θ) of Eq. (2): heatmaps and injection in, heatmaps in (0, 1] out."""
+
+    num_landmarks: int
+    width: int
+    growth: int
+    depth: int
+    temperature: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "B h w K"], x: Float[Array, "B h w C"]) -> Float[Array, "B h w K"]:
+        h = jnp.concatenate([x.astype(self.dtype), z.astype(self.dtype)], axis=-1)
+        h = ConvBlock(self.width, 1, dtype=self.dtype, name="enter")(h)
+        h = Hourglass(self.width, self.growth, self.depth, dtype=self.dtype, name="hourglass")(h)
+        logits = nn.Conv(
+            self.num_landmarks,
+            (1, 1),
+            padding=((0, 0), (0, 0)),
+            dtype=self.dtype,
+            conv_general_dilated=conv_general_dilated,
+            name="exit",
+        )(h)
+        return normalize_heatmaps(logits.astype(z.dtype), self.temperature)
+
+
+def normalize_heatmaps(logits: Float[Array, "B H W K"], temperature: float) -> Float[Array, "B H W K"]:
+    """σ of Eq. (3): exp((z − max z)/T), the maximum taken per channel, so that each map's peak is 1."""
+    return jnp.exp((logits - logits.max(axis=(1, 2), keepdims=True)) / temperature)
+
+
+class Output(NamedTuple):
+    """What the model returns.
+
+    Attributes:
+        landmarks: (B, K, 2) in pixels of the input image.
+        heatmaps: (B, H/4, W/4, K) in (0, 1], the equilibrium; the warm start of a next frame.
+        stats: of the forward solver.
+        batch_stats: updated running statistics of the stem (unchanged ones at inference).
+    """
+
+    landmarks: Float[Array, "B K 2"]
+    heatmaps: Float[Array, "B h w K"]
+    stats: SolverStats | None
+    batch_stats: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class LDEQ:
+    """Sizes of the network.
+
+    Attributes:
+        num_landmarks: K.
+        channels: C of the injection; divisible by 4.
+        width: w of the hourglass; divisible by 8.
+        growth: δ, channels that a level adds; divisible by 8.
+        depth: levels of the hourglass.
+        temperature: T of Eq. (3).
+        dtype: of the activations inside stem and hourglass. z, σ and all sums stay in float32.
+    """
+
+    num_landmarks: int
+    channels: int = 264
+    width: int = 264
+    growth: int = 24
+    depth: int = 4
+    temperature: float = 2.5
+    dtype: Any = jnp.float32
+
+    def __post_init__(self):
+        if self.channels % 4 or self.width % 8 or self.growth % 8:
+            raise ValueError(
+                "channels must be divisible by 4, width and growth by 8, got "
+                f"channels={self.channels}, width={self.width}, growth={self.growth}."
+            )
+
+    @property
+    def _stem(self) -> Stem:
+        return Stem(self.channels, self.dtype)
+
+    @property
+    def _cell(self) -> Cell:
+        return Cell(self.num_landmarks, self.width, self.growth, self.depth, self.temperature, self.dtype)
+
+    def init(self, rng: Array) -> dict[str, Any]:
+        """Variables {"params": {"stem", "cell"}, "batch_stats"}; their shapes do not depend on the image size."""
+        side = 2**self.depth
+        stem_rng, cell_rng = jax.random.split(rng)
+        stem = self._stem.init(stem_rng, jnp.zeros((1, STRIDE * side, STRIDE * side, 3)), False)
+        x = jnp.zeros((1, side, side, self.channels), self.dtype)
+        cell = self._cell.init(cell_rng, jnp.zeros((1, side, side, self.num_landmarks)), x)
+        return {
+            "params": {"stem": stem["params"], "cell": cell["params"]},
+            "batch_stats": stem["batch_stats"],
+        }
+
+    def inject(
+        self, variables: Mapping[str, Any], images: Float[Array, "B H W 3"], train: bool = False
+    ) -> tuple[Float[Array, "B h w C"], Any]:
+        """Injection x of the images (RGB, [0, 255]) and the stem's running statistics.
+
+        Raises:
+            ValueError: if the image's sides are not divisible by 4 · 2^depth.
+        """
+        multiple = STRIDE * 2**self.depth
+        if images.shape[1] % multiple or images.shape[2] % multiple:
+            raise ValueError(
+                f"The image is {images.shape[2]} × {images.shape[1]} pixels, but both sides must be divisible by "
+                f"{multiple} for a hourglass of depth {self.depth}."
+            )
+        stem = {"params": variables["params"]["stem"], "batch_stats": variables["batch_stats"]}
+        images = imagenet_normalize(images.astype(jnp.float32))
+        if not train:
+            return self._stem.apply(stem, images, False), variables["batch_stats"]
+        x, updated = self._stem.apply(stem, images, True, mutable=["batch_stats"])
+        return x, updated["batch_stats"]
+
+    def cell(
+        self, z: Float[Array, "B h w K"], args: tuple[Any, Float[Array, "B h w C"]]
+    ) -> Float[Array, "B h w K"]:
+        """f(z, x; θ) with args = (params of the cell, x): the form that `equilibrium` takes."""
+        params, x = args
+        return self._cell.apply({"params": params}, z, x)
+
+    def initial_heatmaps(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B h w K"]:
+        """z⁰ = 0 for these images."""
+        batch, height, width, _ = images.shape
+        return jnp.zeros((batch, height // STRIDE, width // STRIDE, self.num_landmarks))
+
+    def __call__(
+        self,
+        variables: Mapping[str, Any],
+        images: Float[Array, "B H W 3"],
+        *,
+        solver: Solver,
+        z0: Float[Array, "B h w K"] | None = None,
+        train: bool = False,
+        **equilibrium_options: Any,
+    ) -> Output:
+        """Landmarks of the images at the equilibrium.
+
+        Args:
+            variables: from `init` or a checkpoint.
+            images: RGB in [0, 255].
+            solver: of the forward fixed point.
+            z0: warm start; zeros where it is None.
+            train: use and update batch statistics.
+            **equilibrium_options: of `jaxlm.implicit.equilibrium`: gradient, adjoint solver, probe.
+        """
+        x, batch_stats = self.inject(variables, images, train)
+        z0 = self.initial_heatmaps(images) if z0 is None else z0
+        args = (variables["params"]["cell"], x)
+        z, stats = equilibrium(self.cell, z0, args, solver=solver, **equilibrium_options)
+        return Output(to_landmarks(z), z, stats, batch_stats)
+
+    def explicit(
+        self,
+        variables: Mapping[str, Any],
+        images: Float[Array, "B H W 3"],
+        *,
+        num_steps: int,
+        train: bool = False,
+    ) -> tuple[Output, Float[Array, "S B K 2"]]:
+        """The weight-tied explicit network: `num_steps` applications of the cell from 0, plainly backpropagated.
+
+        Returns:
+            The output of the last application, and the landmarks of every one, for supervision at each stage.
+        """
+        x, batch_stats = self.inject(variables, images, train)
+        args = (variables["params"]["cell"], x)
+
+        def step(z, _):
+            z = self.cell(z, args)
+            return z, to_landmarks(z)
+
+        z, stages = jax.lax.scan(step, self.initial_heatmaps(images), None, length=num_steps)
+        return Output(stages[-1], z, None, batch_stats), stages
+
+
+def to_landmarks(z: Float[Array, "B h w K"]) -> Float[Array, "B K 2"]:
+    """Φ: soft-argmax in image pixels."""
+    return geometry.rescale_points(heatmaps.soft_argmax(z), STRIDE)

@@ -1,0 +1,72 @@
+"""Optimisers from configs: schedule, clipping, weight decay, moving average of the parameters."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from jaxlm.systems import TrainState
+
+
+def make_schedule(config: ConfigDict, num_steps: int) -> optax.Schedule:
+    """Learning rate over steps: linear warm-up, then "constant", "cosine" to zero, or "steps".
+
+    Raises:
+        ValueError: for an unknown schedule.
+    """
+    if config.schedule == "constant":
+        after = optax.constant_schedule(config.learning_rate)
+    elif config.schedule == "cosine":
+        after = optax.cosine_decay_schedule(config.learning_rate, max(num_steps - config.warmup_steps, 1))
+    elif config.schedule == "steps":
+        at = {round(fraction * num_steps) - config.warmup_steps: config.drop for fraction in config.drop_at}
+        after = optax.piecewise_constant_schedule(config.learning_rate, at)
+    else:
+        raise ValueError(f"There is no schedule {config.schedule!r}; choose constant, cosine or steps.")
+    warmup = optax.linear_schedule(0.0, config.learning_rate, max(config.warmup_steps, 1))
+    return optax.join_schedules([warmup, after], [config.warmup_steps])
+
+
+def make_optimizer(config: ConfigDict, num_steps: int) -> optax.GradientTransformation:
+    """Optimiser of `config.optim`: clipping by global norm, then adamw, sgd (Nesterov 0.9) or rmsprop.
+
+    Weight decay spares biases and norms (vectors).
+
+    Raises:
+        ValueError: for an unknown optimiser.
+    """
+    schedule = make_schedule(config, num_steps)
+
+    def matrices(params):
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+    if config.name == "adamw":
+        step = optax.adamw(schedule, weight_decay=config.weight_decay, mask=matrices)
+    elif config.name in ("sgd", "rmsprop"):
+        direction = optax.sgd(schedule, 0.9, nesterov=True) if config.name == "sgd" else optax.rmsprop(schedule)
+        step = optax.chain(optax.add_decayed_weights(config.weight_decay, matrices), direction)
+    else:
+        raise ValueError(f"There is no optimizer {config.name!r}; choose adamw, sgd or rmsprop.")
+    if config.clip_norm > 0:
+        step = optax.chain(optax.clip_by_global_norm(config.clip_norm), step)
+    return step
+
+
+def apply_gradients(
+    optimizer: optax.GradientTransformation, ema_decay: float, state: TrainState, gradient: Any, batch_stats: Any
+) -> tuple[TrainState, jax.Array]:
+    """One optimiser step and moving average; the average's decay is warmed up as (1 + t)/(10 + t).
+
+    Returns:
+        The new state and the gradient's global norm before clipping.
+    """
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    step = state.step + 1
+    count = step.astype(jnp.float32)
+    decay = jnp.minimum(ema_decay, (1.0 + count) / (10.0 + count))
+    ema = jax.tree.map(lambda average, value: decay * average + (1.0 - decay) * value, state.ema, params)
+    state = TrainState(step=step, params=params, ema=ema, batch_stats=batch_stats, opt_state=opt_state)
+    return state, optax.global_norm(gradient)

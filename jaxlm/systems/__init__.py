@@ -1,0 +1,73 @@
+"""Systems: what one paper adds up to, as a handful of pure functions. `jaxlm.training` knows nothing else about one."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+
+class TrainState(NamedTuple):
+    """Everything that training changes.
+
+    Attributes:
+        step: (), optimiser steps taken.
+        params: parameters.
+        ema: their exponential moving average, which predicts.
+        batch_stats: running statistics of batch norms.
+        opt_state: of optax.
+    """
+
+    step: Array
+    params: Any
+    ema: Any
+    batch_stats: Any
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What `System.predict` takes: averaged parameters and running statistics."""
+        return {"params": self.ema, "batch_stats": self.batch_stats}
+
+
+class Prediction(NamedTuple):
+    """Landmarks of a batch.
+
+    Attributes:
+        landmarks: (B, K, 2) in pixels of the crop.
+        score: (B, K) in (0, 1], higher where the landmark is surer.
+        aux: arrays (B, ...) of the system's own, for inspection.
+    """
+
+    landmarks: Float[Array, "B K 2"]
+    score: Float[Array, "B K"]
+    aux: dict[str, Array]
+
+
+class System(NamedTuple):
+    """Pure functions of one experiment.
+
+    Attributes:
+        init: rng -> TrainState.
+        train_step: (state, batch, rng) -> (state, logs), logs a dict of scalars with "loss", "nme", "grad_norm";
+            to be jitted with the state donated.
+        predict: (variables, images (B, H, W, 3) in [0, 255]) -> Prediction.
+    """
+
+    init: Callable[[Array], TrainState]
+    train_step: Callable[[TrainState, dict[str, Array], Array], tuple[TrainState, dict[str, Array]]]
+    predict: Callable[[Any, Array], Prediction]
+
+
+def build(config: ConfigDict) -> System:
+    """The system that `config.system` names.
+
+    Raises:
+        ValueError: naming those that exist.
+    """
+    from jaxlm.systems import ldeq
+
+    systems = {"ldeq": ldeq.build}
+    if config.system not in systems:
+        raise ValueError(f"There is no system {config.system!r}; choose one of {', '.join(systems)}.")
+    return systems[config.system](config)

@@ -1,0 +1,154 @@
+"""The LDEQ as a system: Eq. (4) of Micaelli et al., CVPR 2023, trained on still images from z⁰ = 0."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from jaxlm import heatmaps, implicit, losses, metrics, solvers
+from jaxlm.data.schemes import get_scheme
+from jaxlm.models.ldeq import LDEQ, PRESETS, Output
+from jaxlm.optim import apply_gradients, make_optimizer
+from jaxlm.systems import Prediction, System, TrainState
+
+SOLVERS = {
+    "fixed_point_iteration": solvers.fixed_point_iteration,
+    "anderson": solvers.anderson,
+    "broyden": solvers.broyden,
+}
+
+
+def build(config: ConfigDict) -> System:
+    """System of `config.model`, `config.solver`, `config.adjoint`, `config.loss` and `config.optim`.
+
+    Raises:
+        ValueError: for an unknown preset, solver, gradient, loss or type.
+    """
+    model = make_model(config)
+    optimizer = make_optimizer(config.optim, config.train.num_steps)
+    solver, adjoint_solver = make_solver(config.solver), make_solver(config.adjoint)
+    if config.loss not in losses.LANDMARK_LOSSES:
+        raise ValueError(f"There is no loss {config.loss!r}; choose one of {', '.join(losses.LANDMARK_LOSSES)}.")
+    elementwise = losses.LANDMARK_LOSSES[config.loss]
+
+    def init(rng: Array) -> TrainState:
+        variables = model.init(rng)
+        params = variables["params"]
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            ema=jax.tree.map(jnp.copy, params),
+            batch_stats=variables["batch_stats"],
+            opt_state=optimizer.init(params),
+        )
+
+    def landmark_loss(landmarks, batch):
+        """In units of the image's side; landmarks outside the image cannot be expressed and are left out."""
+        size = batch["image"].shape[1]
+        target = batch["landmarks"]
+        inside = jnp.all((target >= -0.5) & (target <= size - 0.5), axis=-1)
+        values = elementwise(landmarks / size, target / size).sum(axis=-1)
+        return losses.masked_mean(values, batch["mask"] & inside)
+
+    def forward(variables, images, probe=None) -> tuple[Output, Any]:
+        """Output and, for the explicit network, the landmarks of every stage."""
+        if config.model.explicit:
+            return model.explicit(variables, images, num_steps=config.solver.max_steps, train=True)
+        output = model(
+            variables,
+            images,
+            solver=solver,
+            train=True,
+            adjoint_solver=adjoint_solver,
+            gradient=config.gradient,
+            phantom_steps=config.phantom.steps,
+            phantom_damping=config.phantom.damping,
+            adjoint_probe=probe,
+        )
+        return output, output.landmarks[None]
+
+    def loss_of(params, probe, state: TrainState, batch, rng):
+        images = batch["image"].astype(jnp.float32)
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        output, stages = forward(variables, images, probe)
+        loss = jnp.mean(jax.vmap(lambda landmarks: landmark_loss(landmarks, batch))(stages))
+        logs = {}
+        if config.jacobian_weight > 0:
+            x, _ = model.inject(variables, images, train=True)
+            args = (params["cell"], x)
+            penalty = implicit.jacobian_regularization(model.cell, output.heatmaps, args, rng).mean()
+            loss = loss + config.jacobian_weight * penalty
+            logs["jacobian"] = penalty
+        if output.stats is not None:
+            logs["solver_steps"] = output.stats.num_steps.astype(jnp.float32)
+            logs["residual"] = output.stats.residual.mean()
+        return loss, (logs, output)
+
+    def train_step(state: TrainState, batch: dict[str, Array], rng: Array):
+        probe = None
+        if config.gradient == "implicit" and not config.model.explicit:
+            probe = implicit.adjoint_probe(adjoint_solver, model.initial_heatmaps(batch["image"]))
+        differentiate = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
+        (loss, (logs, output)), (gradient, backward) = differentiate(state.params, probe, state, batch, rng)
+        state, grad_norm = apply_gradients(optimizer, config.optim.ema, state, gradient, output.batch_stats)
+        error = metrics.nme(output.landmarks, batch["landmarks"], batch["normalizer"], batch["mask"])
+        logs |= {"loss": loss, "grad_norm": grad_norm, "nme": jnp.nanmean(error)}
+        if backward is not None:
+            logs |= {"adjoint_steps": backward.num_steps, "adjoint_residual": backward.residual.mean()}
+        return state, logs
+
+    def predict_once(variables, images: Float[Array, "B H W 3"]) -> Output:
+        if config.model.explicit:
+            return model.explicit(variables, images, num_steps=config.solver.max_steps)[0]
+        return model(variables, images, solver=solver, gradient="jacobian_free")
+
+    def predict(variables, images: Array) -> Prediction:
+        images = images.astype(jnp.float32)
+        output = predict_once(variables, images)
+        landmarks, score = output.landmarks, confidence(output.heatmaps)
+        if config.eval.flip_average:
+            order = get_scheme(config.scheme).flip
+            mirrored = predict_once(variables, images[:, :, ::-1])
+            back = mirrored.landmarks[:, order] * jnp.array([[[-1.0, 1.0]]])
+            back = back + jnp.array([[[images.shape[2] - 1.0, 0.0]]])
+            landmarks = (landmarks + back) / 2
+            score = (score + confidence(mirrored.heatmaps)[:, order]) / 2
+        aux = {"heatmaps": output.heatmaps}
+        if output.stats is not None:
+            aux |= {"residual": output.stats.residual, "best_step": output.stats.best_step}
+        return Prediction(landmarks, score, aux)
+
+    return System(init, train_step, predict)
+
+
+def confidence(z: Float[Array, "B h w K"]) -> Float[Array, "B K"]:
+    """Score of each landmark: 1 / (1 + the root mean squared width of its heatmap in cells)."""
+    return 1.0 / (1.0 + heatmaps.spread(z))
+
+
+def make_model(config: ConfigDict) -> LDEQ:
+    """The network of `config.model`."""
+    if config.model.preset not in PRESETS:
+        raise ValueError(f"There is no preset {config.model.preset!r}; choose one of {', '.join(PRESETS)}.")
+    dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+    if config.model.dtype not in dtypes:
+        raise ValueError(f"model.dtype must be float32 or bfloat16, got {config.model.dtype!r}.")
+    return LDEQ(
+        num_landmarks=get_scheme(config.scheme).num_landmarks,
+        temperature=config.model.temperature,
+        dtype=dtypes[config.model.dtype],
+        **PRESETS[config.model.preset],
+    )
+
+
+def make_solver(settings: ConfigDict) -> implicit.Solver:
+    """Solver of {name, tol, max_steps, relative, beta, memory}; `memory` is for Anderson and Broyden."""
+    if settings.name not in SOLVERS:
+        raise ValueError(f"There is no solver {settings.name!r}; choose one of {', '.join(SOLVERS)}.")
+    options = {key: settings[key] for key in ("tol", "max_steps", "relative", "beta")}
+    if settings.name != "fixed_point_iteration":
+        options["memory"] = settings.memory
+    return functools.partial(SOLVERS[settings.name], **options)

@@ -1,0 +1,208 @@
+"""The training loop of every system: data-parallel, interruptible, resumable to the bit.
+
+The loop knows a system by its pure functions alone (`jaxlm.systems.System`). The batch is split over all devices of
+all processes by `jax.sharding`, the state is replicated; the compiler inserts the reductions.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from jaxlm import evaluation, systems
+from jaxlm.checkpoints import Checkpoints, write_config
+from jaxlm.data import pipeline
+
+
+class NonFiniteError(RuntimeError):
+    """Loss or gradient is not finite."""
+
+
+def data_mesh() -> Mesh:
+    """All devices of all processes along one axis, "data"."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's rows of a batch as global arrays, split over `mesh`."""
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """The same values on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def make_train_step(system: systems.System) -> Any:
+    """The jitted step, (state, batch, rng) -> (state, logs); the state's memory is reused."""
+    return jax.jit(system.train_step, donate_argnums=0)
+
+
+def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
+    """Trains `config` in `workdir`, continuing from its last checkpoint, and returns the last validation metrics.
+
+    Raises:
+        ValueError: for a config, data set or workdir that does not fit.
+        NonFiniteError: naming the step and the last good checkpoint.
+    """
+    workdir = Path(workdir).expanduser()
+    _check(config)
+    system = systems.build(config)
+    mesh = data_mesh()
+    is_main = jax.process_index() == 0
+    if is_main:
+        write_config(workdir, config)
+    process = dict(process_index=jax.process_index(), process_count=jax.process_count())
+    batches = iter(pipeline.train_batches(config, **process))
+    validation = [pipeline.open_source(config, item.source, item.split) for item in config.eval.sets]
+
+    rng = jax.random.key(config.seed)
+    state = replicate(jax.jit(system.init)(rng), mesh)
+    checkpoints = Checkpoints(workdir)
+    start = checkpoints.last_step or 0
+    if start:
+        state, iterator_state = checkpoints.restore(start, state)
+        batches.set_state(iterator_state)
+        print(f"Resumed at step {start} of {config.train.num_steps} from {workdir}/checkpoints/{start}.")
+
+    log = MetricLog(workdir, start) if is_main else None
+    train_step, metrics = make_train_step(system), {}
+    predict = jax.jit(system.predict)
+    bar = tqdm(total=config.train.num_steps, initial=start, unit="step", dynamic_ncols=True, disable=not is_main)
+    pending: tuple[int, dict[str, jax.Array]] | None = None
+    window = _Window(config.train.batch_size)
+    try:
+        for step in range(start + 1, config.train.num_steps + 1):
+            batch = shard_batch(next(batches), mesh)
+            state, logs = train_step(state, batch, jax.random.fold_in(rng, step))
+            # The logs of the step before are read while the device works on this one.
+            _collect(pending, window, checkpoints)
+            pending = (step, logs)
+            bar.update()
+            if step % config.train.log_every == 0 or step == config.train.num_steps:
+                _collect(pending, window, checkpoints)
+                pending = None
+                values = window.summary()
+                bar.set_postfix_str(_describe(values))
+                if log:
+                    log.write(step, "train", values)
+            if step % config.train.checkpoint_every == 0 or step == config.train.num_steps:
+                _collect(pending, window, checkpoints)
+                pending = None
+                metrics = _validate(predict, state, validation, config)
+                bar.write(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+                if log:
+                    log.write(step, "eval", metrics)
+                checkpoints.save(step, state, batches.get_state(), metrics)
+                window.restart_clock()
+    finally:
+        bar.close()
+        checkpoints.wait()
+        checkpoints.close()
+        if log:
+            log.close()
+    return metrics
+
+
+def _check(config: ConfigDict) -> None:
+    if config.train.batch_size % jax.device_count():
+        raise ValueError(
+            f"train.batch_size = {config.train.batch_size} is not divisible by the {jax.device_count()} devices."
+        )
+    if config.train.num_steps < 1 or config.train.checkpoint_every < 1 or config.train.log_every < 1:
+        raise ValueError("train.num_steps, train.checkpoint_every and train.log_every must be at least 1.")
+
+
+def _validate(predict, state, validation, config: ConfigDict) -> dict[str, float]:
+    """NME in percent of each validation set; "nme" is the first one's, by which the best checkpoint is chosen."""
+    metrics = {}
+    for source in validation:
+        result = evaluation.evaluate(predict, state.variables, source, config, limit=config.eval.limit)
+        metrics[f"{source.name}_nme"] = 100 * result.nme_of()
+    return {"nme": next(iter(metrics.values())), **metrics} if metrics else {}
+
+
+class _Window:
+    """Means of the logs since the last summary, and the speed."""
+
+    def __init__(self, batch_size: int):
+        self.batch_size = batch_size
+        self.values: list[dict[str, float]] = []
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        self.time, self.counted = time.perf_counter(), len(self.values)
+
+    def summary(self) -> dict[str, float]:
+        now = time.perf_counter()
+        means = {key: float(np.nanmean([v[key] for v in self.values])) for key in self.values[0]}
+        means["nme"] = 100 * means["nme"]
+        steps = len(self.values) - self.counted
+        means["samples_per_second"] = self.batch_size * steps / max(now - self.time, 1e-9)
+        self.values = []
+        self.restart_clock()
+        return means
+
+
+def _collect(pending, window: _Window, checkpoints: Checkpoints) -> None:
+    if pending is None:
+        return
+    step, logs = pending
+    values = {key: float(value) for key, value in jax.device_get(logs).items()}
+    if not (np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])):
+        checkpoints.wait()
+        good = checkpoints.last_step
+        last = f"the last good checkpoint is step {good}" if good else "there is no checkpoint yet"
+        raise NonFiniteError(
+            f"Step {step}: the loss is {values['loss']:g} and the gradient's norm {values['grad_norm']:g}; {last}. "
+            "Lower optim.learning_rate or optim.clip_norm and start again from there."
+        )
+    window.values.append(values)
+
+
+def _describe(values: dict[str, float]) -> str:
+    parts = [f"loss {values['loss']:.4g}", f"NME {values['nme']:.2f} %"]
+    parts.append(f"{values['samples_per_second']:.0f} img/s")
+    if "solver_steps" in values:
+        parts.append(f"{values['solver_steps']:.1f} solver steps")
+    return ", ".join(parts)
+
+
+class MetricLog:
+    """Metrics as lines of `metrics.jsonl` and as TensorBoard events; what lies after `start` is from a lost future."""
+
+    def __init__(self, workdir: Path, start: int):
+        self.path = workdir / "metrics.jsonl"
+        lines = [line for line in _json_lines(self.path) if line["step"] <= start]
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        self.file = self.path.open("a")
+        self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+
+    def write(self, step: int, kind: str, values: dict[str, float]) -> None:
+        rounded = {key: float(value) for key, value in values.items()}
+        self.file.write(json.dumps({"step": step, "kind": kind, **rounded}) + "\n")
+        self.file.flush()
+        for key, value in rounded.items():
+            self.board.add_scalar(f"{kind}/{key}", value, step)
+
+    def close(self) -> None:
+        self.file.close()
+        self.board.close()
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the line that an interruption cut short

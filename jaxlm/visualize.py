@@ -1,0 +1,108 @@
+"""Pictures that people look at: landmarks on faces, sheets of faces, error curves."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from jaxlm import geometry
+from jaxlm.data.schemes import Scheme
+
+GREEN, RED, WHITE = (64, 255, 96), (255, 72, 72), (255, 255, 255)
+
+
+def draw_landmarks(
+    image: np.ndarray,
+    landmarks: np.ndarray,
+    scheme: Scheme,
+    *,
+    mask: np.ndarray | None = None,
+    color: tuple[int, int, int] = GREEN,
+    scale: float = 1.0,
+) -> np.ndarray:
+    """Image (H, W, 3) uint8, enlarged by `scale`, with the scheme's lines and points drawn.
+
+    Args:
+        image: RGB.
+        landmarks: (K, 2) in its pixels.
+        scheme: whose lines are drawn.
+        mask: (K,), true where a landmark exists.
+        color: RGB of lines and points.
+        scale: enlargement before drawing, so that thin lines stay thin.
+    """
+    if scale != 1.0:
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    image = np.ascontiguousarray(image).copy()
+    points = geometry.rescale_points(np.asarray(landmarks, np.float64), scale)
+    exists = np.isfinite(points).all(axis=1) & (True if mask is None else np.asarray(mask, bool))
+    thickness = max(round(min(image.shape[:2]) / 400), 1)
+    shift = 4  # OpenCV draws at 1/16 pixel
+    fixed = np.round(np.where(exists[:, None], points, 0.0) * 2**shift).astype(np.int64).clip(-(2**30), 2**30)
+    for line in scheme.lines:
+        path = [*line.points, line.points[0]] if line.closed else list(line.points)
+        for a, b in zip(path[:-1], path[1:], strict=True):
+            if exists[a] and exists[b]:
+                ends = [tuple(int(v) for v in fixed[i]) for i in (a, b)]
+                cv2.line(image, ends[0], ends[1], color, thickness, cv2.LINE_AA, shift)
+    for index in np.flatnonzero(exists):
+        center = tuple(int(v) for v in fixed[index])
+        cv2.circle(image, center, int(1.4 * thickness * 2**shift), color, -1, cv2.LINE_AA, shift)
+    return image
+
+
+def caption(image: np.ndarray, text: str) -> np.ndarray:
+    """Image with one line of text in its lower left corner, dark-edged so that any background carries it."""
+    image = image.copy()
+    size = max(image.shape[0] / 520, 0.32)
+    place = (5, image.shape[0] - 6)
+    for color, thickness in (((0, 0, 0), 3), (WHITE, 1)):
+        cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, color, thickness, cv2.LINE_AA)
+    return image
+
+
+def sheet(images: Sequence[np.ndarray], columns: int, gap: int = 4) -> np.ndarray:
+    """Images of one size (H, W, 3) in rows, white between them."""
+    height, width = images[0].shape[:2]
+    rows = -(-len(images) // columns)
+    canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for number, image in enumerate(images):
+        top, left = number // columns * (height + gap), number % columns * (width + gap)
+        canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Writes RGB uint8 as PNG or JPEG, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        temporary.write_bytes(encoded.tobytes())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def plot_ced(path: Path, curves: dict[str, np.ndarray], *, threshold: float, title: str) -> None:
+    """Cumulative error distribution: fraction of faces with an NME up to x, x to `threshold` (both as fractions)."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4.2), dpi=120)
+    for name, values in curves.items():
+        values = np.sort(values[np.isfinite(values)])
+        inside = values[values <= threshold]
+        x = np.concatenate([[0.0], inside, [threshold]]) * 100
+        y = np.concatenate([[0.0], np.arange(1, len(inside) + 1) / len(values), [len(inside) / len(values)]])
+        axes.step(x, y, where="post", label=name, linewidth=2 if len(curves) == 1 or name == "all" else 1.2)
+    axes.set(xlim=(0, 100 * threshold), ylim=(0, 1), xlabel="NME (%)", ylabel="fraction of faces", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="lower right", fontsize=9)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    pyplot.close(figure)

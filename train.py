@@ -1,0 +1,24 @@
+"""Trains one experiment: python train.py --config=configs/quickstart.py --workdir=runs/quickstart"""
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from jaxlm.app import one_sentence, quiet_logs, start_devices
+from jaxlm.training import train
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, configs/<name>.py or configs/<name>.py:smoke.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints and logs; an existing run is continued.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other hosts of the cluster first.")
+
+
+def main(argv):
+    del argv
+    quiet_logs()
+    with one_sentence():
+        start_devices(DISTRIBUTED.value)
+        train(CONFIG.value, WORKDIR.value)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)
