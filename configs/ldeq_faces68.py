@@ -56,9 +56,9 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.augment = ConfigDict(
         dict(
-            rotation=30.0,
-            scale=0.15,
-            translation=0.06,
+            rotation=25.0,
+            scale=0.1,
+            translation=0.04,
             flip=0.5,
             blur=0.1,
             noise=0.1,
@@ -82,7 +82,7 @@ def get_config(variant: str = "") -> ConfigDict:
             ema=0.999,
         )
     )
-    config.train = ConfigDict(dict(batch_size=32, num_steps=9000, log_every=50, checkpoint_every=1500))
+    config.train = ConfigDict(dict(batch_size=32, num_steps=7500, log_every=50, checkpoint_every=1500))
     config.eval = ConfigDict(dict(batch_size=64, flip_average=True, limit=300))
     config.eval.sets = (
         ConfigDict(dict(source="300w", split="heldout")),

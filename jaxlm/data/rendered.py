@@ -1,2 +1,266 @@
+"""Rendered faces: the data that needs no download. The built-in head, posed, lit, dressed, occluded, photographed.
+
+Landmarks, visibility and boxes are exact. The same seed and index give the same pixels.
+"""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from tqdm import tqdm
+
+from jaxlm import geometry, morphable, render
+from jaxlm.data import head, paint
 from jaxlm.data.builders import FaceBuilder
-class RenderedFaces(FaceBuilder): pass
+from jaxlm.data.schemes import FACES68_OF_FACES98
+
+SUBSETS = ("frontal", "pose", "expression", "occlusion", "blur")
+_PATCH = 10  # pixels; the head's largest triangle at the largest scale
+
+
+class Scene(NamedTuple):
+    """What a face is rendered from; every array has a leading batch axis.
+
+    Attributes:
+        identity: (40,) coefficients in standard deviations.
+        expression: (10,) strengths of `head.EXPRESSIONS`.
+        angles: (3,) yaw, pitch, roll in radians; see `jaxlm.morphable.rotation`.
+        scale: () pixels a millimetre.
+        center: (2,) pixel of the point between the eyes.
+        light: (3,) direction towards the light, unit length.
+        ambient: () share of light from everywhere.
+        shine: () strength of the highlight.
+        tint: (3,) colour of the light.
+    """
+
+    identity: Float[Array | np.ndarray, "*B 40"]
+    expression: Float[Array | np.ndarray, "*B 10"]
+    angles: Float[Array | np.ndarray, "*B 3"]
+    scale: Float[Array | np.ndarray, "*B"]
+    center: Float[Array | np.ndarray, "*B 2"]
+    light: Float[Array | np.ndarray, "*B 3"]
+    ambient: Float[Array | np.ndarray, "*B"]
+    shine: Float[Array | np.ndarray, "*B"]
+    tint: Float[Array | np.ndarray, "*B 3"]
+
+
+class Rendering(NamedTuple):
+    """Faces without their backgrounds.
+
+    Attributes:
+        color: (B, S, S, 3) in [0, 255].
+        alpha: (B, S, S) 1 where the head is.
+        landmarks: (B, 98, 2) in pixels; hidden contour points slide onto the outline.
+        visible: (B, 98) whether the head itself does not hide the landmark.
+    """
+
+    color: Float[Array, "B S S 3"]
+    alpha: Float[Array, "B S S"]
+    landmarks: Float[Array, "B 98 2"]
+    visible: Float[Array, "B 98"]
+
+
+def sample_scene(rng: np.random.Generator, size: int) -> Scene:
+    """A random person, pose up to ±60° yaw, expression and light, in a picture of `size` pixels."""
+    identity = np.clip(rng.standard_normal(40) * 0.85, -2, 2)
+    yaw = np.deg2rad(np.clip(rng.standard_normal() * 26, -60, 60) if rng.random() < 0.7 else rng.uniform(-60, 60))
+    pitch = np.deg2rad(np.clip(rng.standard_normal() * 11, -28, 28))
+    roll = np.deg2rad(np.clip(rng.standard_normal() * 9, -30, 30))
+    scale = size / 160 * rng.uniform(0.62, 0.8)
+    light = np.array([rng.uniform(-1, 1), rng.uniform(-0.3, 1), rng.uniform(0.35, 1.2)])
+    middle = np.array([0.5 * size, 0.5 * size - 38 * scale])
+    middle = middle + rng.uniform(-0.05, 0.05, size=2) * size + np.array([24 * scale * np.sin(yaw), 0])
+    return Scene(
+        identity=identity.astype(np.float32),
+        expression=_sample_expression(rng).astype(np.float32),
+        angles=np.array([yaw, pitch, roll], np.float32),
+        scale=np.float32(scale),
+        center=middle.astype(np.float32),
+        light=(light / np.linalg.norm(light)).astype(np.float32),
+        ambient=np.float32(rng.uniform(0.25, 0.7)),
+        shine=np.float32(rng.uniform(0, 0.3)),
+        tint=(rng.uniform(0.75, 1.3) * (1 + rng.uniform(-0.12, 0.12, size=3))).astype(np.float32),
+    )
+
+
+def _sample_expression(rng: np.random.Generator) -> np.ndarray:
+    strength = dict.fromkeys(head.EXPRESSIONS, 0.0)
+    mouth = rng.random()
+    if mouth < 0.5:
+        strength["mouth_closed"] = rng.uniform(0.7, 1.0)
+    elif mouth < 0.85:
+        strength["mouth_open"] = rng.uniform(0, 1) ** 1.5
+    for name, probability in (("smile", 0.4), ("frown", 0.1), ("pucker", 0.08), ("upper_lip_up", 0.12)):
+        if rng.random() < probability:
+            strength[name] = rng.uniform(0.2, 1.0)
+    if rng.random() < 0.4:
+        strength["brows_up" if rng.random() < 0.6 else "brows_down"] = rng.uniform(0.1, 1.0)
+    if rng.random() < 0.35:
+        strength["eyes_closed"] = 1.0 if rng.random() < 0.3 else rng.uniform(0, 0.7)
+    if rng.random() < 0.2:
+        strength["mouth_aside"] = rng.uniform(-1, 1)
+    return np.array(list(strength.values()))
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _render(scenes: Scene, textures: Float[Array, "B T T 3"], model, candidates: Int[Array, "33 n"], *, size: int):
+    def one(scene: Scene, texture):
+        turn = morphable.rotation(*scene.angles)
+        vertices = morphable.shape(model, scene.identity, scene.expression)
+        pixels = morphable.project(vertices, turn, scene.scale, scene.center)
+        fragments = render.rasterize(pixels, model.triangles, shape=(size, size), patch=_PATCH, cull=0.6)
+        normals = render.vertex_normals(vertices, model.triangles) @ turn.T
+        attributes = jnp.concatenate([normals, model.uv], axis=1)
+        seen = render.interpolate(fragments, model.triangles, attributes)
+        albedo = render.sample_texture(texture, seen[..., 3:]) / 255
+        color = 255 * _shade(albedo, seen[..., :3], scene)
+        alpha = (fragments.triangle >= 0).astype(jnp.float32)
+        landmarks, depth = _landmarks(pixels, model.landmarks, candidates, scene.angles[0])
+        column = jnp.clip(jnp.round(landmarks[:, 0]).astype(jnp.int32), 0, size - 1)
+        row = jnp.clip(jnp.round(landmarks[:, 1]).astype(jnp.int32), 0, size - 1)
+        visible = depth >= fragments.depth[row, column] - 6 * scene.scale
+        return Rendering(color, alpha, landmarks, visible.astype(jnp.float32))
+
+    return jax.vmap(one)(scenes, textures)
+
+
+def _shade(albedo, normals, scene: Scene):
+    """Lambert with a wrapped terminator, and a Blinn highlight."""
+    normals = normals / jnp.maximum(jnp.linalg.norm(normals, axis=-1, keepdims=True), 1e-6)
+    lambert = jnp.clip((normals @ scene.light + 0.15) / 1.15, 0.0, 1.0)
+    half = scene.light + jnp.array([0.0, 0.0, 1.0])
+    glint = jnp.clip(normals @ (half / jnp.linalg.norm(half)), 0.0, 1.0) ** 24
+    facing = 0.75 + 0.25 * jnp.clip(normals[..., 2], 0.0, 1.0)
+    light = (scene.ambient * facing + (1.1 - scene.ambient) * lambert)[..., None]
+    tint = scene.tint.reshape(1, 1, 3)
+    return jnp.clip(tint * (albedo * light + scene.shine * glint[..., None] * 0.6), 0.0, 1.0)
+
+
+def _landmarks(pixels, vertices, candidates, yaw):
+    """Projected landmarks (98, 2) and depths; the hidden side of the contour slides along its rows to the outline."""
+    points = pixels[vertices]
+    along = pixels[candidates]
+    turned_right = yaw > 0
+    side = jnp.arange(33) < 16
+    hidden = jnp.where(turned_right, ~side, side) & (jnp.abs(yaw) > 0.12)
+    outward = jnp.where(side[:, None], -along[..., 0], along[..., 0])
+    outermost = jnp.take_along_axis(along, jnp.argmax(outward, axis=1)[:, None, None], axis=1)[:, 0]
+    contour = jnp.where(hidden[:, None], outermost, points[:33])
+    points = jnp.concatenate([contour, points[33:]])
+    return points[:, :2], points[:, 2]
+
+
+def render_faces(scenes: Scene, textures: np.ndarray, size: int) -> Rendering:
+    """Renders a batch of scenes with textures (B, T, T, 3) at `size` × `size`."""
+    model = jax.tree.map(jnp.asarray, head.head())
+    candidates = jnp.asarray(head.contour_candidates(head.head()), jnp.int32)
+    return _render(jax.tree.map(jnp.asarray, scenes), jnp.asarray(textures, jnp.float32), model, candidates, size=size)
+
+
+def photographs(seed: int, start: int, count: int, size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Faces `start` to `start + count` of an endless, seeded set.
+
+    Yields:
+        image (size, size, 3) uint8, landmarks (98, 2), visibility (98,), subsets: tuple of names.
+    """
+    batch = 16
+    for first in range(start, start + count, batch):
+        rngs = [np.random.default_rng([seed, index]) for index in range(first, first + batch)]
+        scenes = [sample_scene(rng, size) for rng in rngs]
+        painted = [paint.paint_texture(rng) for rng in rngs]
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *scenes)
+        rendering = jax.device_get(render_faces(stacked, np.stack([texture for texture, _ in painted]), size))
+        for i in range(min(batch, start + count - first)):
+            faces = (rendering.color[i], rendering.alpha[i], rendering.landmarks[i], rendering.visible[i])
+            yield _photograph(rngs[i], scenes[i], *faces, painted[i][1])
+
+
+def _photograph(rng, scene: Scene, color, alpha, landmarks, visible, hair) -> dict:
+    size = color.shape[0]
+    scale = float(scene.scale)
+    chin = landmarks[16]
+    background = paint.paint_shoulders(paint.paint_background(rng, size), rng, chin, scale, hair)
+    alpha = cv2.GaussianBlur(alpha, (0, 0), 0.6)[..., None]
+    image = (color * alpha + background * (1 - alpha)).clip(0, 255).astype(np.uint8)
+    subsets = ["frontal" if abs(scene.angles[0]) <= np.deg2rad(30) else "pose"]
+    if max(scene.expression[[0, 2, 3, 4, 7]]) > 0.5:
+        subsets.append("expression")
+    if rng.random() < 0.3:
+        image, covered = paint.paint_occluders(image, rng, landmarks)
+        column, row = np.round(landmarks).astype(int).clip(0, size - 1).T
+        visible = np.where(covered[row, column], 0.0, visible)
+        subsets.append("occlusion")
+    if rng.random() < 0.25:
+        image = _blur(image, rng)
+        subsets.append("blur")
+    noise = rng.standard_normal(image.shape).astype(np.float32) * rng.uniform(0, 6)
+    image = np.clip(image + noise, 0, 255).astype(np.uint8)
+    return {"image": image, "landmarks": landmarks, "visibility": visible.astype(np.float32), "subsets": tuple(subsets)}
+
+
+def _blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    size = image.shape[0]
+    if rng.random() < 0.5:
+        return cv2.GaussianBlur(image, (0, 0), rng.uniform(0.8, 0.018 * size))
+    length = int(rng.integers(3, max(size // 18, 4)))
+    kernel = np.zeros((length, length), np.float32)
+    angle = rng.uniform(0, np.pi)
+    middle = (length - 1) / 2
+    ends = [tuple(int(round(middle + s * middle * f(angle))) for f in (np.cos, np.sin)) for s in (-1, 1)]
+    cv2.line(kernel, ends[0], ends[1], 1.0, 1)
+    return cv2.filter2D(image, -1, kernel / kernel.sum())
+
+
+class RenderedFaces(FaceBuilder):
+    """Splits "train" and "test" of rendered faces; other people in each. `root` is not used.
+
+    Args:
+        num_train: faces of the split "train".
+        num_test: faces of the split "test".
+        size: side of the pictures in pixels; a face takes about two thirds.
+        seed: of everything.
+    """
+
+    SUBSETS = SUBSETS
+
+    def __init__(self, root: str | Path, cache: str | Path, *, num_train: int, num_test: int, size: int, seed: int, **options):
+        self.counts, self.size, self.seed = {"train": num_train, "test": num_test}, size, seed
+        if min(self.counts.values()) < 1 or size < 32:
+            raise ValueError("num_train and num_test must be at least 1 and size at least 32.")
+        super().__init__(root, cache, **options)
+        if self.scheme.name not in ("faces98", "faces68"):
+            raise ValueError(f"Rendered faces have 98 or 68 landmarks; the scheme {self.scheme.name!r} does not.")
+
+    def check_root(self):
+        pass
+
+    def fingerprint(self):
+        return ["renderer 1", str(self.counts), str(self.size), str(self.seed)]
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        starts = {"train": 0, "test": 10_000_000}
+        return {split: self._generate_examples(split, starts[split]) for split in self.counts}
+
+    def _generate_examples(self, split: str, start: int):
+        count = self.counts[split]
+        faces = photographs(self.seed, start, count, self.size)
+        for number, face in enumerate(tqdm(faces, desc=f"rendering {split} faces", total=count, unit="face")):
+            order = FACES68_OF_FACES98 if self.scheme.num_landmarks == 68 else np.arange(98)
+            landmarks = face["landmarks"][order]
+            flags = [name in face["subsets"] for name in SUBSETS]
+            yield f"{number:08d}", {
+                "image": cv2.imencode(".jpg", face["image"][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes(),
+                "key": f"{split}/{number:06d}",
+                "landmarks": landmarks.astype(np.float32),
+                "mask": np.ones(len(order), np.uint8),
+                "visibility": face["visibility"][order],
+                "bbox": geometry.box_of_points(face["landmarks"]).astype(np.float32),
+                "subsets": np.array(flags, np.uint8),
+            }

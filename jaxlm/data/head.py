@@ -1,0 +1,324 @@
+"""The built-in head: a procedural morphable model, drawn by hand from anthropometry and nobody's scan.
+
+Millimetres; the origin lies between the eyes. The surface is a star-shaped grid of azimuth and height around a vertical
+axis, whose radius passes through 98 landmarks and some anchors that were placed by hand. Landmarks are vertices, so they
+follow every mode exactly. 40 identity modes, 10 expressions.
+"""
+
+import functools
+
+import numpy as np
+from scipy.interpolate import CubicSpline, PchipInterpolator, RBFInterpolator
+
+from jaxlm.data.schemes import FACES98
+from jaxlm.morphable import MorphableModel
+
+AXIS_Z = -75.0  # the head's vertical axis
+TOP, BOTTOM = 112.0, -165.0
+EXPRESSIONS = (
+    "mouth_open", "mouth_closed", "smile", "frown", "pucker",
+    "brows_up", "brows_down", "eyes_closed", "upper_lip_up", "mouth_aside",
+)  # fmt: skip
+
+# Left half of the face (x < 0): landmarks of the 98-point scheme as x, y, z.
+_CONTOUR = [
+    (-70, 2, -62), (-69.5, -17, -56), (-68, -35, -50), (-64.5, -53, -42), (-58, -70, -33),
+    (-48, -85, -21), (-34, -98, -6), (-18, -106, 6), (0, -109, 10),
+]  # fmt: skip
+_BROW_UPPER = [(-55, 16, -8), (-48, 22.5, 1), (-37, 25, 7), (-25, 24, 11), (-13, 20, 13)]
+_BROW_LOWER = [(-14, 15.5, 13), (-25, 18.5, 11), (-37, 19.5, 7), (-48, 18, 1)]
+_NOSE_RIDGE = [(0, 2, 13), (0, -12, 19.5), (0, -25, 27), (0, -38, 34)]
+_NOSE_BASE = [(-15, -47.5, 14), (-8, -51, 19), (0, -53, 22)]
+_EYE = [
+    (-46, -0.5, -6), (-40, 4.2, -1), (-32.5, 6, 2.5), (-25, 4.6, 3), (-18, -2, 1),
+    (-25, -4.6, 1.5), (-32.5, -5.6, 1), (-40, -4.2, -2),
+]  # fmt: skip
+_PUPIL = (-32, 0.3, 4)
+_LIP_OUTER = [
+    (-26, -73, 10), (-16, -67.5, 18), (-6, -65, 22), (0, -66.3, 22.5),
+    (0, -85, 20.5), (-8, -83.5, 20), (-17, -79.5, 16.5),
+]  # fmt: skip
+_LIP_INNER = [(-22.5, -73, 11), (-7.5, -71, 19), (0, -71.3, 19.5), (0, -75.4, 18.5), (-7.5, -75.2, 18)]
+
+# Below the jaw the surface falls back to the neck: azimuth in degrees, height, radius.
+_UNDER_JAW = [(0, -121, 58), (-24, -118, 59), (-42, -109, 60), (-57, -97, 60), (-69, -81, 63), (-80, -62, 67)]
+
+# Further points that the surface passes through, given for x ≤ 0.
+_ANCHORS = [
+    (-10, -10, 9), (-12, -25, 12), (-16, -42, 15), (-9, -43, 27), (-19, -50, 8), (-10, 6, 10), (0, 12, 14),
+    (-38, -30, 4), (-48, -42, -7), (-30, -16, 3), (-50, -14, -8), (-57, -24, -18), (-26, -52, 8), (-32, -64, 4),
+    (0, 38, 15), (-30, 40, 8), (0, 62, 7), (-36, 64, -4), (-58, 40, -24), (-62, 18, -28), (0, 85, -18),
+    (0, -59, 20), (-12, -59, 18.5), (0, -90, 15), (0, -98, 17), (-14, -97, 13), (-42, -70, -8), (-34, -82, 0),
+    (-58, -45, -27), (-60, -5, -24), (-12, -3, 5),
+]  # fmt: skip
+
+
+def _mirrored(points: list) -> list[tuple[float, float, float]]:
+    """The points and, for those off the middle, their mirror images."""
+    return [*points, *[(-x, y, z) for x, y, z in points if x != 0]]
+
+
+def landmarks98() -> np.ndarray:
+    """(98, 3) landmarks of the mean head."""
+    half = np.array(_CONTOUR, np.float64)
+    contour = np.concatenate([half, (half[:-1] * [-1, 1, 1])[::-1]])
+    contour = CubicSpline(np.arange(17), contour)(np.linspace(0, 16, 33))
+    points = np.zeros((98, 3))
+    points[:33] = contour
+    left = {
+        **dict(zip(range(33, 38), _BROW_UPPER, strict=True)),
+        **dict(zip(range(38, 42), _BROW_LOWER, strict=True)),
+        **dict(zip(range(51, 55), _NOSE_RIDGE, strict=True)),
+        **dict(zip(range(55, 58), _NOSE_BASE, strict=True)),
+        **dict(zip(range(60, 68), _EYE, strict=True)),
+        **dict(zip((76, 77, 78, 79, 85, 86, 87), _LIP_OUTER, strict=True)),
+        **dict(zip((88, 89, 90, 94, 95), _LIP_INNER, strict=True)),
+        96: _PUPIL,
+    }
+    for index, point in left.items():
+        points[index] = point
+        points[FACES98.flip[index]] = np.array(point) * [1 if FACES98.flip[index] == index else -1, 1, 1]
+    return points
+
+
+def _polar(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Azimuth (0 in front, radians) and radius about the axis of points (N, 3)."""
+    z = points[:, 2] - AXIS_Z
+    return np.arctan2(points[:, 0], z), np.hypot(points[:, 0], z)
+
+
+def _base_radius(azimuth: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A skull and a neck without features."""
+    front = 0.5 + 0.5 * np.cos(azimuth)
+    heights = [-165, -135, -118, -100, -85, -70, -55, -40, -20, 20, 60, 80, 95, 105, 112]
+    widths = [66, 55, 52, 52, 54, 60, 66, 70, 73, 76, 72, 62, 48, 32, 2]
+    profile = PchipInterpolator(heights, widths)(y)
+    depth = PchipInterpolator([-165, -125, -105, -60, 20, 112], [0.9, 0.9, 1.05, 1.15, 1.15, 1.15])(y)
+    back = PchipInterpolator([-165, -100, -40, 20, 112], [0.95, 0.95, 1.2, 1.3, 1.2])(y)
+    stretch = np.sqrt((np.sin(azimuth)) ** 2 + (np.cos(azimuth) * np.where(front > 0.5, depth, back)) ** 2)
+    return profile * stretch
+
+
+def _grid() -> tuple[np.ndarray, np.ndarray]:
+    """Azimuths and heights, denser where features are small."""
+    front = np.deg2rad(np.concatenate([np.linspace(0, 45, 16), np.linspace(49, 89, 10), np.linspace(96, 180, 13)]))
+    azimuth = np.concatenate([-front[:0:-1], front])
+    heights = [
+        np.linspace(TOP, 38, 11), np.linspace(32, 12, 7), np.linspace(10, -8, 10), np.linspace(-11, -60, 14),
+        np.linspace(-62, -90, 15), np.linspace(-94, -118, 7), np.linspace(-125, BOTTOM, 6),
+    ]  # fmt: skip
+    return azimuth, np.concatenate(heights)
+
+
+@functools.lru_cache(maxsize=1)
+def head() -> MorphableModel:
+    """The built-in morphable model: about 5,000 vertices, 98 landmarks."""
+    columns, rows = _grid()
+    azimuth, y = (grid.ravel() for grid in np.meshgrid(columns, rows))
+    targets = landmarks98()
+    target_azimuth, target_radius = _polar(targets)
+    landmarks = _snap(azimuth, y, target_azimuth, targets[:, 1])
+
+    anchors = np.array(_mirrored(_ANCHORS))
+    anchor_azimuth, anchor_radius = _polar(anchors)
+    jaw = np.array([(side * np.deg2rad(a), y, r) for a, y, r in _UNDER_JAW for side in (1, -1)[: 2 if a else 1]])
+    quiet = np.array([(a, h) for h in (-160, -135, -60, 0, 60, 100) for a in (-3.0, -2.2, 2.2, 3.0)])
+    quiet = np.concatenate([quiet, [(a, h) for h in (-160, -130, 108) for a in (-1.2, -0.4, 0.4, 1.2)]])
+    quiet = np.concatenate([quiet, [(a, h) for h in (-100, -60, -20, 20, 60) for a in (-1.75, 1.75)]])
+    where = np.concatenate(
+        [
+            np.stack([target_azimuth, targets[:, 1]], axis=1),
+            np.stack([anchor_azimuth, anchors[:, 1]], axis=1),
+            jaw[:, :2],
+            quiet,
+        ]
+    )
+    offset = np.concatenate([target_radius, anchor_radius, jaw[:, 2], _base_radius(quiet[:, 0], quiet[:, 1])])
+    offset -= _base_radius(where[:, 0], where[:, 1])
+    field = RBFInterpolator(where * [75.0, 1.0], offset, kernel="thin_plate_spline", smoothing=0.02)
+    radius = _base_radius(azimuth, y) + field(np.stack([azimuth * 75.0, y], axis=1))
+    radius = np.maximum(radius, 1.0) + _ears(azimuth, y)
+    mean = np.stack([radius * np.sin(azimuth), y, radius * np.cos(azimuth) + AXIS_Z], axis=1)
+    identity = _identity_modes(mean)
+    expression = _expression_modes(mean)
+    return MorphableModel(
+        mean=mean.astype(np.float32),
+        identity=identity.astype(np.float32),
+        expression=expression.astype(np.float32),
+        triangles=_triangles(len(rows), len(columns)),
+        uv=texture_coordinates(azimuth, y).astype(np.float32),
+        landmarks=landmarks,
+    )
+
+
+def contour_candidates(model: MorphableModel) -> np.ndarray:
+    """(33, n) vertices along which each contour landmark may slide.
+
+    Annotators put the hidden half of the contour on the visible outline. Each row of the grid, from the contour
+    landmark towards the middle of the face, is where it slides; the middle of the chin does not.
+    """
+    columns = len(_grid()[0])
+    candidates = []
+    for i, vertex in enumerate(model.landmarks[:33]):
+        row, column = divmod(int(vertex), columns)
+        count = 14 if i < 11 or i > 21 else 1
+        step = 1 if column < columns // 2 else -1
+        stops = column + step * np.arange(14).clip(max=count - 1)
+        candidates.append(row * columns + stops)
+    return np.array(candidates)
+
+
+def texture_coordinates(azimuth: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(N, 2) texture column and row in [0, 1]; the front of the face gets most of the columns."""
+    turn = azimuth / np.pi
+    column = 0.5 + 0.5 * turn * (1.7 - 0.7 * np.abs(turn))
+    return np.stack([column, (TOP - y) / (TOP - BOTTOM)], axis=1)
+
+
+def texture_of_points(points: np.ndarray) -> np.ndarray:
+    """(N, 2) texture coordinates of points (N, 3) on the mean head."""
+    return texture_coordinates(_polar(points)[0], points[:, 1])
+
+
+def _snap(azimuth: np.ndarray, y: np.ndarray, target_azimuth: np.ndarray, target_y: np.ndarray) -> np.ndarray:
+    """Moves the nearest free vertex onto each landmark, in place; returns their indices."""
+    landmarks = np.zeros(len(target_y), np.int32)
+    free = np.ones(len(y), bool)
+    for i in np.argsort(np.abs(target_azimuth)):
+        distance = np.hypot((azimuth - target_azimuth[i]) * 85.0, y - target_y[i])
+        vertex = int(np.argmin(np.where(free, distance, np.inf)))
+        azimuth[vertex], y[vertex] = target_azimuth[i], target_y[i]
+        landmarks[i], free[vertex] = vertex, False
+    return landmarks
+
+
+def _triangles(rows: int, columns: int) -> np.ndarray:
+    index = np.arange(rows * columns).reshape(rows, columns)
+    a, b = index[:-1], index[1:]
+    right = np.roll(np.arange(columns), -1)
+    upper = np.stack([a, b, a[:, right]], axis=-1)
+    lower = np.stack([a[:, right], b, b[:, right]], axis=-1)
+    return np.concatenate([upper.reshape(-1, 3), lower.reshape(-1, 3)]).astype(np.int32)
+
+
+def _ears(azimuth: np.ndarray, y: np.ndarray) -> np.ndarray:
+    along = np.exp(-(((y + 22) / 22) ** 4))
+    return 17.0 * along * np.exp(-(((np.abs(azimuth) - np.deg2rad(104)) / 0.10) ** 2))
+
+
+class _Mode:
+    """Displacements (V, 3) as sums of smooth local pushes, mirrored left and right."""
+
+    def __init__(self, mean: np.ndarray):
+        self.x, self.y, self.z = mean.T
+        self.front = 1 / (1 + np.exp(-(self.z + 55) / 8))
+        self.side = np.sign(self.x)
+
+    def at(self, x: float, y: float, sx: float, sy: float) -> np.ndarray:
+        """Weight (V,): gaussians at (±x, y) on the front of the head."""
+        sides = {-x, x}
+        return self.front * sum(
+            np.exp(-(((self.x - side) / sx) ** 2 + ((self.y - y) / sy) ** 2) / 2) for side in sides
+        )
+
+    def push(
+        self, weight: np.ndarray, out: float = 0.0, up: float = 0.0, forward: float = 0.0, spread: float = 6.0
+    ) -> np.ndarray:
+        """Weighted displacement; `out` points away from the middle, within `spread` of which it fades out."""
+        return weight[:, None] * np.stack(
+            [out * np.tanh(self.x / spread), np.full_like(self.x, up), np.full_like(self.x, forward)], axis=1
+        )
+
+    def below(self, y: float, width: float) -> np.ndarray:
+        return 1 / (1 + np.exp((self.y - y) / width))
+
+
+def _identity_modes(mean: np.ndarray) -> np.ndarray:
+    m = _Mode(mean)
+    at, push = m.at, m.push
+    centered = mean - [0, -40, AXIS_Z]
+    jaw = m.below(-62, 9)
+    modes = [
+        centered * [0.045, 0, 0],  # head width
+        centered * [0, 0.035, 0],  # head height
+        centered * [0, 0, 0.05],  # head depth
+        push(jaw * m.front, out=4.0, spread=30),  # jaw width
+        push(m.below(-86, 6) * m.front, up=-4.0),  # chin height
+        push(at(0, -100, 24, 12), forward=4.0),  # chin projection
+        push(at(16, -102, 14, 10), up=-2.5, out=1.5, spread=12),  # chin breadth
+        push(at(56, -30, 16, 20), out=4.0, forward=1.0, spread=30),  # cheekbones
+        push(at(42, -55, 16, 18), out=3.0, forward=3.0, spread=30),  # cheeks
+        push(at(0, 50, 60, 22), forward=3.5),  # forehead slope
+        push(at(0, -42, 16, 10), up=-3.0) + push(at(0, -28, 10, 12), up=-1.0),  # nose length
+        push(at(0, -38, 11, 11), forward=3.5),  # nose tip projection
+        push(at(0, -40, 10, 7), up=2.5),  # nose tip rotation
+        push(at(14, -46, 7, 8), out=2.8),  # nose width
+        push(at(0, -8, 8, 14), forward=3.0),  # nose bridge height
+        push(at(10, -10, 7, 14), out=1.8),  # nose bridge width
+        push(at(0, -22, 7, 7), forward=2.5),  # nose hump
+        push(at(32, 0, 12, 8), out=2.5) + push(at(34, 20, 16, 7), out=1.5),  # eye distance
+        push(at(32, 5, 10, 4), up=1.5) + push(at(32, -5, 10, 4), up=-1.0),  # eye opening
+        push(at(45, 0, 6, 6), up=2.2) + push(at(19, -1, 5, 5), up=-0.8),  # eye slant
+        push(at(45, 0, 6, 6), out=2.0) + push(at(19, -1, 5, 5), out=-0.8),  # eye length
+        push(at(32, 0, 14, 9), forward=-3.0),  # eye depth
+        push(at(34, 21, 22, 7), up=3.0),  # brow height
+        push(at(52, 18, 10, 7), up=2.5) + push(at(16, 19, 9, 7), up=-1.5),  # brow slant
+        push(at(36, 23, 10, 6), up=2.0),  # brow arch
+        push(at(30, 18, 26, 7), forward=2.8),  # brow ridge
+        push(at(26, -73, 8, 8), out=3.0) + push(at(16, -73, 8, 9), out=1.5),  # mouth width
+        push(at(0, -66, 18, 4), up=1.4),  # upper lip height
+        push(at(0, -83, 16, 4), up=-1.6),  # lower lip height
+        push(at(0, -74, 22, 12), up=2.5),  # mouth height
+        push(at(0, -74, 20, 11), forward=2.5),  # lips projection
+        push(at(26, -73, 7, 6), up=1.5),  # mouth corners
+        push(at(0, -58, 12, 5), forward=-1.5) + push(at(0, -66, 6, 4), up=0.8),  # philtrum
+        push(at(58, -70, 18, 16), out=3.5, up=-2.0, spread=30),  # jaw angle
+        push(at(60, 30, 18, 26), out=3.0, spread=30),  # temples
+        push(m.below(-118, 5), out=4.0, spread=30),  # neck
+        np.stack([0.03 * (m.y + 40), 0 * m.x, 0 * m.x], axis=1),  # lean
+        _one_sided(m, 32, 6, 24, up=1.0),  # left and right eye
+        _one_sided(m, 26, -73, 14, up=1.0),  # crooked mouth
+        _one_sided(m, 8, -40, 12, out=1.4),  # crooked nose
+    ]
+    return np.stack(modes, axis=-1)
+
+
+def _one_sided(m: _Mode, x: float, y: float, size: float, up: float = 0.0, out: float = 0.0) -> np.ndarray:
+    """A push of opposite sign on the two sides of the face: asymmetry."""
+    weight = m.at(x, y, size, size) * np.tanh(m.x / 10)
+    return np.stack([np.abs(weight) * out, weight * up, 0 * weight], axis=1)
+
+
+def _expression_modes(mean: np.ndarray) -> np.ndarray:
+    m = _Mode(mean)
+    at, push = m.at, m.push
+    # The lower lip parts from the upper one along an ellipse; the chin below follows as a whole.
+    sharp = 1 / (1 + np.exp((m.y + 73.2) / 0.5))
+    ellipse = np.clip(1 - (m.x / 24) ** 2, 0, 1) ** 0.7
+    lips = 1 / (1 + np.exp(-(m.y + 90) / 3.5))
+    neck = 1 / (1 + np.exp(-(m.y + 119) / 5))
+    cheeks = m.below(-80, 8) * np.exp(-((m.x / 56) ** 4))
+    lower = m.front * neck * (lips * (sharp * ellipse + (1 - ellipse) * 0.6 * cheeks) + (1 - lips) * cheeks)
+    upper_lip = at(0, -67, 15, 4.5) * (1 - sharp)
+    lower_lip = at(0, -80, 15, 5.5) * sharp
+    in_mouth = 1 / (1 + np.exp((np.abs(m.x) - 21.5) / 1.6))
+    # A closing lid sweeps the eye down to its lower edge; what lies above is stretched.
+    lid = np.where(m.y < 6, np.clip(m.y + 4.6, 0, None), 10.6 * np.exp(-(((m.y - 6) / 5) ** 2)))
+    lid = lid * m.front * np.exp(-(((np.abs(m.x) - 32) / 14) ** 4))
+    narrow = np.exp(-((np.abs(m.x) / 20) ** 4))
+    modes = [
+        push(lower, up=-24.0, forward=-5.0) + push(at(26, -73, 7, 8), out=-2.5),
+        push(lower_lip, up=2.2) + push(upper_lip, up=-1.9) + push(sharp * in_mouth * at(0, -75, 16, 3), up=1.7),
+        push(at(25, -73, 9, 9), out=7.0, up=6.0, forward=-4.0)
+        + push(at(42, -46, 14, 12), up=3.0, forward=4.0)
+        + push(at(0, -66, 10, 4), up=1.0)
+        + push(at(32, -6, 12, 5), up=1.2),
+        push(at(25, -73, 9, 9), out=1.0, up=-6.0) + push(at(14, 19, 10, 8), up=3.0),
+        push(at(22, -73, 11, 11), out=-8.0, forward=4.0) + push(at(0, -74, 14, 10) * narrow, forward=5.0),
+        push(at(34, 21, 24, 8), up=7.0) + push(at(32, 5, 10, 3), up=1.5),
+        push(at(24, 20, 18, 8), up=-5.0, out=-1.5) + push(at(32, 5, 10, 3), up=-1.0),
+        push(lid, up=-0.9),
+        push(at(12, -66, 12, 5) * (1 - sharp), up=4.0) + push(at(15, -48, 8, 8), up=2.0),
+        np.stack([5.0 * at(0, -76, 24, 14), 0 * m.x, 0 * m.x], axis=1),
+    ]
+    return np.stack(modes, axis=-1)

@@ -1,0 +1,329 @@
+"""What the rendered head wears: skin, eyes, lips, brows, hair, and what stands behind and in front of it.
+
+Everything is drawn through the landmarks of the mean head in texture coordinates, so that an eyelid's edge is where
+its landmarks are, under every identity and expression.
+"""
+
+import functools
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from jaxlm.data import head
+
+TEXTURE = 320  # side of a texture in pixels
+_UNIT = 0.5  # texture pixels a drawing unit; a drawing unit is about half a millimetre
+
+_SKIN = np.array([[244, 214, 196], [232, 190, 165], [205, 158, 126], [160, 112, 82], [112, 74, 53], [78, 51, 38]])
+_HAIR = np.array([[28, 22, 20], [52, 36, 28], [92, 62, 40], [150, 112, 70], [196, 160, 108], [150, 150, 150]])
+_IRIS = np.array([[70, 46, 30], [96, 66, 38], [74, 96, 62], [84, 112, 138], [110, 124, 130]])
+
+
+class _Layout(NamedTuple):
+    """Landmarks and the grid of texture pixels on the mean head."""
+
+    points: np.ndarray  # (98, 2) landmarks in drawing units
+    azimuth: np.ndarray  # (TEXTURE, TEXTURE) degrees
+    height: np.ndarray  # (TEXTURE, TEXTURE) millimetres
+
+
+@functools.lru_cache(maxsize=1)
+def _layout() -> _Layout:
+    points = head.texture_of_points(head.landmarks98()) * TEXTURE / _UNIT
+    angles = np.linspace(-np.pi, np.pi, 2001)
+    columns = head.texture_coordinates(angles, np.zeros_like(angles))[:, 0]
+    centers = (np.arange(TEXTURE) + 0.5) / TEXTURE
+    azimuth = np.rad2deg(np.interp(centers, columns, angles))
+    height = head.TOP - centers * (head.TOP - head.BOTTOM)
+    return _Layout(points, *np.meshgrid(azimuth, height))
+
+
+def _drawing(x: float, y: float) -> np.ndarray:
+    """Drawing units of a point of the front, x millimetres along the surface from the middle, y its height."""
+    azimuth = np.array([x / 85.0])
+    return head.texture_coordinates(azimuth, np.array([y]))[0] * TEXTURE / _UNIT
+
+
+def paint_texture(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Albedo (TEXTURE, TEXTURE, 3) uint8 of a person, and the hair's colour (3,)."""
+    skin = _tone(_SKIN, rng) * (1 + rng.uniform(-0.05, 0.05, size=3))
+    hair = _tone(_HAIR, rng) * rng.uniform(0.7, 1.3)
+    lips = np.clip(skin * rng.uniform(0.72, 0.98) * [1.02, 0.74, 0.76] + rng.uniform(0, 22) * np.array([1, 0, 0]), 0, 255)
+    canvas = np.empty((TEXTURE, TEXTURE, 3), np.float32)
+    canvas[:] = skin
+    canvas *= (1 + 0.035 * _noise(rng, TEXTURE, 14) + 0.03 * _noise(rng, TEXTURE, 120))[..., None]
+    _shade_features(canvas, skin, rng)
+    _paint_mouth(canvas, lips, rng)
+    for side in (-1, 1):
+        _paint_brow(canvas, side, hair, rng)
+    iris, gaze = _IRIS[rng.integers(len(_IRIS))] * rng.uniform(0.7, 1.3), rng.uniform([-4.5, -1.5], [4.5, 1.5])
+    for side in (-1, 1):
+        _paint_eye(canvas, side, iris, gaze, skin, rng)
+    texture = canvas
+    if rng.random() < 0.22:
+        texture = _paint_beard(texture, hair, rng)
+    if rng.random() < 0.93:
+        texture = _paint_hair(texture, hair, rng)
+    return np.clip(texture, 0, 255).astype(np.uint8), hair
+
+
+def _tone(palette: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    place = rng.uniform(0, len(palette) - 1)
+    low = int(place)
+    return palette[low] + (place - low) * (palette[min(low + 1, len(palette) - 1)] - palette[low]).astype(float)
+
+
+def _noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
+    coarse = rng.standard_normal((cells, cells)).astype(np.float32)
+    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+class _Mask(NamedTuple):
+    """Coverage in [0, 1] of a window of the texture whose upper left pixel is (left, top)."""
+
+    coverage: np.ndarray
+    left: int
+    top: int
+
+    def __rmul__(self, factor: float) -> "_Mask":
+        return self._replace(coverage=self.coverage * np.float32(factor))
+
+    def within(self, other: "_Mask") -> "_Mask":
+        """Coverage times that of `other`, which is zero outside its own window."""
+        full = np.zeros((TEXTURE, TEXTURE), np.float32)
+        rows, columns = other.coverage.shape
+        full[other.top : other.top + rows, other.left : other.left + columns] = other.coverage
+        rows, columns = self.coverage.shape
+        window = full[self.top : self.top + rows, self.left : self.left + columns]
+        return self._replace(coverage=self.coverage * window)
+
+
+def _blend(canvas: np.ndarray, mask: _Mask, color: np.ndarray, blur: float = 0.0) -> None:
+    """Paints `color` where `mask` says, its edge softened by `blur` drawing units."""
+    coverage = mask.coverage
+    if blur:
+        coverage = cv2.GaussianBlur(coverage, (0, 0), blur * _UNIT, borderType=cv2.BORDER_CONSTANT)
+    rows, columns = coverage.shape
+    window = canvas[mask.top : mask.top + rows, mask.left : mask.left + columns]
+    window += coverage[..., None] * (np.asarray(color, np.float32) - window)
+
+
+_MARGIN = 14  # pixels around a shape, room for its blur
+_SUB = 4  # OpenCV draws at 1/16 pixel
+
+
+def _window(points: np.ndarray, spread: float = 0.0) -> tuple[np.ndarray, int, int]:
+    """An empty window around texture pixels (N, 2), and its upper left pixel."""
+    low = np.floor(points.min(axis=0) - spread - _MARGIN).astype(int).clip(0, TEXTURE - 1)
+    high = np.ceil(points.max(axis=0) + spread + _MARGIN).astype(int).clip(1, TEXTURE)
+    return np.zeros((high[1] - low[1], high[0] - low[0]), np.uint8), int(low[0]), int(low[1])
+
+
+def _fixed(points: np.ndarray, left: int, top: int) -> np.ndarray:
+    return np.round((points - [left, top]) * 2**_SUB).astype(np.int32)
+
+
+def _polygon(points: np.ndarray) -> _Mask:
+    pixels = points * _UNIT - 0.5
+    mask, left, top = _window(pixels)
+    cv2.fillPoly(mask, [_fixed(pixels, left, top)], 255, cv2.LINE_AA, _SUB)
+    return _Mask(mask.astype(np.float32) / 255, left, top)
+
+
+def _stroke(points: np.ndarray, thickness: float) -> _Mask:
+    pixels = points * _UNIT - 0.5
+    mask, left, top = _window(pixels, thickness)
+    width = max(round(thickness * _UNIT), 1)
+    cv2.polylines(mask, [_fixed(pixels, left, top)], False, 255, width, cv2.LINE_AA, _SUB)
+    return min(thickness * _UNIT, 1.0) * _Mask(mask.astype(np.float32) / 255, left, top)
+
+
+def _disc(center: np.ndarray, axes: tuple[float, float]) -> _Mask:
+    pixel = np.asarray(center) * _UNIT - 0.5
+    mask, left, top = _window(pixel[None], max(axes) * _UNIT)
+    fixed = tuple(int(v) for v in _fixed(pixel[None], left, top)[0])
+    half = tuple(round(a * _UNIT * 2**_SUB) for a in axes)
+    cv2.ellipse(mask, fixed, half, 0, 0, 360, 255, -1, cv2.LINE_AA, _SUB)
+    return _Mask(mask.astype(np.float32) / 255, left, top)
+
+
+def _shade_features(canvas: np.ndarray, skin: np.ndarray, rng: np.random.Generator) -> None:
+    """Soft colours that no light explains: cheeks, eye sockets, the folds beside the nose, nostrils."""
+    flush = rng.uniform(0, 0.35)
+    for side in (-1, 1):
+        _blend(canvas, flush * _disc(_drawing(side * 45, -38), (40, 34)), skin * [1.05, 0.82, 0.8], 16)
+        _blend(canvas, rng.uniform(0.15, 0.4) * _disc(_drawing(side * 32, 2), (38, 24)), skin * 0.72, 9)
+        fold = np.array([_drawing(side * x, y) for x, y in ((17, -44), (24, -54), (30, -68))])
+        _blend(canvas, rng.uniform(0.1, 0.5) * _stroke(fold, 5), skin * 0.62, 3)
+        wing = np.array([_drawing(side * x, y) for x, y in ((15, -38), (18.5, -44), (15, -50), (9, -51))])
+        _blend(canvas, 0.55 * _stroke(wing, 4), skin * 0.55, 2)
+        _blend(canvas, 0.95 * _disc(_drawing(side * 7, -50), (8, 4.4)), skin * 0.2, 1.5)
+    _blend(canvas, 0.3 * _disc(_drawing(0, -89), (30, 6)), skin * 0.6, 5)
+    _blend(canvas, 0.35 * _disc(_drawing(0, -54.5), (22, 4)), skin * 0.55, 3)
+
+
+def _paint_mouth(canvas: np.ndarray, lips: np.ndarray, rng: np.random.Generator) -> None:
+    points = _layout().points
+    outer, upper, lower = points[76:88], points[88:93], points[[92, 93, 94, 95, 88]]
+    _blend(canvas, 0.9 * _polygon(outer), lips, 1.2)
+    _blend(canvas, 0.35 * _stroke(points[[76, 77, 78, 79, 80, 81, 82]], 3), lips * 0.75, 1.5)
+    inner = np.concatenate([upper, lower])
+    _blend(canvas, _polygon(inner), np.array([52, 20, 20]) * rng.uniform(0.5, 1.3), 0.7)
+    if rng.random() < 0.7:
+        lower_teeth = upper * 0.55 + lower[::-1] * 0.45
+        inset = np.clip((np.arange(5) - 2) * -2.0, -4, 4)
+        teeth = np.concatenate([upper + np.stack([inset, 0 * inset], 1), lower_teeth[::-1]])
+        _blend(canvas, _polygon(teeth), np.array([226, 218, 204]) * rng.uniform(0.75, 1.05), 0.6)
+    _blend(canvas, 0.8 * _stroke(upper, 2), lips * 0.45, 0.8)
+
+
+def _paint_brow(canvas: np.ndarray, side: int, hair: np.ndarray, rng: np.random.Generator) -> None:
+    points = _layout().points
+    upper, lower = (points[33:38], points[38:42]) if side < 0 else (points[42:47], points[47:51])
+    ends = np.concatenate([upper, lower])
+    _blend(canvas, rng.uniform(0.55, 0.95) * _polygon(ends), hair * 0.8, 1.8)
+
+
+def _paint_eye(
+    canvas: np.ndarray, side: int, iris: np.ndarray, gaze: np.ndarray, skin: np.ndarray, rng: np.random.Generator
+) -> None:
+    points = _layout().points
+    lids, pupil = (points[60:68], points[96]) if side < 0 else (points[68:76], points[97])
+    opening = _polygon(lids)
+    _blend(canvas, opening, np.array([222, 214, 208]) * rng.uniform(0.8, 1.05), 0.8)
+    corner = _stroke(lids[[0, 7, 6, 5, 4]], 4).within(opening)
+    _blend(canvas, 0.5 * corner, skin * [0.95, 0.7, 0.68], 1.5)
+    center = pupil + gaze * 2.2
+    _blend(canvas, _disc(center, (13, 12.5)).within(opening), iris * 0.55, 0.6)
+    _blend(canvas, _disc(center, (11, 10.5)).within(opening), iris, 1.0)
+    _blend(canvas, _disc(center, (5, 5)).within(opening), np.array([12, 10, 10]), 0.6)
+    _blend(canvas, 0.5 * _stroke(lids[[0, 1, 2, 3, 4]] + [0, 3.0], 5).within(opening), np.array([60, 48, 44]), 1.5)
+    _blend(canvas, 0.9 * _disc(center + [-3.5, -4], (2.2, 2.2)).within(opening), np.array([255, 255, 255]), 0.5)
+    _blend(canvas, 0.9 * _stroke(lids[[0, 1, 2, 3, 4]], rng.uniform(2, 4.5)), skin * 0.18, 0.9)
+    _blend(canvas, 0.5 * _stroke(lids[[0, 7, 6, 5, 4]], 2), skin * 0.45, 0.9)
+    crease = lids[[0, 1, 2, 3, 4]] - [0, rng.uniform(6, 10)]
+    _blend(canvas, rng.uniform(0.2, 0.6) * _stroke(crease, 2.5), skin * 0.5, 1.2)
+
+
+def _paint_hair(texture: np.ndarray, hair: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    layout = _layout()
+    azimuth = np.abs(layout.azimuth)
+    front = rng.uniform(50, 82)
+    parting = rng.uniform(-0.12, 0.12) * layout.azimuth
+    fringe = 40 * rng.uniform(0.0, 1.0) * (rng.random() < 0.25)
+    sides = np.interp(azimuth, [0, 45, 58, 75, 88, 125, 180], [0, 0, -12, -42, -78, -150, -175])
+    line = front - fringe + parting + sides + 4 * _noise(rng, TEXTURE, 24)
+    mask = 1 / (1 + np.exp(-(layout.height - line) / rng.uniform(1.5, 4)))
+    strands = cv2.GaussianBlur(rng.standard_normal((TEXTURE, TEXTURE)).astype(np.float32), (0, 0), 1.0, sigmaY=9.0)
+    color = hair * (1 + 2.2 * strands)[..., None]
+    return texture + mask[..., None] * (color - texture)
+
+
+def _paint_beard(texture: np.ndarray, hair: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    layout = _layout()
+    across = np.abs(layout.azimuth)
+    jaw = 1 / (1 + np.exp((layout.height + 58 - 0.5 * across) / 4))
+    below = 1 / (1 + np.exp(-(layout.height + 118) / 5))
+    lips = np.exp(-((across / 19) ** 4) - (((layout.height + 75) / 12) ** 4))
+    patch = jaw * below * (across < 75) * (1 - lips)
+    moustache = np.exp(-((across / 21) ** 4) - (((layout.height + 61) / 5) ** 4)) * (rng.random() < 0.8)
+    strength = rng.uniform(0.2, 0.85)
+    grain = np.clip(1 + 0.35 * rng.standard_normal((TEXTURE, TEXTURE)), 0, 2)
+    mask = np.clip(strength * np.maximum(patch, moustache) * grain, 0, 1)
+    return texture + mask[..., None] * (hair * 0.9 - texture)
+
+
+def paint_background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Something to stand in front of, (size, size, 3) uint8: blurred shapes, stripes or noise."""
+    canvas = np.empty((size, size, 3), np.float32)
+    vivid = rng.uniform(0, 1) ** 2
+    canvas[:] = rng.uniform(10, 245) + vivid * rng.uniform(-120, 120, size=3)
+    canvas += (rng.uniform(-60, 60, size=3) * np.linspace(-1, 1, size)[:, None])[:, None]
+    for _ in range(rng.integers(0, 9)):
+        grey = rng.uniform(0, 255)
+        color = tuple(float(c) for c in grey + vivid * rng.uniform(-120, 120, size=3))
+        a, b = rng.integers(0, size, size=(2, 2))
+        if rng.random() < 0.5:
+            cv2.rectangle(canvas, tuple(map(int, a)), tuple(map(int, b)), color, -1)
+        else:
+            axes = tuple(int(v) for v in rng.integers(4, size // 2, size=2))
+            cv2.ellipse(canvas, tuple(map(int, a)), axes, float(rng.uniform(0, 180)), 0, 360, color, -1)
+    canvas += rng.uniform(0, 18) * _noise(rng, size, int(rng.integers(4, 40)))[..., None]
+    if rng.random() < 0.8:
+        canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.5, 6))
+    return np.clip(canvas, 0, 255).astype(np.uint8)
+
+
+def paint_shoulders(
+    background: np.ndarray, rng: np.random.Generator, neck: np.ndarray, scale: float, hair: np.ndarray
+) -> np.ndarray:
+    """Draws long hair and clothes behind the head; `neck` is the pixel below the chin, `scale` pixels a millimetre."""
+    canvas = background.copy()
+    x, y = float(neck[0]), float(neck[1])
+    if rng.random() < 0.4:
+        center = (round(x), round(y - 85 * scale))
+        axes = (round(rng.uniform(86, 105) * scale), round(rng.uniform(110, 160) * scale))
+        cv2.ellipse(canvas, center, axes, 0, 0, 360, tuple(float(c) for c in np.clip(hair * 0.6, 0, 255)), -1)
+    color = tuple(float(c) for c in rng.uniform(10, 240, size=3))
+    top, wide = y + rng.uniform(28, 45) * scale, rng.uniform(160, 230) * scale
+    outline = np.array(
+        [[x - 50 * scale, top], [x + 50 * scale, top], [x + wide, top + 60 * scale], [x + wide, 4 * y + 400],
+         [x - wide, 4 * y + 400], [x - wide, top + 60 * scale]]
+    )  # fmt: skip
+    cv2.fillPoly(canvas, [np.round(outline).astype(np.int32)], color, cv2.LINE_AA)
+    return canvas
+
+
+def paint_occluders(
+    image: np.ndarray, rng: np.random.Generator, landmarks: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Glasses or things in front of the face; returns the picture and what is covered, (H, W) bool."""
+    size = image.shape[0]
+    canvas, covered = image.copy(), np.zeros((size, size), np.uint8)
+    if rng.random() < 0.5:
+        _paint_glasses(canvas, covered, rng, landmarks)
+        return canvas, covered.astype(bool)
+    low, high = landmarks.min(axis=0), landmarks.max(axis=0)
+    for _ in range(rng.integers(1, 3)):
+        center = rng.uniform(low, high)
+        span = (high - low).max() * rng.uniform(0.08, 0.28, size=2)
+        angle = rng.uniform(0, 180)
+        box = cv2.boxPoints(((float(center[0]), float(center[1])), (2 * float(span[0]), 2 * float(span[1])), angle))
+        color = tuple(float(c) for c in (_tone(_SKIN, rng) if rng.random() < 0.5 else rng.uniform(0, 255, size=3)))
+        shape = np.round(box).astype(np.int32)
+        if rng.random() < 0.5:
+            shape = cv2.ellipse2Poly(
+                tuple(map(int, center)), tuple(map(int, np.maximum(span, 2))), int(angle), 0, 360, 12
+            )
+        cv2.fillPoly(canvas, [shape], color, cv2.LINE_AA)
+        cv2.fillPoly(covered, [shape], 1)
+    return canvas, covered.astype(bool)
+
+
+def _paint_glasses(
+    canvas: np.ndarray, covered: np.ndarray, rng: np.random.Generator, landmarks: np.ndarray
+) -> None:
+    left, right = landmarks[96], landmarks[97]
+    apart = max(float(np.linalg.norm(right - left)), 6.0)
+    tilt = float(np.rad2deg(np.arctan2(*(right - left)[::-1])))
+    color = tuple(float(c) for c in rng.uniform(0, 90, size=3))
+    thickness = max(round(apart * rng.uniform(0.02, 0.08)), 1)
+    shade = rng.uniform(0.3, 0.95) if rng.random() < 0.4 else 0.0
+    span = apart * rng.uniform(0.34, 0.44)
+    widths = [max(abs(float(landmarks[b][0] - landmarks[a][0])), 3.0) / 28 for a, b in ((60, 64), (68, 72))]
+    lenses = []
+    for eye, width in zip((left, right), widths, strict=True):
+        axes = (max(round(min(span, span * width / max(apart / 64, 1e-3))), 2), max(round(span * 0.8), 2))
+        lenses.append((tuple(int(v) for v in np.round(eye)), axes))
+    overlay = canvas.copy()
+    for center, axes in lenses:
+        cv2.ellipse(overlay, center, axes, tilt, 0, 360, (20.0, 20.0, 24.0), -1, cv2.LINE_AA)
+        if shade > 0.6:
+            cv2.ellipse(covered, center, axes, tilt, 0, 360, 1, -1)
+    cv2.addWeighted(overlay, shade, canvas, 1 - shade, 0, dst=canvas)
+    for center, axes in lenses:
+        cv2.ellipse(canvas, center, axes, tilt, 0, 360, color, thickness, cv2.LINE_AA)
+    across = (right - left) / apart
+    bridge = [np.round(eye + sign * across * lens[1][0]) for eye, lens, sign in ((left, lenses[0], 1), (right, lenses[1], -1))]
+    cv2.line(canvas, tuple(map(int, bridge[0])), tuple(map(int, bridge[1])), color, thickness, cv2.LINE_AA)

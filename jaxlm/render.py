@@ -1,0 +1,126 @@
+"""A vectorised z-buffer: triangle meshes to images, in one scatter, jitted, on any device."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+class Fragments(NamedTuple):
+    """What is seen at every pixel.
+
+    Attributes:
+        triangle: (H, W) index of the nearest triangle, −1 for none.
+        barycentric: (H, W, 3) weights of its corners at the pixel's centre; 0 for none.
+        depth: (H, W) interpolated depth, larger is nearer; −inf for none.
+    """
+
+    triangle: Int[Array, "H W"]
+    barycentric: Float[Array, "H W 3"]
+    depth: Float[Array, "H W"]
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "patch", "cull"))
+def rasterize(
+    vertices: Float[Array, "V 3"], triangles: Int[Array, "F 3"], *, shape: tuple[int, int], patch: int = 8, cull: float = 1.0
+) -> Fragments:
+    """Nearest triangle at every pixel centre.
+
+    Each triangle writes the pixels of a `patch` × `patch` window at its upper left corner, nearest depth first, by one
+    scatter of integers that hold depth above and triangle index below. Depth is so resolved to 2^(32 − log₂ F) levels.
+
+    Args:
+        vertices: x, y in pixels (y down), depth (larger is nearer).
+        triangles: vertex indices; both orientations are drawn.
+        shape: (H, W) of the image.
+        patch: at least the largest extent of a triangle in pixels plus one; larger triangles are cut.
+        cull: share of the triangles to draw, for a closed mesh, counter-clockwise seen from outside: those that face
+            the viewer come first, so that 0.6 draws about all of them in 0.6 of the time.
+    """
+    height, width = shape
+    facing = _visible_first(vertices, triangles, cull)
+    corners = vertices[triangles[facing]]
+    origin = jnp.ceil(corners[..., :2].min(axis=1)).astype(jnp.int32)
+    offsets = jnp.stack(jnp.meshgrid(jnp.arange(patch), jnp.arange(patch), indexing="xy"), axis=-1).reshape(1, -1, 2)
+    pixels = origin[:, None] + offsets
+    weights = _barycentric(corners[:, None], pixels.astype(vertices.dtype))
+    inside = jnp.all(weights >= -1e-5, axis=-1)
+    inside &= jnp.all((pixels >= 0) & (pixels < jnp.array([width, height]).reshape(1, 1, 2)), axis=-1)
+
+    depth = jnp.sum(weights * corners[:, None, :, 2], axis=-1)
+    nearest, farthest = vertices[:, 2].max(), vertices[:, 2].min()
+    index_bits = math.ceil(math.log2(corners.shape[0] + 1))
+    levels = 2 ** (32 - index_bits) - 2
+    unit = (depth - farthest) / jnp.maximum(nearest - farthest, 1e-6)
+    level = (jnp.clip(unit, 0.0, 1.0) * levels).astype(jnp.uint32) + 1
+    index = jnp.arange(corners.shape[0], dtype=jnp.uint32)[:, None]
+    packed = jnp.where(inside, (level << index_bits) | index, jnp.uint32(0))
+    flat = jnp.where(inside, pixels[..., 1] * width + pixels[..., 0], height * width)
+    buffer = jnp.zeros(height * width, jnp.uint32).at[flat.reshape(-1)].max(packed.reshape(-1), mode="drop")
+    buffer = buffer.reshape(height, width)
+
+    seen = buffer > 0
+    local = jnp.where(seen, buffer & jnp.uint32(2**index_bits - 1), 0).astype(jnp.int32)
+    grid = jnp.stack(jnp.meshgrid(jnp.arange(width), jnp.arange(height), indexing="xy"), axis=-1)
+    chosen = corners[local]
+    weights = jnp.where(seen[..., None], _barycentric(chosen, grid.astype(vertices.dtype)), 0.0)
+    depth = jnp.where(seen, jnp.sum(weights * chosen[..., 2], axis=-1), -jnp.inf)
+    return Fragments(jnp.where(seen, facing[local], -1), weights, depth)
+
+
+def _visible_first(vertices, triangles, cull: float):
+    """Indices of the `cull` share of the triangles, those that face the viewer first."""
+    count = triangles.shape[0]
+    if cull >= 1.0:
+        return jnp.arange(count)
+    a, b, c = (vertices[triangles[:, i], :2] for i in range(3))
+    # y points down, so a triangle that is counter-clockwise in the model's axes has a negative area here.
+    away = (b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0] >= 0
+    return jnp.argsort(away, stable=True)[: math.ceil(cull * count)]
+
+
+def interpolate(
+    fragments: Fragments, triangles: Int[Array, "F 3"], attributes: Float[Array, "V C"]
+) -> Float[Array, "H W C"]:
+    """Vertex attributes at every pixel; 0 where nothing is seen."""
+    corners = attributes[triangles[jnp.maximum(fragments.triangle, 0)]]
+    return jnp.einsum("hwk,hwkc->hwc", fragments.barycentric, corners)
+
+
+def vertex_normals(vertices: Float[Array, "V 3"], triangles: Int[Array, "F 3"]) -> Float[Array, "V 3"]:
+    """Unit normals, the area-weighted means of the triangles around each vertex."""
+    corners = vertices[triangles]
+    faces = jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    summed = jnp.zeros_like(vertices).at[triangles.reshape(-1)].add(jnp.repeat(faces, 3, axis=0))
+    return summed / jnp.maximum(jnp.linalg.norm(summed, axis=-1, keepdims=True), 1e-9)
+
+
+def sample_texture(texture: Float[Array, "h w C"], uv: Float[Array, "*B 2"]) -> Float[Array, "*B C"]:
+    """Bilinear samples at uv in [0, 1] (column, row), clamped at the edges."""
+    height, width = texture.shape[:2]
+    x = jnp.clip(uv[..., 0] * width - 0.5, 0.0, width - 1.0)
+    y = jnp.clip(uv[..., 1] * height - 0.5, 0.0, height - 1.0)
+    left, top = jnp.floor(x).astype(jnp.int32), jnp.floor(y).astype(jnp.int32)
+    right, bottom = jnp.minimum(left + 1, width - 1), jnp.minimum(top + 1, height - 1)
+    across, down = (x - left)[..., None], (y - top)[..., None]
+    upper = texture[top, left] * (1 - across) + texture[top, right] * across
+    lower = texture[bottom, left] * (1 - across) + texture[bottom, right] * across
+    return upper * (1 - down) + lower * down
+
+
+def _barycentric(corners: Float[Array, "*B 3 3"], points: Float[Array, "*B 2"]) -> Float[Array, "*B 3"]:
+    """Weights of the corners (…, 3 corners, xyz) at the points; far outside for a triangle without area."""
+    a, b, c = (corners[..., i, :2] for i in range(3))
+
+    def cross(u, v):
+        return u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0]
+
+    area = cross(b - a, c - a)
+    safe = jnp.where(jnp.abs(area) > 1e-9, area, 1.0)
+    second = cross(points - a, c - a) / safe
+    third = cross(b - a, points - a) / safe
+    weights = jnp.stack([1.0 - second - third, second, third], axis=-1)
+    return jnp.where((jnp.abs(area) > 1e-9)[..., None], weights, -1.0)
