@@ -13,6 +13,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from jaxlm import checkpoints, evaluation, systems
+from jaxlm.config import Config
 from jaxlm.data import pipeline
 from jaxlm.data.readers import BadSample
 from jaxlm.training import NonFiniteError
@@ -53,7 +54,7 @@ def start_devices(distributed: bool) -> None:
         jax.distributed.initialize()
 
 
-def workdir_config(given: ConfigDict | None, overrides: dict[str, Any], workdir: Path) -> ConfigDict:
+def workdir_config(given: Config | None, overrides: dict[str, Any], workdir: Path) -> Config:
     """The config of a trained workdir with the command line's overrides.
 
     Args:
@@ -75,13 +76,33 @@ def workdir_config(given: ConfigDict | None, overrides: dict[str, Any], workdir:
     return config
 
 
+def restore_variables(config: Config, workdir: str | Path, step: int | None = None) -> tuple[dict[str, Any], int]:
+    """Averaged parameters and running statistics of a checkpoint, the best one where `step` is None, and its step.
+
+    Raises:
+        ValueError: if there is no such checkpoint, or it is another model's.
+    """
+    saved = checkpoints.Checkpoints(workdir, read_only=True)
+    try:
+        chosen = saved.best_step if step is None else step
+        if chosen is None or chosen not in saved.steps:
+            known = ", ".join(map(str, saved.steps)) or "none"
+            raise ValueError(f"{workdir} has no checkpoint {step or ''}: it has {known}.")
+        template = jax.eval_shape(systems.build(config).init, jax.random.key(0))
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), template)
+        state, _ = saved.restore(chosen, template)
+    finally:
+        saved.close()
+    return state.variables, chosen
+
+
 def evaluate_workdir(
-    config: ConfigDict,
+    config: Config,
     workdir: str | Path,
     *,
     data: str | None = None,
     root: str | None = None,
-    split: str | None = None,
     step: int | None = None,
 ) -> list[Path]:
     """Evaluates a checkpoint on `data`, or on every set of `config.eval.sets`; prints tables, writes `<workdir>/eval/`.
@@ -89,9 +110,8 @@ def evaluate_workdir(
     Args:
         config: of the workdir.
         workdir: with checkpoints.
-        data: a key of `config.data.sources`, or a builder's name together with `root`.
+        data: "source" or "source:split" of `config.data.sources`, or a builder's name together with `root`.
         root: the files of that data set.
-        split: of it; "test" or else "train" where it is None.
         step: of the checkpoint; the best one where it is None.
 
     Returns:
@@ -102,26 +122,15 @@ def evaluate_workdir(
     """
     folder = Path(workdir).expanduser()
     system = systems.build(config)
-    saved = checkpoints.Checkpoints(folder, read_only=True)
-    step = saved.best_step if step is None else step
-    if step is None:
-        raise ValueError(f"{folder}/checkpoints is empty: train there first.")
-    template = jax.eval_shape(system.init, jax.random.key(0))
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), template)
-    state, _ = saved.restore(step, template)
-    saved.close()
-
-    sets = [(item.source, item.split) for item in config.eval.sets]
-    if data is not None:
-        sets = [(data, split)]
-        if root is not None:
-            config = _with_source(config, data, root)
+    variables, step = restore_variables(config, folder, step)
+    sets = list(config.eval.sets) if data is None else [data]
+    if data is not None and root is not None:
+        config = _with_source(config, data.partition(":")[0], root)
     predict, written = jax.jit(system.predict), []
-    for name, part in sets:
-        source = pipeline.open_source(config, name, part)
-        result = evaluation.evaluate(predict, state.variables, source, config, progress=True)
-        label = f"{name}_{source.split}"
+    for name in sets:
+        source = pipeline.open_set(config, name)
+        result = evaluation.evaluate(predict, variables, source, config, progress=True)
+        label = f"{source.name}_{source.split}"
         print(f"\n{evaluation.table(result, config, f'{label} at step {step}')}")
         path = evaluation.write_report(folder / "eval", label, result, source, config, step)
         print(f"written: {path}, {label}_ced.png, {label}_faces.png")
@@ -129,7 +138,7 @@ def evaluate_workdir(
     return written
 
 
-def _with_source(config: ConfigDict, builder: str, root: str) -> ConfigDict:
+def _with_source(config: Config, builder: str, root: str) -> Config:
     """A config whose source `builder` is that builder's data under `root`, all of it."""
     if builder not in pipeline.BUILDERS:
         raise ValueError(f"--root goes with --data naming a builder: one of {', '.join(pipeline.BUILDERS)}.")

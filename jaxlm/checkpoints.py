@@ -14,6 +14,8 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
+from jaxlm.config import Config
+
 # What must agree between a workdir and the config that continues or evaluates it.
 IDENTITY = ("system", "scheme", "model")
 
@@ -38,6 +40,11 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(folder, item_handlers=handlers, options=options)
 
     @property
+    def steps(self) -> list[int]:
+        """The complete checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    @property
     def last_step(self) -> int | None:
         """The newest complete checkpoint, None where there is none."""
         return self._manager.latest_step()
@@ -46,7 +53,7 @@ class Checkpoints:
     def best_step(self) -> int | None:
         """The checkpoint with the lowest metric; the newest one where none has a metric."""
         scored = []
-        for step in self._manager.all_steps():
+        for step in self.steps:
             metrics = self._manager.metrics(step)
             value = (metrics or {}).get(self._metric)
             if value is not None and np.isfinite(value):
@@ -85,7 +92,7 @@ class Checkpoints:
         self._manager.close()
 
 
-def write_config(workdir: Path, config: ConfigDict) -> None:
+def write_config(workdir: Path, config: Config) -> None:
     """Writes `config.json`, whole or not at all.
 
     Raises:
@@ -98,7 +105,7 @@ def write_config(workdir: Path, config: ConfigDict) -> None:
     write_atomically(path, config.to_json(indent=2))
 
 
-def load_config(workdir: str | Path) -> ConfigDict:
+def load_config(workdir: str | Path) -> Config:
     """The config of a trained workdir.
 
     Raises:
@@ -113,7 +120,7 @@ def load_config(workdir: str | Path) -> ConfigDict:
         raise ValueError(f"{path} is not valid JSON ({error}); restore it or train again.") from None
 
 
-def check_same_model(saved: ConfigDict, config: ConfigDict, workdir: Path) -> None:
+def check_same_model(saved: Config, config: Config, workdir: Path) -> None:
     """Raises a ValueError that names the first field in which two configs are not the same model."""
     for key in IDENTITY:
         ours, theirs = json.loads(json.dumps(_plain(config[key]))), _plain(saved.get(key))
@@ -139,4 +146,4 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    return json.loads(value.to_json()) if isinstance(value, ConfigDict) else value
+    return json.loads(value.to_json()) if isinstance(value, Config) else value

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jaxlm import metrics, visualize
 from jaxlm.checkpoints import write_atomically
+from jaxlm.config import Config
 from jaxlm.data.pipeline import CropTransform, FaceSource, eval_batches
 
 
@@ -47,7 +47,7 @@ def evaluate(
     predict: Callable[[Any, Any], Any],
     variables: Any,
     source: FaceSource,
-    config: ConfigDict,
+    config: Config,
     *,
     limit: int = 0,
     progress: bool = False,
@@ -111,7 +111,7 @@ class _Every:
         return self.records[index * self.stride]
 
 
-def table(result: Result, config: ConfigDict, title: str) -> str:
+def table(result: Result, config: Config, title: str) -> str:
     """Every subset as a line, under the crop protocol and the normaliser."""
     lines = [
         f"{title}: crop {config.data.crop}, normalizer {config.data.normalizer}, {config.image_size} pixels",
@@ -126,8 +126,8 @@ def table(result: Result, config: ConfigDict, title: str) -> str:
     return "\n".join(lines)
 
 
-def write_report(folder: Path, name: str, result: Result, source: FaceSource, config: ConfigDict, step: int) -> Path:
-    """Writes `<name>.json`, `<name>_ced.png` and `<name>_faces.png` (best, median and worst); returns the JSON's path."""
+def write_report(folder: Path, name: str, result: Result, source: FaceSource, config: Config, step: int) -> Path:
+    """Writes `<name>.json`, `<name>_ced.png` and `<name>_faces.png` (best, median, worst); returns the JSON's path."""
     folder.mkdir(parents=True, exist_ok=True)
     visualize.plot_ced(
         folder / f"{name}_ced.png",
@@ -150,7 +150,7 @@ def write_report(folder: Path, name: str, result: Result, source: FaceSource, co
     return path
 
 
-def faces_sheet(result: Result, source: FaceSource, config: ConfigDict, count: int = 6) -> np.ndarray:
+def faces_sheet(result: Result, source: FaceSource, config: Config, count: int = 6) -> np.ndarray:
     """Rows of the best, the median and the worst faces; ground truth green, prediction red."""
     transform = CropTransform(config, None)
     order = np.argsort(result.nme)[: np.isfinite(result.nme).sum()]

@@ -6,10 +6,10 @@ from jaxtyping import Array, Bool, Float, Num
 
 
 def nme(
-    pred: Float[Array, "B K 2"],
-    target: Float[Array, "B K 2"],
-    normalizer: Float[Array, " B"],
-    mask: Bool[Array, "B K"] | None = None,
+    pred: Float[Array | np.ndarray, "B K 2"],
+    target: Float[Array | np.ndarray, "B K 2"],
+    normalizer: Float[Array | np.ndarray, " B"],
+    mask: Bool[Array | np.ndarray, "B K"] | None = None,
 ) -> Float[Array, " B"]:
     """Normalised mean error of each face, Eq. (10a) of Micaelli et al., CVPR 2023.
 
@@ -23,12 +23,12 @@ def nme(
         Mean distance over the existing landmarks, divided by the normaliser; NaN where no landmark exists or the
         normaliser is 0, so that such a face cannot pass for a good one.
     """
-    distance = jnp.linalg.norm(pred - target, axis=-1)
-    exists = jnp.ones(distance.shape, bool) if mask is None else mask
+    distance = jnp.linalg.norm(jnp.asarray(pred) - jnp.asarray(target), axis=-1)
+    exists = jnp.ones(distance.shape, bool) if mask is None else jnp.asarray(mask)
     count = exists.sum(axis=-1)
     total = jnp.where(exists, distance, 0.0).sum(axis=-1)
     usable = (count > 0) & (normalizer > 0)
-    length = jnp.where(usable, normalizer * count, 1.0)
+    length = jnp.where(usable, jnp.asarray(normalizer) * count, 1.0)
     return jnp.where(usable, total / length, jnp.nan)
 
 

@@ -6,7 +6,6 @@ Model axes: x to the viewer's right, y up, z towards the viewer. Images have y d
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 
@@ -22,12 +21,12 @@ class MorphableModel(NamedTuple):
         landmarks: (K,) vertex of each landmark.
     """
 
-    mean: Float[Array | np.ndarray, "V 3"]
-    identity: Float[Array | np.ndarray, "V 3 I"]
-    expression: Float[Array | np.ndarray, "V 3 E"]
-    triangles: Int[Array | np.ndarray, "F 3"]
-    uv: Float[Array | np.ndarray, "V 2"]
-    landmarks: Int[Array | np.ndarray, " K"]
+    mean: Float[Array, "V 3"]
+    identity: Float[Array, "V 3 I"]
+    expression: Float[Array, "V 3 E"]
+    triangles: Int[Array, "F 3"]
+    uv: Float[Array, "V 2"]
+    landmarks: Int[Array, " K"]
 
 
 def shape(

@@ -5,12 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
+from jaxlm.config import Config
 from jaxlm.systems import TrainState
 
 
-def make_schedule(config: ConfigDict, num_steps: int) -> optax.Schedule:
+def make_schedule(config: Config, num_steps: int) -> optax.Schedule:
     """Learning rate over steps: linear warm-up, then "constant", "cosine" to zero, or "steps".
 
     Raises:
@@ -29,7 +29,7 @@ def make_schedule(config: ConfigDict, num_steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 
-def make_optimizer(config: ConfigDict, num_steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: Config, num_steps: int) -> optax.GradientTransformation:
     """Optimiser of `config.optim`: clipping by global norm, then adamw, sgd (Nesterov 0.9) or rmsprop.
 
     Weight decay spares biases and norms (vectors).

@@ -23,63 +23,70 @@ class Fragments(NamedTuple):
     depth: Float[Array, "H W"]
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "patch", "cull"))
+@functools.partial(jax.jit, static_argnames=("shape", "patches"))
 def rasterize(
-    vertices: Float[Array, "V 3"], triangles: Int[Array, "F 3"], *, shape: tuple[int, int], patch: int = 8, cull: float = 1.0
+    vertices: Float[Array, "V 3"],
+    triangles: Int[Array, "F 3"],
+    *,
+    shape: tuple[int, int],
+    patches: tuple[tuple[int, int], ...],
 ) -> Fragments:
     """Nearest triangle at every pixel centre.
 
-    Each triangle writes the pixels of a `patch` × `patch` window at its upper left corner, nearest depth first, by one
-    scatter of integers that hold depth above and triangle index below. Depth is so resolved to 2^(32 − log₂ F) levels.
+    Each triangle tests the pixels of a square window at its upper left corner and writes those inside it, nearest
+    depth first, by a scatter of integers that hold depth above and triangle index below: depth is resolved to
+    2^(32 − log₂ F) levels. The windows' area is the cost, so triangles are drawn in groups of like size.
 
     Args:
         vertices: x, y in pixels (y down), depth (larger is nearer).
         triangles: vertex indices; both orientations are drawn.
         shape: (H, W) of the image.
-        patch: at least the largest extent of a triangle in pixels plus one; larger triangles are cut.
-        cull: share of the triangles to draw, for a closed mesh, counter-clockwise seen from outside: those that face
-            the viewer come first, so that 0.6 draws about all of them in 0.6 of the time.
+        patches: (number of triangles, side of their window) of consecutive groups. A window is at least as large as
+            its largest triangle plus one pixel; what reaches further is cut off.
+
+    Raises:
+        ValueError: if the groups do not add up to F.
     """
     height, width = shape
-    facing = _visible_first(vertices, triangles, cull)
-    corners = vertices[triangles[facing]]
-    origin = jnp.ceil(corners[..., :2].min(axis=1)).astype(jnp.int32)
-    offsets = jnp.stack(jnp.meshgrid(jnp.arange(patch), jnp.arange(patch), indexing="xy"), axis=-1).reshape(1, -1, 2)
-    pixels = origin[:, None] + offsets
-    weights = _barycentric(corners[:, None], pixels.astype(vertices.dtype))
-    inside = jnp.all(weights >= -1e-5, axis=-1)
-    inside &= jnp.all((pixels >= 0) & (pixels < jnp.array([width, height]).reshape(1, 1, 2)), axis=-1)
-
-    depth = jnp.sum(weights * corners[:, None, :, 2], axis=-1)
+    if sum(count for count, _ in patches) != triangles.shape[0]:
+        raise ValueError(f"The groups {patches} do not add up to {triangles.shape[0]} triangles.")
+    corners = vertices[triangles]
     nearest, farthest = vertices[:, 2].max(), vertices[:, 2].min()
-    index_bits = math.ceil(math.log2(corners.shape[0] + 1))
+    index_bits = math.ceil(math.log2(triangles.shape[0] + 1))
     levels = 2 ** (32 - index_bits) - 2
-    unit = (depth - farthest) / jnp.maximum(nearest - farthest, 1e-6)
-    level = (jnp.clip(unit, 0.0, 1.0) * levels).astype(jnp.uint32) + 1
-    index = jnp.arange(corners.shape[0], dtype=jnp.uint32)[:, None]
-    packed = jnp.where(inside, (level << index_bits) | index, jnp.uint32(0))
-    flat = jnp.where(inside, pixels[..., 1] * width + pixels[..., 0], height * width)
-    buffer = jnp.zeros(height * width, jnp.uint32).at[flat.reshape(-1)].max(packed.reshape(-1), mode="drop")
+    buffer = jnp.zeros(height * width, jnp.uint32)
+    first = 0
+    for count, patch in patches:
+        group = corners[first : first + count]
+        pixels, inside, depth = _window_tests(group, patch, shape)
+        unit = (depth - farthest) / jnp.maximum(nearest - farthest, 1e-6)
+        level = (jnp.clip(unit, 0.0, 1.0) * levels).astype(jnp.uint32) + 1
+        index = jnp.arange(first, first + count, dtype=jnp.uint32)[:, None]
+        packed = jnp.where(inside, (level << index_bits) | index, jnp.uint32(0))
+        flat = jnp.where(inside, pixels[..., 1] * width + pixels[..., 0], height * width)
+        buffer = buffer.at[flat.reshape(-1)].max(packed.reshape(-1), mode="drop")
+        first += count
     buffer = buffer.reshape(height, width)
 
     seen = buffer > 0
-    local = jnp.where(seen, buffer & jnp.uint32(2**index_bits - 1), 0).astype(jnp.int32)
+    triangle = jnp.where(seen, buffer & jnp.uint32(2**index_bits - 1), 0).astype(jnp.int32)
     grid = jnp.stack(jnp.meshgrid(jnp.arange(width), jnp.arange(height), indexing="xy"), axis=-1)
-    chosen = corners[local]
+    chosen = corners[triangle]
     weights = jnp.where(seen[..., None], _barycentric(chosen, grid.astype(vertices.dtype)), 0.0)
     depth = jnp.where(seen, jnp.sum(weights * chosen[..., 2], axis=-1), -jnp.inf)
-    return Fragments(jnp.where(seen, facing[local], -1), weights, depth)
+    return Fragments(jnp.where(seen, triangle, -1), weights, depth)
 
 
-def _visible_first(vertices, triangles, cull: float):
-    """Indices of the `cull` share of the triangles, those that face the viewer first."""
-    count = triangles.shape[0]
-    if cull >= 1.0:
-        return jnp.arange(count)
-    a, b, c = (vertices[triangles[:, i], :2] for i in range(3))
-    # y points down, so a triangle that is counter-clockwise in the model's axes has a negative area here.
-    away = (b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0] >= 0
-    return jnp.argsort(away, stable=True)[: math.ceil(cull * count)]
+def _window_tests(corners: Float[Array, "F 3 3"], patch: int, shape: tuple[int, int]):
+    """Pixels (F, patch², 2) of each triangle's window, whether they are inside it, and the depth there."""
+    height, width = shape
+    origin = jnp.ceil(corners[..., :2].min(axis=1)).astype(jnp.int32)
+    offsets = jnp.stack(jnp.meshgrid(jnp.arange(patch), jnp.arange(patch), indexing="xy"), axis=-1).reshape(1, -1, 2)
+    pixels = origin[:, None] + offsets
+    weights = _barycentric(corners[:, None], pixels.astype(corners.dtype))
+    inside = jnp.all(weights >= -1e-5, axis=-1)
+    inside &= jnp.all((pixels >= 0) & (pixels < jnp.array([width, height]).reshape(1, 1, 2)), axis=-1)
+    return pixels, inside, jnp.sum(weights * corners[:, None, :, 2], axis=-1)
 
 
 def interpolate(

@@ -13,12 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from jaxlm import evaluation, systems
 from jaxlm.checkpoints import Checkpoints, write_config
+from jaxlm.config import Config
 from jaxlm.data import pipeline
 
 
@@ -47,7 +47,7 @@ def make_train_step(system: systems.System) -> Any:
     return jax.jit(system.train_step, donate_argnums=0)
 
 
-def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
+def train(config: Config, workdir: str | Path) -> dict[str, float]:
     """Trains `config` in `workdir`, continuing from its last checkpoint, and returns the last validation metrics.
 
     Raises:
@@ -63,7 +63,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         write_config(workdir, config)
     process = dict(process_index=jax.process_index(), process_count=jax.process_count())
     batches = iter(pipeline.train_batches(config, **process))
-    validation = [pipeline.open_source(config, item.source, item.split) for item in config.eval.sets]
+    validation = [pipeline.open_set(config, name) for name in config.eval.sets]
 
     rng = jax.random.key(config.seed)
     state = replicate(jax.jit(system.init)(rng), mesh)
@@ -113,7 +113,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     return metrics
 
 
-def _check(config: ConfigDict) -> None:
+def _check(config: Config) -> None:
     if config.train.batch_size % jax.device_count():
         raise ValueError(
             f"train.batch_size = {config.train.batch_size} is not divisible by the {jax.device_count()} devices."
@@ -122,7 +122,7 @@ def _check(config: ConfigDict) -> None:
         raise ValueError("train.num_steps, train.checkpoint_every and train.log_every must be at least 1.")
 
 
-def _validate(predict, state, validation, config: ConfigDict) -> dict[str, float]:
+def _validate(predict, state, validation, config: Config) -> dict[str, float]:
     """NME in percent of each validation set; "nme" is the first one's, by which the best checkpoint is chosen."""
     metrics = {}
     for source in validation:

@@ -1,5 +1,6 @@
 """Pictures that people look at: landmarks on faces, sheets of faces, error curves."""
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def draw_landmarks(
     fixed = np.round(np.where(exists[:, None], points, 0.0) * 2**shift).astype(np.int64).clip(-(2**30), 2**30)
     for line in scheme.lines:
         path = [*line.points, line.points[0]] if line.closed else list(line.points)
-        for a, b in zip(path[:-1], path[1:], strict=True):
+        for a, b in itertools.pairwise(path):
             if exists[a] and exists[b]:
                 ends = [tuple(int(v) for v in fixed[i]) for i in (a, b)]
                 cv2.line(image, ends[0], ends[1], color, thickness, cv2.LINE_AA, shift)

@@ -55,7 +55,7 @@ def make_crop(
     normalizer_name: str,
     augmentation: Augmentation | None = None,
     rng: np.random.Generator | None = None,
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """One element of a batch from one record of a builder.
 
     Args:

@@ -140,7 +140,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
                 self.skipped.append(str(error))
 
     def _record(self, sample: Sample, content: bytes) -> dict:
-        mask = np.isfinite(sample.landmarks).all(axis=1)
+        mask = np.asarray(np.isfinite(sample.landmarks).all(axis=1))
         landmarks = np.where(mask[:, None], sample.landmarks, 0.0)
         bbox = sample.bbox if sample.bbox is not None else geometry.box_of_points(landmarks, mask)
         visibility = np.ones(len(mask)) if sample.visibility is None else sample.visibility
@@ -192,7 +192,7 @@ class Wflw(FaceBuilder):
 
 
 class ThreeHundredW(FaceBuilder):
-    """300-W (Sagonas et al., ICCVW 2013) in its folders: `afw`, `helen`, `lfpw`, `ibug`, and `300W` for the private test.
+    """300-W (Sagonas et al., ICCVW 2013) in its folders: `afw`, `helen`, `lfpw`, `ibug`, `300W` (private test).
 
     A partial copy works with what is there and says what is missing.
     """

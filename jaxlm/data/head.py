@@ -1,12 +1,13 @@
 """The built-in head: a procedural morphable model, drawn by hand from anthropometry and nobody's scan.
 
-Millimetres; the origin lies between the eyes. The surface is a star-shaped grid of azimuth and height around a vertical
-axis, whose radius passes through 98 landmarks and some anchors that were placed by hand. Landmarks are vertices, so they
-follow every mode exactly. 40 identity modes, 10 expressions.
+Millimetres; the origin lies between the eyes. The surface is a star-shaped grid of azimuth and height around a
+vertical axis, whose radius passes through 98 landmarks and some anchors that were placed by hand. Landmarks are
+vertices, so they follow every mode exactly. 40 identity modes, 10 expressions.
 """
 
 import functools
 
+import jax.numpy as jnp
 import numpy as np
 from scipy.interpolate import CubicSpline, PchipInterpolator, RBFInterpolator
 
@@ -105,7 +106,8 @@ def _grid() -> tuple[np.ndarray, np.ndarray]:
     azimuth = np.concatenate([-front[:0:-1], front])
     heights = [
         np.linspace(TOP, 38, 11), np.linspace(32, 12, 7), np.linspace(10, -8, 10), np.linspace(-11, -60, 14),
-        np.linspace(-62, -90, 15), np.linspace(-94, -118, 7), np.linspace(-125, BOTTOM, 6),
+        np.linspace(-62, -70, 5), np.linspace(-71, -76, 8), np.linspace(-78, -90, 7),
+        np.linspace(-94, -118, 7), np.linspace(-125, BOTTOM, 6),
     ]  # fmt: skip
     return azimuth, np.concatenate(heights)
 
@@ -141,14 +143,24 @@ def head() -> MorphableModel:
     mean = np.stack([radius * np.sin(azimuth), y, radius * np.cos(azimuth) + AXIS_Z], axis=1)
     identity = _identity_modes(mean)
     expression = _expression_modes(mean)
+    triangles = _triangles(len(rows), len(columns))
+    triangles = triangles[np.argsort(triangle_sizes(mean, expression, triangles), kind="stable")]
     return MorphableModel(
-        mean=mean.astype(np.float32),
-        identity=identity.astype(np.float32),
-        expression=expression.astype(np.float32),
-        triangles=_triangles(len(rows), len(columns)),
-        uv=texture_coordinates(azimuth, y).astype(np.float32),
-        landmarks=landmarks,
+        mean=jnp.asarray(mean, jnp.float32),
+        identity=jnp.asarray(identity, jnp.float32),
+        expression=jnp.asarray(expression, jnp.float32),
+        triangles=jnp.asarray(triangles),
+        uv=jnp.asarray(texture_coordinates(azimuth, y), jnp.float32),
+        landmarks=jnp.asarray(landmarks),
     )
+
+
+def triangle_sizes(mean: np.ndarray, expression: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """(F,) longest edge of each triangle in millimetres, over the mean head and every expression."""
+    shapes = mean + np.moveaxis(np.concatenate([0 * expression[..., :1], expression], axis=-1), -1, 0)
+    corners = shapes[:, triangles]
+    edges = np.linalg.norm(corners - np.roll(corners, 1, axis=2), axis=-1)
+    return edges.max(axis=(0, 2))
 
 
 def contour_candidates(model: MorphableModel) -> np.ndarray:
@@ -159,7 +171,7 @@ def contour_candidates(model: MorphableModel) -> np.ndarray:
     """
     columns = len(_grid()[0])
     candidates = []
-    for i, vertex in enumerate(model.landmarks[:33]):
+    for i, vertex in enumerate(np.asarray(model.landmarks[:33])):
         row, column = divmod(int(vertex), columns)
         count = 14 if i < 11 or i > 21 else 1
         step = 1 if column < columns // 2 else -1
@@ -217,9 +229,7 @@ class _Mode:
     def at(self, x: float, y: float, sx: float, sy: float) -> np.ndarray:
         """Weight (V,): gaussians at (±x, y) on the front of the head."""
         sides = {-x, x}
-        return self.front * sum(
-            np.exp(-(((self.x - side) / sx) ** 2 + ((self.y - y) / sy) ** 2) / 2) for side in sides
-        )
+        return self.front * sum(np.exp(-(((self.x - side) / sx) ** 2 + ((self.y - y) / sy) ** 2) / 2) for side in sides)
 
     def push(
         self, weight: np.ndarray, out: float = 0.0, up: float = 0.0, forward: float = 0.0, spread: float = 6.0
@@ -293,7 +303,7 @@ def _expression_modes(mean: np.ndarray) -> np.ndarray:
     m = _Mode(mean)
     at, push = m.at, m.push
     # The lower lip parts from the upper one along an ellipse; the chin below follows as a whole.
-    sharp = 1 / (1 + np.exp((m.y + 73.2) / 0.5))
+    sharp = 1 / (1 + np.exp((m.y + 73.2) / 0.7))
     ellipse = np.clip(1 - (m.x / 24) ** 2, 0, 1) ** 0.7
     lips = 1 / (1 + np.exp(-(m.y + 90) / 3.5))
     neck = 1 / (1 + np.exp(-(m.y + 119) / 5))

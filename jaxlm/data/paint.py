@@ -49,7 +49,9 @@ def paint_texture(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Albedo (TEXTURE, TEXTURE, 3) uint8 of a person, and the hair's colour (3,)."""
     skin = _tone(_SKIN, rng) * (1 + rng.uniform(-0.05, 0.05, size=3))
     hair = _tone(_HAIR, rng) * rng.uniform(0.7, 1.3)
-    lips = np.clip(skin * rng.uniform(0.72, 0.98) * [1.02, 0.74, 0.76] + rng.uniform(0, 22) * np.array([1, 0, 0]), 0, 255)
+    lips = np.clip(
+        skin * rng.uniform(0.72, 0.98) * [1.02, 0.74, 0.76] + rng.uniform(0, 22) * np.array([1, 0, 0]), 0, 255
+    )
     canvas = np.empty((TEXTURE, TEXTURE, 3), np.float32)
     canvas[:] = skin
     canvas *= (1 + 0.035 * _noise(rng, TEXTURE, 14) + 0.03 * _noise(rng, TEXTURE, 120))[..., None]
@@ -293,17 +295,16 @@ def paint_occluders(
         color = tuple(float(c) for c in (_tone(_SKIN, rng) if rng.random() < 0.5 else rng.uniform(0, 255, size=3)))
         shape = np.round(box).astype(np.int32)
         if rng.random() < 0.5:
-            shape = cv2.ellipse2Poly(
+            polygon = cv2.ellipse2Poly(
                 tuple(map(int, center)), tuple(map(int, np.maximum(span, 2))), int(angle), 0, 360, 12
             )
+            shape = np.asarray(polygon, np.int32)
         cv2.fillPoly(canvas, [shape], color, cv2.LINE_AA)
         cv2.fillPoly(covered, [shape], 1)
     return canvas, covered.astype(bool)
 
 
-def _paint_glasses(
-    canvas: np.ndarray, covered: np.ndarray, rng: np.random.Generator, landmarks: np.ndarray
-) -> None:
+def _paint_glasses(canvas: np.ndarray, covered: np.ndarray, rng: np.random.Generator, landmarks: np.ndarray) -> None:
     left, right = landmarks[96], landmarks[97]
     apart = max(float(np.linalg.norm(right - left)), 6.0)
     tilt = float(np.rad2deg(np.arctan2(*(right - left)[::-1])))
@@ -325,5 +326,7 @@ def _paint_glasses(
     for center, axes in lenses:
         cv2.ellipse(canvas, center, axes, tilt, 0, 360, color, thickness, cv2.LINE_AA)
     across = (right - left) / apart
-    bridge = [np.round(eye + sign * across * lens[1][0]) for eye, lens, sign in ((left, lenses[0], 1), (right, lenses[1], -1))]
+    bridge = [
+        np.round(eye + sign * across * lens[1][0]) for eye, lens, sign in ((left, lenses[0], 1), (right, lenses[1], -1))
+    ]
     cv2.line(canvas, tuple(map(int, bridge[0])), tuple(map(int, bridge[1])), color, thickness, cv2.LINE_AA)

@@ -11,8 +11,8 @@ from typing import Any
 
 import grain
 import numpy as np
-from ml_collections import ConfigDict
 
+from jaxlm.config import Config
 from jaxlm.data.augment import Augmentation, make_crop
 from jaxlm.data.builders import FaceBuilder, OwnData, ThreeHundredW, Wflw
 from jaxlm.data.rendered import RenderedFaces
@@ -48,13 +48,22 @@ class FaceSource:
         return len(self.records)
 
 
-def open_source(config: ConfigDict, name: str, split: str | None = None) -> FaceSource:
+def open_set(config: Config, name: str) -> FaceSource:
+    """Opens "source:split", as `config.eval.sets` and the command line write it.
+
+    With the source alone, its test split or, where it has none, its train split.
+    """
+    source, _, split = name.partition(":")
+    return open_source(config, source, split or None)
+
+
+def open_source(config: Config, name: str, split: str | None) -> FaceSource:
     """Prepares (once) and opens a split of the data set `config.data.sources[name]`.
 
     Args:
         config: a whole experiment.
         name: key of `config.data.sources`.
-        split: of that data set; its test split or, where it has none, its train split if None.
+        split: of that data set; "test" or, where there is none, "train" if it is None.
 
     Raises:
         ValueError: if the source, its builder, its files or the split do not exist.
@@ -67,7 +76,7 @@ def open_source(config: ConfigDict, name: str, split: str | None = None) -> Face
         raise ValueError(f"There is no builder {source.builder!r}; choose one of {', '.join(BUILDERS)}.")
     options = {key: source[key] for key in source if key not in ("builder", "root", "train_split", "weight")}
     root = f"{config.data.root}/{source.root}" if source.root else config.data.root
-    builder = BUILDERS[source.builder](root, config.data.cache, scheme=config.scheme, **options)
+    builder: Any = BUILDERS[source.builder](root, config.data.cache, scheme=config.scheme, **options)
     builder.prepare()
     if split is None:
         split = "test" if "test" in builder.info.splits else "train"
@@ -79,7 +88,7 @@ def open_source(config: ConfigDict, name: str, split: str | None = None) -> Face
     return FaceSource(name, split, records, builder.scheme, builder.SUBSETS)
 
 
-def train_batches(config: ConfigDict, *, process_index: int = 0, process_count: int = 1) -> grain.IterDataset:
+def train_batches(config: Config, *, process_index: int = 0, process_count: int = 1) -> grain.IterDataset:
     """Endless batches of augmented crops from the weighted mixture of `config.data.sources`.
 
     Each source is shuffled anew in every epoch; batch i depends on the seed and i alone. Each process reads its own
@@ -109,7 +118,7 @@ def train_batches(config: ConfigDict, *, process_index: int = 0, process_count: 
 class CropTransform(grain.transforms.RandomMap):
     """Record to batch element, with augmentation; see `make_crop`."""
 
-    def __init__(self, config: ConfigDict, augmentation: Augmentation | None):
+    def __init__(self, config: Config, augmentation: Augmentation | None):
         self.scheme = get_scheme(config.scheme)
         self.crop, self.size = config.data.crop, config.image_size
         self.normalizer = config.data.normalizer
@@ -130,7 +139,7 @@ class CropTransform(grain.transforms.RandomMap):
         )
 
 
-def eval_batches(source: FaceSource, config: ConfigDict, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+def eval_batches(source: FaceSource, config: Config, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
     """Every sample of a source once, in order, not augmented; the last batch is padded.
 
     Yields:

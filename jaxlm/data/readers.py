@@ -183,7 +183,7 @@ WFLW_SUBSETS = ("pose", "expression", "illumination", "make-up", "occlusion", "b
 
 
 def read_wflw(annotations: Path, images: Path) -> Iterator[Sample | BadSample]:
-    """Samples of a WFLW list: 196 coordinates, the box x1 y1 x2 y2, six attribute flags and the picture, 207 columns."""
+    """Samples of a WFLW list: 196 coordinates, the box, six attribute flags, the picture."""
     with annotations.open() as file:
         for line, text in enumerate(file, start=1):
             row = text.split(maxsplit=206)

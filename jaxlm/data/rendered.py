@@ -4,9 +4,10 @@ Landmarks, visibility and boxes are exact. The same seed and index give the same
 """
 
 import functools
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import jax
@@ -20,8 +21,9 @@ from jaxlm.data import head, paint
 from jaxlm.data.builders import FaceBuilder
 from jaxlm.data.schemes import FACES68_OF_FACES98
 
+_BATCH = 16
+_LARGEST_SCALE = 0.8 / 160  # pixels a millimetre and a pixel of the picture's side
 SUBSETS = ("frontal", "pose", "expression", "occlusion", "blur")
-_PATCH = 10  # pixels; the head's largest triangle at the largest scale
 
 
 class Scene(NamedTuple):
@@ -39,15 +41,15 @@ class Scene(NamedTuple):
         tint: (3,) colour of the light.
     """
 
-    identity: Float[Array | np.ndarray, "*B 40"]
-    expression: Float[Array | np.ndarray, "*B 10"]
-    angles: Float[Array | np.ndarray, "*B 3"]
-    scale: Float[Array | np.ndarray, "*B"]
-    center: Float[Array | np.ndarray, "*B 2"]
-    light: Float[Array | np.ndarray, "*B 3"]
-    ambient: Float[Array | np.ndarray, "*B"]
-    shine: Float[Array | np.ndarray, "*B"]
-    tint: Float[Array | np.ndarray, "*B 3"]
+    identity: Any
+    expression: Any
+    angles: Any
+    scale: Any
+    center: Any
+    light: Any
+    ambient: Any
+    shine: Any
+    tint: Any
 
 
 class Rendering(NamedTuple):
@@ -72,7 +74,7 @@ def sample_scene(rng: np.random.Generator, size: int) -> Scene:
     yaw = np.deg2rad(np.clip(rng.standard_normal() * 26, -60, 60) if rng.random() < 0.7 else rng.uniform(-60, 60))
     pitch = np.deg2rad(np.clip(rng.standard_normal() * 11, -28, 28))
     roll = np.deg2rad(np.clip(rng.standard_normal() * 9, -30, 30))
-    scale = size / 160 * rng.uniform(0.62, 0.8)
+    scale = size * _LARGEST_SCALE * rng.uniform(0.77, 1.0)
     light = np.array([rng.uniform(-1, 1), rng.uniform(-0.3, 1), rng.uniform(0.35, 1.2)])
     middle = np.array([0.5 * size, 0.5 * size - 38 * scale])
     middle = middle + rng.uniform(-0.05, 0.05, size=2) * size + np.array([24 * scale * np.sin(yaw), 0])
@@ -90,7 +92,7 @@ def sample_scene(rng: np.random.Generator, size: int) -> Scene:
 
 
 def _sample_expression(rng: np.random.Generator) -> np.ndarray:
-    strength = dict.fromkeys(head.EXPRESSIONS, 0.0)
+    strength: dict[str, float] = {name: 0.0 for name in head.EXPRESSIONS}
     mouth = rng.random()
     if mouth < 0.5:
         strength["mouth_closed"] = rng.uniform(0.7, 1.0)
@@ -108,13 +110,31 @@ def _sample_expression(rng: np.random.Generator) -> np.ndarray:
     return np.array(list(strength.values()))
 
 
-@functools.partial(jax.jit, static_argnames="size")
-def _render(scenes: Scene, textures: Float[Array, "B T T 3"], model, candidates: Int[Array, "33 n"], *, size: int):
+def _patches(scale: float) -> tuple[tuple[int, int], ...]:
+    """Window sizes for the head's triangles, smallest first, at up to `scale` pixels a millimetre."""
+    model = head.head()
+    # Identity modes stretch some triangles, but an edge seldom lies along an axis in full view.
+    pixels = scale * head.triangle_sizes(*map(np.asarray, (model.mean, model.expression, model.triangles))) + 1
+    bounds = [math.ceil(np.quantile(pixels, share)) for share in (0.3, 0.6, 0.85, 0.97, 0.99, 1.0)]
+    counts = np.diff([0, *np.searchsorted(pixels, bounds[:-1], side="right"), len(pixels)])
+    return tuple((int(count), bound) for count, bound in zip(counts, bounds, strict=True))
+
+
+@functools.partial(jax.jit, static_argnames=("size", "patches"))
+def _render(
+    scenes: Scene,
+    textures: Float[Array, "B T T 3"],
+    model: morphable.MorphableModel,
+    candidates: Int[Array, "33 n"],
+    *,
+    size: int,
+    patches: tuple[tuple[int, int], ...],
+) -> Rendering:
     def one(scene: Scene, texture):
         turn = morphable.rotation(*scene.angles)
         vertices = morphable.shape(model, scene.identity, scene.expression)
         pixels = morphable.project(vertices, turn, scene.scale, scene.center)
-        fragments = render.rasterize(pixels, model.triangles, shape=(size, size), patch=_PATCH, cull=0.6)
+        fragments = render.rasterize(pixels, model.triangles, shape=(size, size), patches=patches)
         normals = render.vertex_normals(vertices, model.triangles) @ turn.T
         attributes = jnp.concatenate([normals, model.uv], axis=1)
         seen = render.interpolate(fragments, model.triangles, attributes)
@@ -158,9 +178,10 @@ def _landmarks(pixels, vertices, candidates, yaw):
 
 def render_faces(scenes: Scene, textures: np.ndarray, size: int) -> Rendering:
     """Renders a batch of scenes with textures (B, T, T, 3) at `size` × `size`."""
-    model = jax.tree.map(jnp.asarray, head.head())
-    candidates = jnp.asarray(head.contour_candidates(head.head()), jnp.int32)
-    return _render(jax.tree.map(jnp.asarray, scenes), jnp.asarray(textures, jnp.float32), model, candidates, size=size)
+    model = head.head()
+    candidates = jnp.asarray(head.contour_candidates(model), jnp.int32)
+    scenes, patches = jax.tree.map(jnp.asarray, scenes), _patches(_LARGEST_SCALE * size)
+    return _render(scenes, jnp.asarray(textures, jnp.float32), model, candidates, size=size, patches=patches)
 
 
 def photographs(seed: int, start: int, count: int, size: int) -> Iterator[dict[str, np.ndarray]]:
@@ -169,16 +190,26 @@ def photographs(seed: int, start: int, count: int, size: int) -> Iterator[dict[s
     Yields:
         image (size, size, 3) uint8, landmarks (98, 2), visibility (98,), subsets: tuple of names.
     """
-    batch = 16
-    for first in range(start, start + count, batch):
-        rngs = [np.random.default_rng([seed, index]) for index in range(first, first + batch)]
+    pending = None
+    for first in range(start, start + count, _BATCH):
+        rngs = [np.random.default_rng([seed, index]) for index in range(first, first + _BATCH)]
         scenes = [sample_scene(rng, size) for rng in rngs]
-        painted = [paint.paint_texture(rng) for rng in rngs]
+        textures, hairs = zip(*(paint.paint_texture(rng) for rng in rngs), strict=True)
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *scenes)
-        rendering = jax.device_get(render_faces(stacked, np.stack([texture for texture, _ in painted]), size))
-        for i in range(min(batch, start + count - first)):
-            faces = (rendering.color[i], rendering.alpha[i], rendering.landmarks[i], rendering.visible[i])
-            yield _photograph(rngs[i], scenes[i], *faces, painted[i][1])
+        rendering = render_faces(stacked, np.stack(textures), size)
+        # While the device renders this batch, the host finishes the one before.
+        if pending is not None:
+            yield from _photograph_batch(*pending)
+        pending = rngs, scenes, hairs, rendering, start + count - first
+    if pending is not None:
+        yield from _photograph_batch(*pending)
+
+
+def _photograph_batch(rngs, scenes, hairs, rendering, wanted: int) -> Iterator[dict[str, np.ndarray]]:
+    rendering = jax.device_get(rendering)
+    for i in range(min(_BATCH, wanted)):
+        faces = (rendering.color[i], rendering.alpha[i], rendering.landmarks[i], rendering.visible[i])
+        yield _photograph(rngs[i], scenes[i], *faces, hairs[i])
 
 
 def _photograph(rng, scene: Scene, color, alpha, landmarks, visible, hair) -> dict:
@@ -212,7 +243,7 @@ def _blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     kernel = np.zeros((length, length), np.float32)
     angle = rng.uniform(0, np.pi)
     middle = (length - 1) / 2
-    ends = [tuple(int(round(middle + s * middle * f(angle))) for f in (np.cos, np.sin)) for s in (-1, 1)]
+    ends = [tuple(round(middle + s * middle * f(angle)) for f in (np.cos, np.sin)) for s in (-1, 1)]
     cv2.line(kernel, ends[0], ends[1], 1.0, 1)
     return cv2.filter2D(image, -1, kernel / kernel.sum())
 
@@ -229,7 +260,9 @@ class RenderedFaces(FaceBuilder):
 
     SUBSETS = SUBSETS
 
-    def __init__(self, root: str | Path, cache: str | Path, *, num_train: int, num_test: int, size: int, seed: int, **options):
+    def __init__(
+        self, root: str | Path, cache: str | Path, *, num_train: int, num_test: int, size: int, seed: int, **options
+    ):
         self.counts, self.size, self.seed = {"train": num_train, "test": num_test}, size, seed
         if min(self.counts.values()) < 1 or size < 32:
             raise ValueError("num_train and num_test must be at least 1 and size at least 32.")
@@ -255,12 +288,17 @@ class RenderedFaces(FaceBuilder):
             order = FACES68_OF_FACES98 if self.scheme.num_landmarks == 68 else np.arange(98)
             landmarks = face["landmarks"][order]
             flags = [name in face["subsets"] for name in SUBSETS]
-            yield f"{number:08d}", {
-                "image": cv2.imencode(".jpg", face["image"][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes(),
-                "key": f"{split}/{number:06d}",
-                "landmarks": landmarks.astype(np.float32),
-                "mask": np.ones(len(order), np.uint8),
-                "visibility": face["visibility"][order],
-                "bbox": geometry.box_of_points(face["landmarks"]).astype(np.float32),
-                "subsets": np.array(flags, np.uint8),
-            }
+            yield (
+                f"{number:08d}",
+                {
+                    "image": cv2.imencode(".jpg", face["image"][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[
+                        1
+                    ].tobytes(),
+                    "key": f"{split}/{number:06d}",
+                    "landmarks": landmarks.astype(np.float32),
+                    "mask": np.ones(len(order), np.uint8),
+                    "visibility": face["visibility"][order],
+                    "bbox": geometry.box_of_points(face["landmarks"]).astype(np.float32),
+                    "subsets": np.array(flags, np.uint8),
+                },
+            )

@@ -44,7 +44,7 @@ def conv_general_dilated(x: Array, kernel: Array, window_strides: Any, padding: 
     same = [((side - 1) // 2, (side - 1) // 2) for side in kernel.shape[:2]]
     plain = all(options.get(name) in (None, 1, (1, 1)) for name in ("lhs_dilation", "rhs_dilation"))
     odd = all(side % 2 == 1 for side in kernel.shape[:2])
+    plain &= options.get("feature_group_count", 1) == 1
     if tuple(window_strides) == (1, 1) and list(padding) == same and odd and plain:
-        if options.get("feature_group_count", 1) == 1:
-            return same_convolution(x, kernel)
+        return same_convolution(x, kernel)
     return lax.conv_general_dilated(x, kernel, window_strides, padding, **options)

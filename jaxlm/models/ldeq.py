@@ -1,8 +1,8 @@
 """The landmark deep equilibrium model (LDEQ), Micaelli et al., CVPR 2023, section 3.
 
-z* = f(z*, x; θ) with f(z, x; θ) = σ(h([x, z]; θ)) (Eqs. 1–3), landmarks p = Φ(z*). What the paper leaves open (the stem,
-the hourglass h, the norms) follows the released model. `LDEQ` holds the sizes and nothing else; all its methods are
-pure functions of the variables they are given.
+z* = f(z*, x; θ) with f(z, x; θ) = σ(h([x, z]; θ)) (Eqs. 1–3), landmarks p = Φ(z*). What the paper leaves open
+(the stem, the hourglass h, the norms) follows the released model. `LDEQ` holds the sizes and nothing else;
+all its methods are pure functions of the variables they are given.
 """
 
 import dataclasses
@@ -161,16 +161,16 @@ class LDEQ:
         stem = {"params": variables["params"]["stem"], "batch_stats": variables["batch_stats"]}
         images = imagenet_normalize(images.astype(jnp.float32))
         if not train:
-            return self._stem.apply(stem, images, False), variables["batch_stats"]
+            x: Any = self._stem.apply(stem, images, False)
+            return x, variables["batch_stats"]
         x, updated = self._stem.apply(stem, images, True, mutable=["batch_stats"])
         return x, updated["batch_stats"]
 
-    def cell(
-        self, z: Float[Array, "B h w K"], args: tuple[Any, Float[Array, "B h w C"]]
-    ) -> Float[Array, "B h w K"]:
+    def cell(self, z: Float[Array, "B h w K"], args: tuple[Any, Float[Array, "B h w C"]]) -> Float[Array, "B h w K"]:
         """f(z, x; θ) with args = (params of the cell, x): the form that `equilibrium` takes."""
         params, x = args
-        return self._cell.apply({"params": params}, z, x)
+        heatmaps: Any = self._cell.apply({"params": params}, z, x)
+        return heatmaps
 
     def initial_heatmaps(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B h w K"]:
         """z⁰ = 0 for these images."""

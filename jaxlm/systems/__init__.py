@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxtyping import Array, Float
-from ml_collections import ConfigDict
+
+from jaxlm.config import Config
 
 
 class TrainState(NamedTuple):
@@ -59,7 +60,7 @@ class System(NamedTuple):
     predict: Callable[[Any, Array], Prediction]
 
 
-def build(config: ConfigDict) -> System:
+def build(config: Config) -> System:
     """The system that `config.system` names.
 
     Raises:

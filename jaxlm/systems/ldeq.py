@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from ml_collections import ConfigDict
 
 from jaxlm import heatmaps, implicit, losses, metrics, solvers
+from jaxlm.config import Config
 from jaxlm.data.schemes import get_scheme
 from jaxlm.models.ldeq import LDEQ, PRESETS, Output
 from jaxlm.optim import apply_gradients, make_optimizer
@@ -21,7 +21,7 @@ SOLVERS = {
 }
 
 
-def build(config: ConfigDict) -> System:
+def build(config: Config) -> System:
     """System of `config.model`, `config.solver`, `config.adjoint`, `config.loss` and `config.optim`.
 
     Raises:
@@ -129,7 +129,7 @@ def confidence(z: Float[Array, "B h w K"]) -> Float[Array, "B K"]:
     return 1.0 / (1.0 + heatmaps.spread(z))
 
 
-def make_model(config: ConfigDict) -> LDEQ:
+def make_model(config: Config) -> LDEQ:
     """The network of `config.model`."""
     if config.model.preset not in PRESETS:
         raise ValueError(f"There is no preset {config.model.preset!r}; choose one of {', '.join(PRESETS)}.")
@@ -144,7 +144,7 @@ def make_model(config: ConfigDict) -> LDEQ:
     )
 
 
-def make_solver(settings: ConfigDict) -> implicit.Solver:
+def make_solver(settings: Config) -> implicit.Solver:
     """Solver of {name, tol, max_steps, relative, beta, memory}; `memory` is for Anderson and Broyden."""
     if settings.name not in SOLVERS:
         raise ValueError(f"There is no solver {settings.name!r}; choose one of {', '.join(SOLVERS)}.")

@@ -1,0 +1,90 @@
+"""LDEQ on rendered faces: the first command of the README. Nothing to download, minutes on two CPU cores.
+
+Paper: Micaelli et al., CVPR 2023. Expect an inter-ocular NME of about 4 % on unseen rendered faces.
+
+    python train.py --config=configs/quickstart.py --workdir=runs/quickstart
+    python eval.py --workdir=runs/quickstart
+
+The faces are rendered once into `data.cache`. Variant: `:smoke` (CPU seconds).
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config: Any = ConfigDict()
+    config.system = "ldeq"
+    config.scheme = "faces68"  # or faces98
+    config.seed = 0
+    config.image_size = 64
+    config.loss = "l1"  # mse, l1 or smooth_l1, on coordinates in units of the image's side
+    config.gradient = "jacobian_free"  # implicit, jacobian_free, phantom or unrolled
+    config.jacobian_weight = 0.0  # of the Jacobian regularisation
+
+    config.model = ConfigDict(dict(preset="tiny", temperature=2.5, dtype="float32", explicit=False))
+    config.solver = ConfigDict(
+        dict(name="fixed_point_iteration", tol=5e-3, max_steps=2, relative=True, beta=1.0, memory=6)
+    )
+    config.adjoint = ConfigDict(dict(name="anderson", tol=5e-3, max_steps=6, relative=True, beta=1.0, memory=6))
+    config.phantom = ConfigDict(dict(steps=3, damping=0.8))
+
+    config.data = ConfigDict()
+    config.data.root = "."
+    config.data.cache = "~/.cache/jaxlm"
+    config.data.crop = "gt"
+    config.data.normalizer = "inter_ocular"
+    config.data.threads = 2
+    config.data.sources = ConfigDict()
+    config.data.sources.rendered = ConfigDict(
+        dict(
+            builder="rendered",
+            root="",
+            train_split="train",
+            weight=1.0,
+            num_train=2400,
+            num_test=300,
+            size=160,
+            seed=0,
+        )
+    )
+
+    config.augment = ConfigDict(
+        dict(
+            rotation=20.0,
+            scale=0.1,
+            translation=0.04,
+            flip=0.5,
+            blur=0.1,
+            noise=0.1,
+            occlusion=0.2,
+            color=0.3,
+            grey=0.1,
+            low_resolution=0.1,
+        )
+    )
+
+    config.optim = ConfigDict(
+        dict(
+            name="adamw",
+            learning_rate=2e-3,
+            weight_decay=1e-4,
+            schedule="cosine",
+            warmup_steps=100,
+            drop_at=(0.6, 0.85),
+            drop=0.1,
+            clip_norm=1.0,
+            ema=0.995,
+        )
+    )
+    config.train = ConfigDict(dict(batch_size=32, num_steps=1200, log_every=50, checkpoint_every=400))
+    config.eval = ConfigDict(dict(batch_size=64, flip_average=True, limit=200))
+    config.eval.sets = ("rendered:test",)  # source:split; the first chooses the best checkpoint
+
+    if variant == "smoke":
+        config.train.update(dict(num_steps=6, batch_size=8, log_every=2, checkpoint_every=3))
+        config.data.sources.rendered.update(dict(num_train=48, num_test=16))
+    elif variant:
+        raise ValueError(f"There is no variant {variant!r}; choose smoke.")
+    return config

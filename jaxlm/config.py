@@ -1,0 +1,8 @@
+"""The type of an experiment's config: an `ml_collections.ConfigDict`, which a type checker takes as it comes."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    Config = Any
+else:
+    pass
