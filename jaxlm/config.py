@@ -2,7 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
+import ml_collections
+
 if TYPE_CHECKING:
     Config = Any
 else:
-    pass
+    Config = ml_collections.ConfigDict

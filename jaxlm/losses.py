@@ -1,6 +1,7 @@
 """Losses, elementwise and unreduced; `masked_mean` reduces them over what exists."""
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 
@@ -11,7 +12,8 @@ def mse(pred: Float[Array, "*S"], target: Float[Array, "*S"]) -> Float[Array, "*
 
 def l1(pred: Float[Array, "*S"], target: Float[Array, "*S"]) -> Float[Array, "*S"]:
     """Absolute error; its gradient at zero error is zero."""
-    return jnp.abs(pred - target)
+    error = pred - target
+    return error * lax.stop_gradient(jnp.sign(error))  # jnp.abs has slope 1 at 0
 
 
 def smooth_l1(pred: Float[Array, "*S"], target: Float[Array, "*S"], beta: float = 1.0) -> Float[Array, "*S"]:

@@ -118,7 +118,7 @@ def sample_texture(texture: Float[Array, "h w C"], uv: Float[Array, "*B 2"]) -> 
     return upper * (1 - down) + lower * down
 
 
-def _barycentric(corners: Float[Array, "*B 3 3"], points: Float[Array, "*B 2"]) -> Float[Array, "*B 3"]:
+def _barycentric(corners: Float[Array, "*#B 3 3"], points: Float[Array, "*#B 2"]) -> Float[Array, "*B 3"]:
     """Weights of the corners (…, 3 corners, xyz) at the points; far outside for a triangle without area."""
     a, b, c = (corners[..., i, :2] for i in range(3))
 

@@ -156,7 +156,11 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         }
 
     def prepare(self) -> None:
-        """Writes the cache where it does not exist yet; prints what was skipped."""
+        """Writes the cache where it does not exist yet; prints what is missing or was skipped."""
+        missing = [path for path in self.annotation_files() if not path.exists()]
+        if missing:
+            names = ", ".join(str(path.relative_to(self.root)) for path in missing)
+            print(f"{type(self).__name__}: {self.root} lacks {names}; going on with the rest.")
         config = tfds.download.DownloadConfig(register_checksums=False)
         with _quiet():
             self.download_and_prepare(download_config=config)
@@ -185,9 +189,6 @@ class Wflw(FaceBuilder):
     def published_splits(self):
         images = self.root / "WFLW_images"
         lists = {split: self.root / self.LIST.format(split) for split in ("train", "test")}
-        for split, path in lists.items():
-            if not path.exists():
-                print(f"Wflw: {path} is missing, so there is no split {split!r}.")
         return {split: readers.read_wflw(path, images) for split, path in lists.items() if path.exists()}
 
 
@@ -215,9 +216,6 @@ class ThreeHundredW(FaceBuilder):
             )
 
     def published_splits(self):
-        missing = [str(path.relative_to(self.root)) for path in self.annotation_files() if not path.is_dir()]
-        if missing:
-            print(f"ThreeHundredW: {self.root} lacks {', '.join(missing)}; going on with the rest.")
         splits = {}
         for split, folders in self.FOLDERS.items():
             present = {folder: subsets for folder, subsets in folders.items() if (self.root / folder).is_dir()}

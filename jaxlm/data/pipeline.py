@@ -110,7 +110,8 @@ def train_batches(config: Config, *, process_index: int = 0, process_count: int 
         weights.append(float(config.data.sources[name].weight))
     mixed = grain.MapDataset.mix(parts, weights) if len(parts) > 1 else parts[0]
     crop = CropTransform(config, Augmentation(**config.augment.to_dict()))
-    dataset = mixed.seed(config.seed)[process_index::process_count].random_map(crop)
+    # Sliced after the random map, whose seeds go by position: a sample is the same however many processes there are.
+    dataset = mixed.seed(config.seed).random_map(crop)[process_index::process_count]
     batches = dataset.batch(batch_size // process_count, drop_remainder=True)
     return batches.to_iter_dataset(grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=16))
 

@@ -270,6 +270,9 @@ class RenderedFaces(FaceBuilder):
         if self.scheme.name not in ("faces98", "faces68"):
             raise ValueError(f"Rendered faces have 98 or 68 landmarks; the scheme {self.scheme.name!r} does not.")
 
+    def annotation_files(self):
+        return []
+
     def check_root(self):
         pass
 

@@ -1,0 +1,92 @@
+"""Small data sets in the published layouts, made of drawn faces, for the tests."""
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from jaxlm.data import head
+from jaxlm.data.schemes import FACES68_OF_FACES98
+
+
+def face(seed: int, size: int = 96, count: int = 68) -> tuple[np.ndarray, np.ndarray]:
+    """A picture (size, size, 3) uint8 BGR and its landmarks (count, 2)."""
+    rng = np.random.default_rng(seed)
+    shape = head.landmarks98()[:, :2] * [1, -1]
+    if count == 68:
+        shape = shape[FACES68_OF_FACES98]
+    scale = size / 190 * rng.uniform(0.85, 1.1)
+    points = shape * scale + size * np.array([0.5, 0.32]) + rng.normal(size=2)
+    image = np.full((size, size, 3), rng.integers(40, 200, size=3), np.uint8)
+    for x, y in points:
+        cv2.circle(image, (round(x), round(y)), 1, (255, 255, 255), -1)
+    return image, points
+
+
+def write_pts(folder: Path, count: int, *, prefix: str = "image") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        image, points = face(number)
+        cv2.imwrite(str(folder / f"{prefix}_{number:03d}.png"), image)
+        lines = "\n".join(f"{x + 1:.4f} {y + 1:.4f}" for x, y in points)
+        text = f"version: 1\nn_points: 68\n{{\n{lines}\n}}\n"
+        (folder / f"{prefix}_{number:03d}.pts").write_text(text)
+
+
+def write_csv(folder: Path, count: int, *, missing: int = 3) -> Path:
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    header = ["image", *[f"{axis}{i}" for i in range(68) for axis in "xy"]]
+    with (folder / "landmarks.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for number in range(count):
+            image, points = face(number)
+            name = f"person {number // 2}_{number % 2}.jpg"
+            cv2.imwrite(str(folder / "images" / name), image)
+            cells = [f"{v:.3f}" for v in points.ravel()]
+            cells[: 2 * missing] = [""] * (2 * missing)
+            writer.writerow([name, *cells])
+    return folder / "landmarks.csv"
+
+
+def write_coco(folder: Path, count: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for number in range(count):
+        image, points = face(number)
+        cv2.imwrite(str(folder / f"{number}.png"), image)
+        images.append({"id": number, "file_name": f"{number}.png"})
+        keypoints = np.concatenate([points, np.full((68, 1), 2.0)], axis=1)
+        keypoints[0] = 0  # a missing landmark
+        keypoints[1, 2] = 1  # an occluded one
+        low, high = points.min(axis=0), points.max(axis=0)
+        annotations.append(
+            {
+                "image_id": number,
+                "keypoints": keypoints.ravel().tolist(),
+                "bbox": [*low.tolist(), *(high - low).tolist()],
+            }
+        )
+    path = folder / "faces.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    return path
+
+
+def write_wflw(root: Path, train: int, test: int) -> None:
+    images = root / "WFLW_images" / "0--Parade"
+    lists = root / "WFLW_annotations" / "list_98pt_rect_attr_train_test"
+    images.mkdir(parents=True, exist_ok=True)
+    lists.mkdir(parents=True, exist_ok=True)
+    for split, count in (("train", train), ("test", test)):
+        lines = []
+        for number in range(count):
+            image, points = face(number, count=98)
+            name = f"0--Parade/{split} {number}.png"
+            cv2.imwrite(str(root / "WFLW_images" / name), image)
+            box = [*np.floor(points.min(axis=0)), *np.ceil(points.max(axis=0))]
+            flags = [int(number % 2 == 0), 0, 0, 0, int(number % 3 == 0), 0]
+            numbers = [*points.ravel(), *box, *flags]
+            lines.append(" ".join(f"{v:.4f}" if v % 1 else f"{int(v)}" for v in numbers) + f" {name}")
+        (lists / f"list_98pt_rect_attr_{split}.txt").write_text("\n".join(lines) + "\n")

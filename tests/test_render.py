@@ -1,0 +1,149 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlm import morphable, render
+from jaxlm.data import head, rendered
+from jaxlm.data.schemes import FACES98
+
+
+def dense_rasterize(vertices, triangles, height, width):
+    """Every pixel against every triangle, in float64."""
+    depth = np.full((height, width), -np.inf)
+    found = np.full((height, width), -1)
+    ys, xs = np.mgrid[:height, :width].astype(float)
+    for number, corners in enumerate(vertices[triangles].astype(float)):
+        a, b, c = corners[:, :2]
+        area = np.cross(b - a, c - a)
+        if abs(area) < 1e-9:
+            continue
+        p = np.stack([xs, ys], axis=-1)
+        v = ((p[..., 0] - a[0]) * (c - a)[1] - (p[..., 1] - a[1]) * (c - a)[0]) / area
+        w = ((b - a)[0] * (p[..., 1] - a[1]) - (b - a)[1] * (p[..., 0] - a[0])) / area
+        inside = (v >= 0) & (w >= 0) & (v + w <= 1)
+        z = corners[0, 2] + v * (corners[1, 2] - corners[0, 2]) + w * (corners[2, 2] - corners[0, 2])
+        nearer = inside & (z > depth)
+        depth[nearer], found[nearer] = z[nearer], number
+    return found, depth
+
+
+@pytest.mark.filterwarnings("ignore:Arrays of 2-dimensional vectors:DeprecationWarning")
+def test_rasterizer_agrees_with_brute_force():
+    rng = np.random.default_rng(0)
+    centers = rng.uniform(-2, 34, size=(60, 1, 2))
+    corners = np.concatenate(
+        [centers + rng.uniform(-5, 5, size=(60, 3, 2)), rng.uniform(0, 9, size=(60, 3, 1))], axis=2
+    )
+    vertices = corners.reshape(-1, 3).astype(np.float32)
+    triangles = np.arange(180, dtype=np.int32).reshape(60, 3)
+    fragments = render.rasterize(
+        jnp.asarray(vertices), jnp.asarray(triangles), shape=(24, 32), patches=((20, 11), (40, 12))
+    )
+    found, depth = dense_rasterize(vertices, triangles, 24, 32)
+    assert (found >= 0).mean() > 0.2
+    assert (fragments.triangle == found).mean() > 0.995  # edges and near ties may fall either way
+    agree = np.asarray(fragments.triangle) == found
+    np.testing.assert_allclose(np.asarray(fragments.depth)[agree], depth[agree], rtol=1e-4, atol=1e-4)
+
+
+def test_interpolation_is_linear_and_normals_point_outwards():
+    vertices = jnp.array([[2.0, 2.0, 0.0], [20.0, 3.0, 5.0], [4.0, 18.0, 1.0]])
+    triangles = jnp.array([[0, 1, 2]])
+    fragments = render.rasterize(vertices, triangles, shape=(24, 24), patches=((1, 20),))
+    position = render.interpolate(fragments, triangles, vertices)
+    rows, columns = np.nonzero(np.asarray(fragments.triangle) == 0)
+    np.testing.assert_allclose(position[rows, columns, 0], columns, atol=1e-4)
+    np.testing.assert_allclose(position[rows, columns, 1], rows, atol=1e-4)
+    model = head.head()
+    normals = render.vertex_normals(model.mean, model.triangles)
+    nose = model.landmarks[54]
+    assert normals[nose, 2] > 0.5 and normals[model.landmarks[0], 0] < -0.5
+
+
+def test_texture_samples_pixel_centres():
+    texture = jnp.arange(12.0).reshape(3, 4, 1)
+    uv = jnp.array([[(2 + 0.5) / 4, (1 + 0.5) / 3], [0.0, 0.0], [(1 + 1.0) / 4, 0.5 / 3]])
+    np.testing.assert_allclose(render.sample_texture(texture, uv)[:, 0], [6.0, 0.0, 1.5], atol=1e-5)
+
+
+def test_groups_must_cover_all_triangles():
+    with pytest.raises(ValueError, match="do not add up to 1"):
+        render.rasterize(jnp.zeros((3, 3)), jnp.array([[0, 1, 2]]), shape=(4, 4), patches=((2, 4),))
+
+
+def test_rotation_conventions():
+    zero, quarter = jnp.asarray(0.0), jnp.asarray(np.pi / 2)
+    forward, up = jnp.array([0.0, 0.0, 1.0]), jnp.array([0.0, 1.0, 0.0])
+    np.testing.assert_allclose(morphable.rotation(quarter, zero, zero) @ forward, [1, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(morphable.rotation(zero, quarter, zero) @ forward, [0, 1, 0], atol=1e-6)
+    np.testing.assert_allclose(morphable.rotation(zero, zero, quarter) @ up, [-1, 0, 0], atol=1e-6)
+    pixels = morphable.project(jnp.array([[1.0, 2.0, 3.0]]), jnp.eye(3), jnp.asarray(10.0), jnp.array([5.0, 6.0]))
+    np.testing.assert_allclose(pixels, [[15.0, -14.0, 30.0]])
+
+
+def test_the_head_has_its_landmarks_where_they_were_placed():
+    model = head.head()
+    assert model.identity.shape[2] == 40 and model.expression.shape[2] == len(head.EXPRESSIONS) == 10
+    assert len(set(np.asarray(model.landmarks).tolist())) == 98
+    offset = np.asarray(model.mean)[np.asarray(model.landmarks)] - head.landmarks98()
+    assert np.abs(offset).max() < 2.5  # millimetres, of a head of 277
+    flip = FACES98.flip
+    mirrored = np.asarray(model.mean)[np.asarray(model.landmarks)][flip] * [-1, 1, 1]
+    np.testing.assert_allclose(mirrored, np.asarray(model.mean)[np.asarray(model.landmarks)], atol=0.6)
+
+
+def test_modes_do_what_they_are_called():
+    model = head.head()
+    where = np.asarray(model.landmarks)
+
+    def landmarks(name, strength=1.0):
+        expression = jnp.zeros(10).at[head.EXPRESSIONS.index(name)].set(strength)
+        return np.asarray(morphable.shape(model, jnp.zeros(40), expression))[where]
+
+    neutral = landmarks("smile", 0.0)
+    gap = lambda p: p[90, 1] - p[94, 1]  # noqa: E731 between the inner lips
+    assert gap(landmarks("mouth_open")) > gap(neutral) + 18
+    assert -0.2 <= gap(landmarks("mouth_closed")) < 0.4 * gap(neutral)
+    lids = lambda p: p[62, 1] - p[66, 1]  # noqa: E731
+    assert 0 <= lids(landmarks("eyes_closed")) < 0.25 * lids(neutral)
+    assert landmarks("smile")[76, 1] > neutral[76, 1] + 3 and landmarks("smile")[82, 0] > neutral[82, 0] + 3
+    assert landmarks("brows_up")[35, 1] > neutral[35, 1] + 4
+
+
+def test_rendered_faces_are_reproducible_and_exact():
+    faces = list(rendered.photographs(5, 3, 4, 96))
+    again = list(rendered.photographs(5, 5, 1, 96))
+    np.testing.assert_array_equal(faces[2]["image"], again[0]["image"])
+    assert np.abs(faces[0]["image"].astype(int) - faces[1]["image"]).mean() > 5
+    for one in faces:
+        assert one["image"].shape == (96, 96, 3) and one["landmarks"].shape == (98, 2)
+        assert one["visibility"].mean() > 0.3 and np.isfinite(one["landmarks"]).all()
+
+
+def test_windows_lose_no_pixel(monkeypatch):
+    rngs = [np.random.default_rng([9, i]) for i in range(6)]
+    scenes = [rendered.sample_scene(rng, 160)._replace(scale=np.float32(0.8)) for rng in rngs]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *scenes)
+    textures = np.zeros((6, 8, 8, 3), np.float32)
+    quick = rendered.render_faces(stacked, textures, 160)
+    monkeypatch.setattr(rendered, "_patches", lambda scale: ((len(head.head().triangles), 40),))
+    safe = rendered.render_faces(stacked, textures, 160)
+    assert safe.alpha.sum() > 40000
+    np.testing.assert_array_equal(quick.alpha, safe.alpha)
+
+
+def test_hidden_contour_slides_onto_the_outline():
+    rng = np.random.default_rng(0)
+    scene = rendered.sample_scene(rng, 160)._replace(
+        angles=np.array([0.8, 0.0, 0.0], np.float32),
+        identity=np.zeros(40, np.float32),
+        expression=np.zeros(10, np.float32),
+    )
+    stacked = jax.tree.map(lambda leaf: np.asarray(leaf)[None], scene)
+    faces = rendered.render_faces(stacked, np.zeros((1, 8, 8, 3), np.float32), 160)
+    alpha, contour = np.asarray(faces.alpha[0]), np.asarray(faces.landmarks[0, 22:31])
+    for x, y in contour:  # the far side lies within two pixels of the edge of the head
+        row = alpha[int(round(y))]
+        edge = np.flatnonzero(row).max()
+        assert abs(edge - x) < 2.5
