@@ -1,0 +1,138 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlm.models.blocks import average_pool, count_parameters, upsample_nearest
+from jaxlm.models.convolution import conv_general_dilated, same_convolution
+from jaxlm.models.ldeq import LDEQ, PRESETS, normalize_heatmaps, to_landmarks
+from jaxlm.solvers import anderson, fixed_point_iteration
+
+SOLVER = partial(anderson, tol=1e-3, max_steps=6)
+
+
+def small(**options):
+    return LDEQ(5, **{**PRESETS["tiny"], "depth": 2, **options})
+
+
+def parameters(**sizes):
+    shapes = jax.eval_shape(LDEQ(98, **sizes).init, jax.random.key(0))
+    return count_parameters(shapes["params"])
+
+
+def test_parameters_of_the_paper():
+    assert round(parameters(**PRESETS["paper"]) / 1e6, 1) == 21.8  # table 1
+    assert round(parameters(channels=224, width=224, growth=24, depth=4) / 1e6, 1) == 16.5
+    assert parameters(**PRESETS["tiny"]) < 0.4e6
+
+
+def test_flops_of_the_cell():
+    model = LDEQ(98, channels=224, width=224, growth=24)
+    params = jax.eval_shape(model.init, jax.random.key(0))["params"]["cell"]
+    z, x = (jax.ShapeDtypeStruct((1, 64, 64, c), jnp.float32) for c in (98, 224))
+    flops = jax.jit(model.cell).lower(z, (params, x)).compile().cost_analysis()["flops"]
+    np.testing.assert_allclose(flops, 23.7e9, rtol=0.01)
+
+
+def test_heatmaps_peak_at_one_and_landmarks_lie_inside():
+    model = small()
+    variables = model.init(jax.random.key(0))
+    images = jax.random.uniform(jax.random.key(1), (2, 48, 64, 3)) * 255
+    output = model(variables, images, solver=SOLVER)
+    assert output.heatmaps.shape == (2, 12, 16, 5)
+    np.testing.assert_allclose(output.heatmaps.max(axis=(1, 2)), 1.0)
+    assert (output.landmarks > 0).all() and (output.landmarks[..., 0] < 64).all() and (output.landmarks[..., 1] < 48).all()
+    assert output.stats.residual.shape == (2,)
+
+
+def test_temperature_sharpens():
+    logits = jax.random.normal(jax.random.key(0), (1, 4, 4, 2))
+    expected = np.exp((np.asarray(logits) - np.asarray(logits).max(axis=(1, 2), keepdims=True)) / 2.5)
+    np.testing.assert_allclose(normalize_heatmaps(logits, 2.5), expected, rtol=1e-6)
+
+
+def test_phi_returns_image_pixels():
+    z = jnp.zeros((1, 16, 16, 1)).at[0, 3, 10, 0].set(1.0)
+    np.testing.assert_allclose(to_landmarks(z)[0, 0], [10 * 4 + 1.5, 3 * 4 + 1.5])
+
+
+def test_the_equilibrium_is_one_and_a_warm_start_keeps_it():
+    model = small()
+    variables = model.init(jax.random.key(0))
+    images = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3)) * 255
+    solver = partial(fixed_point_iteration, tol=1e-6, max_steps=100)
+    cold = model(variables, images, solver=solver)
+    warm = model(variables, images, solver=solver, z0=cold.heatmaps)
+    assert cold.stats.converged.all() and warm.stats.num_steps <= 2 < cold.stats.num_steps
+    np.testing.assert_allclose(warm.landmarks, cold.landmarks, atol=1e-3)
+
+
+def test_explicit_mode_is_the_plain_iteration():
+    model = small()
+    variables = model.init(jax.random.key(0))
+    images = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3)) * 255
+    output, stages = model.explicit(variables, images, num_steps=4)
+    solver = partial(fixed_point_iteration, tol=0.0, max_steps=4)  # z3, and the tracked application
+    assert stages.shape == (4, 2, 5, 2)
+    np.testing.assert_allclose(model(variables, images, solver=solver).landmarks, output.landmarks, atol=2e-2)
+
+
+def test_bfloat16_keeps_float32_parameters_and_heatmaps():
+    full, half = small(), small(dtype=jnp.bfloat16)
+    variables = half.init(jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    images = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3)) * 255
+    output = half(variables, images, solver=SOLVER)
+    assert output.heatmaps.dtype == output.landmarks.dtype == jnp.float32
+    np.testing.assert_allclose(output.landmarks, full(variables, images, solver=SOLVER).landmarks, atol=0.6)
+
+
+def test_batch_statistics_move_in_training_only():
+    model = small()
+    variables = model.init(jax.random.key(0))
+    images = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3)) * 255
+    kept = model(variables, images, solver=SOLVER).batch_stats
+    moved = model(variables, images, solver=SOLVER, train=True).batch_stats
+    before = jax.tree.leaves(variables["batch_stats"])
+    assert all((a == b).all() for a, b in zip(before, jax.tree.leaves(kept), strict=True))
+    assert any((a != b).any() for a, b in zip(before, jax.tree.leaves(moved), strict=True))
+
+
+def test_sizes_that_do_not_divide_are_named():
+    model = small()
+    variables = model.init(jax.random.key(0))
+    with pytest.raises(ValueError, match="60 × 32 pixels, but both sides must be divisible by 16"):
+        model(variables, jnp.zeros((1, 32, 60, 3)), solver=SOLVER)
+    with pytest.raises(ValueError, match="divisible by 8"):
+        LDEQ(5, width=30)
+
+
+def test_pooling_and_upsampling_by_hand():
+    x = jnp.arange(4.0).reshape(1, 2, 2, 1)
+    up = upsample_nearest(x)
+    np.testing.assert_array_equal(up[0, :, :, 0], [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]])
+    np.testing.assert_array_equal(average_pool(up), x)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("side", [1, 3, 5])
+def test_convolution_and_its_gradients_are_xlas(side):
+    x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
+    kernel = jax.random.normal(jax.random.key(1), (side, side, 3, 4))
+    pad = [(side // 2, side // 2)] * 2
+
+    def reference(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), pad, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    weights = jax.random.normal(jax.random.key(2), (2, 7, 6, 4))
+    for ours, theirs in zip(
+        jax.value_and_grad(lambda *a: jnp.sum(weights * same_convolution(*a)), argnums=(0, 1))(x, kernel),
+        jax.value_and_grad(lambda *a: jnp.sum(weights * reference(*a)), argnums=(0, 1))(x, kernel),
+        strict=True,
+    ):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), ours, theirs)
+    numbers = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
+    strided = conv_general_dilated(x, kernel, (2, 2), pad, dimension_numbers=numbers)
+    np.testing.assert_allclose(strided, reference(x, kernel)[:, ::2, ::2], rtol=1e-10)
