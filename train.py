@@ -7,7 +7,9 @@ from jaxlm.app import one_sentence, quiet_logs, start_devices
 from jaxlm.training import train
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, configs/<name>.py or configs/<name>.py:smoke.")
-WORKDIR = flags.DEFINE_string("workdir", "", "Folder of checkpoints and logs; an existing run is continued.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of checkpoints and logs; an existing run is continued.", required=True
+)
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other hosts of the cluster first.")
 
 
@@ -20,5 +22,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
     app.run(main)

@@ -17,7 +17,7 @@ from jaxlm.data import pipeline
 from jaxlm.solvers import anderson, fixed_point_iteration
 from jaxlm.systems.ldeq import make_model
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Folder that train.py wrote.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py wrote.", required=True)
 BATCH = flags.DEFINE_integer("batch", 8, "Faces.")
 STEPS = flags.DEFINE_integer("steps", 60, "Most solver steps, forward and adjoint.")
 TOL = flags.DEFINE_float("tol", 1e-5, "Relative tolerance of both solvers.")
@@ -73,5 +73,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
     app.run(main)

@@ -52,23 +52,23 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.augment = ConfigDict(
         dict(
-            rotation=20.0,
-            scale=0.1,
-            translation=0.04,
+            rotation=15.0,
+            scale=0.08,
+            translation=0.03,
             flip=0.5,
-            blur=0.1,
-            noise=0.1,
-            occlusion=0.2,
-            color=0.3,
-            grey=0.1,
-            low_resolution=0.1,
+            blur=0.05,
+            noise=0.05,
+            occlusion=0.1,
+            color=0.2,
+            grey=0.05,
+            low_resolution=0.05,
         )
     )
 
     config.optim = ConfigDict(
         dict(
             name="adamw",
-            learning_rate=2e-3,
+            learning_rate=2.5e-3,
             weight_decay=1e-4,
             schedule="cosine",
             warmup_steps=100,
@@ -78,7 +78,7 @@ def get_config(variant: str = "") -> ConfigDict:
             ema=0.995,
         )
     )
-    config.train = ConfigDict(dict(batch_size=32, num_steps=1200, log_every=50, checkpoint_every=400))
+    config.train = ConfigDict(dict(batch_size=32, num_steps=1350, log_every=50, checkpoint_every=450))
     config.eval = ConfigDict(dict(batch_size=64, flip_average=True, limit=200))
     config.eval.sets = ("rendered:test",)  # source:split; the first chooses the best checkpoint
 

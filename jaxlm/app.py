@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import logging
-from ml_collections import ConfigDict
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
 
 from jaxlm import checkpoints, evaluation, systems
 from jaxlm.config import Config
@@ -52,6 +52,18 @@ def start_devices(distributed: bool) -> None:
     """Joins the other hosts where asked for; JAX finds them from the environment of the cluster."""
     if distributed:
         jax.distributed.initialize()
+
+
+def define_workdir_config(argv: list[str]) -> flags.FlagHolder:
+    """The flag --config of a program on a --workdir: a config file or, without one, the workdir's own config.
+
+    Either way every field can be overridden, as in --config.data.crop=hih.
+    """
+    names = [argument.lstrip("-") for argument in argv]
+    workdir = next((name.partition("=")[2] for name in names if name.startswith("workdir=")), "")
+    if not any(name.split("=")[0] == "config" for name in names) and (Path(workdir) / "config.json").exists():
+        return config_flags.DEFINE_config_dict("config", checkpoints.load_config(workdir))
+    return config_flags.DEFINE_config_file("config", None, "Experiment; the workdir's own where it is not given.")
 
 
 def workdir_config(given: Config | None, overrides: dict[str, Any], workdir: Path) -> Config:

@@ -113,11 +113,18 @@ def load_config(workdir: str | Path) -> Config:
     """
     path = Path(workdir).expanduser() / "config.json"
     try:
-        return ConfigDict(json.loads(path.read_text()))
+        return ConfigDict(_with_tuples(json.loads(path.read_text())))
     except FileNotFoundError:
         raise ValueError(f"{workdir} has no config.json: it is not a workdir that train.py wrote.") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON ({error}); restore it or train again.") from None
+
+
+def _with_tuples(value: Any) -> Any:
+    """JSON's lists back to the tuples that configs hold, which the command line can override."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def check_same_model(saved: Config, config: Config, workdir: Path) -> None:

@@ -156,24 +156,26 @@ def spectral_radius(
 ) -> Float[Array, " B"]:
     """Power-iteration estimate of |λ|max of ∂fun/∂z at z, per sample; below 1 the equilibrium attracts.
 
-    The growth of ‖Jᵏv‖ is averaged (geometrically) over the second half of the steps, so that a complex pair of
-    leading eigenvalues, under which the norm oscillates, is measured too.
+    J and Jᵀ have the same spectrum, and reverse mode is what every cell offers. The growth of ‖(Jᵀ)ᵏv‖ is averaged
+    (geometrically) over the second half of the steps, so that a complex pair of leading eigenvalues, under which the
+    norm oscillates, is measured too.
 
     Args:
         fun: (z, args) -> z.
         z: equilibrium, leaves (B, ...).
         args: parameters and injections.
         rng: key of the first vector.
-        num_steps: applications of J, at least 2.
+        num_steps: applications of Jᵀ, at least 2.
     """
     if num_steps < 2:
         raise ValueError(f"num_steps must be at least 2, got {num_steps}.")
+    vjp = jax.vjp(lambda z: fun(z, args), z)[1]
 
     def step(v, _):
         norm = jnp.sqrt(_squared_norm(v))
         safe = jnp.where(norm > 0, norm, 1.0)
         unit = jax.tree.map(lambda x: (x / _expand(safe, x)).astype(x.dtype), v)
-        return jax.jvp(lambda z: fun(z, args), (z,), (unit,))[1], norm
+        return vjp(unit)[0], norm
 
     v, norms = lax.scan(step, _random_like(rng, z), None, length=num_steps)
     growth = jnp.concatenate([norms[1:], jnp.sqrt(_squared_norm(v))[None]])

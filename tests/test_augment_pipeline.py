@@ -39,7 +39,7 @@ def bright_centers(image, points, radius=4):
     grey = np.clip(grey - np.median(grey) - 8, 0, None)
     found = []
     for x, y in points:
-        left, top = int(round(x)) - radius, int(round(y)) - radius
+        left, top = round(x) - radius, round(y) - radius
         window = grey[top : top + 2 * radius + 1, left : left + 2 * radius + 1]
         rows, columns = np.mgrid[top : top + window.shape[0], left : left + window.shape[1]]
         found.append([(window * columns).sum() / window.sum(), (window * rows).sum() / window.sum()])
@@ -52,7 +52,7 @@ def dot_record(size=96):
     sharp = np.full((8 * size, 8 * size), 60, np.uint8)
     dots = [8, 36, 45, 48, 54]
     for x, y in sample["landmarks"][dots]:
-        center = tuple(int(round((v + 0.5) * 8 * 16 - 8)) for v in (x, y))
+        center = tuple(round((v + 0.5) * 8 * 16 - 8) for v in (x, y))
         cv2.circle(sharp, center, 12 * 16, 255, -1, cv2.LINE_AA, 4)
     sample["image"] = np.dstack([cv2.resize(sharp, (size, size), interpolation=cv2.INTER_AREA)] * 3)
     return sample, dots

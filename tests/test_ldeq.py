@@ -43,7 +43,9 @@ def test_heatmaps_peak_at_one_and_landmarks_lie_inside():
     output = model(variables, images, solver=SOLVER)
     assert output.heatmaps.shape == (2, 12, 16, 5)
     np.testing.assert_allclose(output.heatmaps.max(axis=(1, 2)), 1.0)
-    assert (output.landmarks > 0).all() and (output.landmarks[..., 0] < 64).all() and (output.landmarks[..., 1] < 48).all()
+    assert (
+        (output.landmarks > 0).all() and (output.landmarks[..., 0] < 64).all() and (output.landmarks[..., 1] < 48).all()
+    )
     assert output.stats.residual.shape == (2,)
 
 

@@ -144,6 +144,6 @@ def test_hidden_contour_slides_onto_the_outline():
     faces = rendered.render_faces(stacked, np.zeros((1, 8, 8, 3), np.float32), 160)
     alpha, contour = np.asarray(faces.alpha[0]), np.asarray(faces.landmarks[0, 22:31])
     for x, y in contour:  # the far side lies within two pixels of the edge of the head
-        row = alpha[int(round(y))]
+        row = alpha[round(y)]
         edge = np.flatnonzero(row).max()
         assert abs(edge - x) < 2.5

@@ -54,7 +54,9 @@ def test_train_logs_checkpoints_and_evaluates(tmp_path, capsys):
     metrics = train(config, tmp_path / "run")
     assert metrics["nme"] == metrics["300w_nme"] > 0
     assert [line["step"] for line in lines(tmp_path / "run", "train")] == [2, 4]
-    assert {"loss", "nme", "grad_norm", "solver_steps", "samples_per_second"} <= set(lines(tmp_path / "run", "train")[0])
+    assert {"loss", "nme", "grad_norm", "solver_steps", "samples_per_second"} <= set(
+        lines(tmp_path / "run", "train")[0]
+    )
     assert list((tmp_path / "run" / "tensorboard").iterdir())
     steps = checkpoints.Checkpoints(tmp_path / "run", read_only=True)
     scored = {line["step"]: line["nme"] for line in lines(tmp_path / "run", "eval")}
@@ -157,7 +159,7 @@ def test_a_non_finite_loss_stops_the_run_and_names_the_checkpoint(tmp_path, monk
         return limited
 
     monkeypatch.setattr(training, "make_train_step", poisoned)
-    with pytest.raises(NonFiniteError, match="Step 4: the loss is nan .* last good checkpoint is step 2"):
+    with pytest.raises(NonFiniteError, match=r"Step 4: the loss is nan .* last good checkpoint is step 2"):
         train(config, tmp_path / "run")
     assert checkpoints.Checkpoints(tmp_path / "run", read_only=True).last_step == 2
 
@@ -243,7 +245,9 @@ def test_predictions_of_a_mirror_image_are_mirrored(tmp_path):
     mirrored = system.predict(state.variables, images[:, :, ::-1]).landmarks
     from jaxlm.data.schemes import FACES68
 
-    np.testing.assert_allclose(mirrored[:, FACES68.flip] * jnp.array([[[-1.0, 1.0]]]) + jnp.array([[[63.0, 0.0]]]), plain, atol=1e-3)
+    np.testing.assert_allclose(
+        mirrored[:, FACES68.flip] * jnp.array([[[-1.0, 1.0]]]) + jnp.array([[[63.0, 0.0]]]), plain, atol=1e-3
+    )
 
 
 class TestMistakes:

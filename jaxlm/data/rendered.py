@@ -71,7 +71,7 @@ class Rendering(NamedTuple):
 def sample_scene(rng: np.random.Generator, size: int) -> Scene:
     """A random person, pose up to ±60° yaw, expression and light, in a picture of `size` pixels."""
     identity = np.clip(rng.standard_normal(40) * 0.85, -2, 2)
-    yaw = np.deg2rad(np.clip(rng.standard_normal() * 26, -60, 60) if rng.random() < 0.7 else rng.uniform(-60, 60))
+    yaw = np.deg2rad(np.clip(rng.standard_normal() * 20, -60, 60) if rng.random() < 0.85 else rng.uniform(-60, 60))
     pitch = np.deg2rad(np.clip(rng.standard_normal() * 11, -28, 28))
     roll = np.deg2rad(np.clip(rng.standard_normal() * 9, -30, 30))
     scale = size * _LARGEST_SCALE * rng.uniform(0.77, 1.0)
@@ -277,7 +277,7 @@ class RenderedFaces(FaceBuilder):
         pass
 
     def fingerprint(self):
-        return ["renderer 1", str(self.counts), str(self.size), str(self.seed)]
+        return ["renderer 2", str(self.counts), str(self.size), str(self.seed)]
 
     def _split_generators(self, dl_manager):
         del dl_manager

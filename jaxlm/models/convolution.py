@@ -2,7 +2,8 @@
 
 XLA's CPU backend runs a convolution fast when its kernel is laid out HWIO. The kernel of an automatic input gradient
 is transposed and, inside a `while_loop`, stays so: each step of an adjoint solve then takes six times as long. Here
-the gradient's kernel is laid out once, outside the loop, as a residual (`benchmarks/adjoint.py` measures it).
+the gradient's kernel is laid out once, outside the loop, as a residual (`benchmarks/adjoint.py` measures it). The
+price: reverse mode only.
 """
 
 from typing import Any
