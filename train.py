@@ -10,14 +10,17 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, configs/<n
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of checkpoints and logs; an existing run is continued.", required=True
 )
-DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other hosts of the cluster first.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes; the cluster tells which.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where no cluster tells.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, likewise.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, likewise.")
 
 
 def main(argv):
     del argv
     quiet_logs()
     with one_sentence():
-        start_devices(DISTRIBUTED.value)
+        start_devices(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
         train(CONFIG.value, WORKDIR.value)
 
 

@@ -48,10 +48,19 @@ def quiet_logs() -> None:
     logging.set_verbosity(logging.WARNING)
 
 
-def start_devices(distributed: bool) -> None:
-    """Joins the other hosts where asked for; JAX finds them from the environment of the cluster."""
+def start_devices(
+    distributed: bool, coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Joins the other processes where asked for.
+
+    Args:
+        distributed: whether there are others. Without the rest, JAX asks the cluster's environment for it.
+        coordinator: host:port of process 0.
+        num_processes: of them all.
+        process_id: of this one.
+    """
     if distributed:
-        jax.distributed.initialize()
+        jax.distributed.initialize(coordinator, num_processes, process_id)
 
 
 def define_workdir_config(argv: list[str]) -> flags.FlagHolder:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from jaxlm import metrics, visualize
 from jaxlm.checkpoints import write_atomically
@@ -69,7 +68,7 @@ def evaluate(
     variables = jax.device_put(jax.device_get(variables), jax.sharding.NamedSharding(mesh, jax.P()))
     nme = np.full(len(source), np.nan)
     landmarks = np.zeros((len(source), source.scheme.num_landmarks, 2), np.float32)
-    for batch in tqdm(
+    for batch in progress(
         eval_batches(source, config, batch_size),
         total=-(-len(source) // batch_size),
         desc=source.name,

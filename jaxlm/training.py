@@ -12,14 +12,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
 from jaxlm import evaluation, systems
 from jaxlm.checkpoints import Checkpoints, write_config
 from jaxlm.config import Config
 from jaxlm.data import pipeline
+from jaxlm.progress import progress
 
 
 class NonFiniteError(RuntimeError):
@@ -61,9 +62,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     is_main = jax.process_index() == 0
     if is_main:
         write_config(workdir, config)
-    process = dict(process_index=jax.process_index(), process_count=jax.process_count())
-    batches = iter(pipeline.train_batches(config, **process))
-    validation = [pipeline.open_set(config, name) for name in config.eval.sets]
+    batches, validation = _open_data(config)
 
     rng = jax.random.key(config.seed)
     state = replicate(jax.jit(system.init)(rng), mesh)
@@ -77,7 +76,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     log = MetricLog(workdir, start) if is_main else None
     train_step, metrics = make_train_step(system), {}
     predict = jax.jit(system.predict)
-    bar = tqdm(total=config.train.num_steps, initial=start, unit="step", dynamic_ncols=True, disable=not is_main)
+    bar = progress(total=config.train.num_steps, initial=start, unit="step", disable=not is_main)
     pending: tuple[int, dict[str, jax.Array]] | None = None
     window = _Window(config.train.batch_size)
     try:
@@ -92,7 +91,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
                 _collect(pending, window, checkpoints)
                 pending = None
                 values = window.summary()
-                bar.set_postfix_str(_describe(values))
+                bar.set_postfix_str(_describe(values), refresh=False)
                 if log:
                     log.write(step, "train", values)
             if step % config.train.checkpoint_every == 0 or step == config.train.num_steps:
@@ -111,6 +110,18 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
         if log:
             log.close()
     return metrics
+
+
+def _open_data(config: Config):
+    """Training iterator and validation sets; where processes share a cache, the first one prepares it."""
+    process = dict(process_index=jax.process_index(), process_count=jax.process_count())
+    if jax.process_index() > 0:
+        multihost_utils.sync_global_devices("data prepared")
+    batches = iter(pipeline.train_batches(config, **process))
+    validation = [pipeline.open_set(config, name) for name in config.eval.sets]
+    if jax.process_index() == 0:
+        multihost_utils.sync_global_devices("data prepared")
+    return batches, validation
 
 
 def _check(config: Config) -> None:

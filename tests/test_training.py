@@ -204,6 +204,27 @@ print(jax.device_count(), *losses)
     assert found[0][2] != found[0][0]
 
 
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    """Two hosts, each with its share of every batch, end with the parameters of one."""
+    config = make_config(tmp_path)
+    train(config, tmp_path / "one")
+    command = [sys.executable, str(ROOT / "train.py"), f"--config={ROOT}/configs/ldeq_faces68.py:smoke"]
+    command += [f"--workdir={tmp_path}/two", f"--config.data.root={tmp_path}/data", f"--config.data.cache={tmp_path}/c"]
+    command += ["--config.image_size=32", "--config.eval.sets=('300w:heldout',)", "--config.eval.batch_size=8"]
+    command += ["--config.train.num_steps=4", "--config.train.checkpoint_every=2"]
+    command += ["--distributed", "--coordinator=localhost:47811", "--num_processes=2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    output = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    both = [subprocess.Popen([*command, f"--process_id={i}"], env=environment, **output) for i in range(2)]
+    printed = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], "\n".join(printed)[-3000:]
+    one, two = (jax.tree.leaves(last_state(config, tmp_path / name)) for name in ("one", "two"))
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-3)
+    assert [line["step"] for line in lines(tmp_path / "two", "train")] == [2, 4]
+
+
 @pytest.mark.parametrize("gradient", ["implicit", "jacobian_free", "phantom", "unrolled", "explicit"])
 def test_every_gradient_trains(tmp_path, gradient):
     import quickstart

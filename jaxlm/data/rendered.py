@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from tqdm import tqdm
 
 from jaxlm import geometry, morphable, render
 from jaxlm.data import head, paint
 from jaxlm.data.builders import FaceBuilder
 from jaxlm.data.schemes import FACES68_OF_FACES98
+from jaxlm.progress import progress
 
 _BATCH = 16
 _LARGEST_SCALE = 0.8 / 160  # pixels a millimetre and a pixel of the picture's side
@@ -287,7 +287,7 @@ class RenderedFaces(FaceBuilder):
     def _generate_examples(self, split: str, start: int):
         count = self.counts[split]
         faces = photographs(self.seed, start, count, self.size)
-        for number, face in enumerate(tqdm(faces, desc=f"rendering {split} faces", total=count, unit="face")):
+        for number, face in enumerate(progress(faces, desc=f"rendering {split} faces", total=count, unit="face")):
             order = FACES68_OF_FACES98 if self.scheme.num_landmarks == 68 else np.arange(98)
             landmarks = face["landmarks"][order]
             flags = [name in face["subsets"] for name in SUBSETS]

@@ -1,0 +1,13 @@
+"""The progress bar of everything that takes long: lively on a terminal, a line every half minute in a log file."""
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+
+def progress(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
+    """A tqdm bar with the options of tqdm."""
+    interval = 0.2 if sys.stderr.isatty() else 30.0
+    return tqdm(iterable, dynamic_ncols=True, mininterval=interval, maxinterval=max(interval, 10.0), **options)
