@@ -12,7 +12,7 @@ CONFIG = define_workdir_config(sys.argv)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py wrote.", required=True)
 DATA = flags.DEFINE_string("data", None, "source[:split] of the config, or of a builder (wflw, 300w, own) with --root.")
 ROOT = flags.DEFINE_string("root", None, "The data set's files, for --data naming a builder.")
-STEP = flags.DEFINE_integer("step", None, "Checkpoint; the best one where it is not given.")
+STEP = flags.DEFINE_string("step", "last", "Checkpoint: last, best (on the first validation set) or its step.")
 
 
 def main(argv):

@@ -89,9 +89,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.eval.sets = (
         "300w:heldout",
         "ytf68:heldout",
-    )  # source:split; the first chooses the best checkpoint
+    )  # source:split; the first says which checkpoint is best
 
     if variant == "smoke":
+        config.optim.warmup_steps = 2
         config.train.update(dict(num_steps=6, batch_size=8, log_every=2, checkpoint_every=3))
         config.eval.limit = 16
     elif variant == "gpu":

@@ -72,9 +72,10 @@ def get_config(variant: str = "") -> ConfigDict:
     # 60 epochs of 7500 faces
     config.train = ConfigDict(dict(batch_size=32, num_steps=14060, log_every=50, checkpoint_every=1000))
     config.eval = ConfigDict(dict(batch_size=64, flip_average=False, limit=500))
-    config.eval.sets = ("wflw:test",)  # source:split; the first chooses the best checkpoint
+    config.eval.sets = ("wflw:test",)  # source:split; the first says which checkpoint is best
 
     if variant == "smoke":
+        config.optim.warmup_steps = 2
         config.image_size = 64
         config.model.update(dict(preset="tiny", dtype="float32"))
         config.data.threads = 2

@@ -80,9 +80,10 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.train = ConfigDict(dict(batch_size=32, num_steps=1350, log_every=50, checkpoint_every=450))
     config.eval = ConfigDict(dict(batch_size=64, flip_average=True, limit=200))
-    config.eval.sets = ("rendered:test",)  # source:split; the first chooses the best checkpoint
+    config.eval.sets = ("rendered:test",)  # source:split; the first says which checkpoint is best
 
     if variant == "smoke":
+        config.optim.warmup_steps = 2
         config.train.update(dict(num_steps=6, batch_size=8, log_every=2, checkpoint_every=3))
         config.data.sources.rendered.update(dict(num_train=48, num_test=16))
     elif variant:

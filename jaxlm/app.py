@@ -25,7 +25,7 @@ def one_sentence() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        sys.exit("Interrupted; the same command continues from the last checkpoint.")
+        sys.exit("Interrupted; train.py continues from the last checkpoint when it is started again.")
     except (BadSample, ValueError, NonFiniteError) as error:
         if os.environ.get("JAXLM_TRACEBACK"):
             raise
@@ -68,10 +68,11 @@ def define_workdir_config(argv: list[str]) -> flags.FlagHolder:
 
     Either way every field can be overridden, as in --config.data.crop=hih.
     """
-    names = [argument.lstrip("-") for argument in argv]
-    workdir = next((name.partition("=")[2] for name in names if name.startswith("workdir=")), "")
-    if not any(name.split("=")[0] == "config" for name in names) and (Path(workdir) / "config.json").exists():
-        return config_flags.DEFINE_config_dict("config", checkpoints.load_config(workdir))
+    words = [part for argument in argv for part in argument.lstrip("-").split("=", 1)]
+    workdir = Path(words[words.index("workdir") + 1] if "workdir" in words[:-1] else "").expanduser()
+    if "config" not in words and (workdir / "config.json").exists():
+        with one_sentence():
+            return config_flags.DEFINE_config_dict("config", checkpoints.load_config(workdir))
     return config_flags.DEFINE_config_file("config", None, "Experiment; the workdir's own where it is not given.")
 
 
@@ -97,18 +98,28 @@ def workdir_config(given: Config | None, overrides: dict[str, Any], workdir: Pat
     return config
 
 
-def restore_variables(config: Config, workdir: str | Path, step: int | None = None) -> tuple[dict[str, Any], int]:
-    """Averaged parameters and running statistics of a checkpoint, the best one where `step` is None, and its step.
+def restore_variables(config: Config, workdir: str | Path, step: int | str | None = None) -> tuple[dict[str, Any], int]:
+    """Averaged parameters and running statistics of a checkpoint, and its step.
+
+    Args:
+        config: of the workdir.
+        workdir: with checkpoints.
+        step: a number, "best" (by the first validation set) or "last"; the last one where it is None.
 
     Raises:
         ValueError: if there is no such checkpoint, or it is another model's.
     """
     saved = checkpoints.Checkpoints(workdir, read_only=True)
     try:
-        chosen = saved.best_step if step is None else step
+        if step in (None, "last"):
+            chosen = saved.last_step
+        elif step == "best":
+            chosen = saved.best_step
+        else:
+            chosen = int(step) if str(step).isdigit() else None
         if chosen is None or chosen not in saved.steps:
             known = ", ".join(map(str, saved.steps)) or "none"
-            raise ValueError(f"{workdir} has no checkpoint {step or ''}: it has {known}.")
+            raise ValueError(f"{workdir} has no checkpoint {step or ''}: it has {known}; last and best are names, too.")
         template = jax.eval_shape(systems.build(config).init, jax.random.key(0))
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), template)
@@ -124,7 +135,7 @@ def evaluate_workdir(
     *,
     data: str | None = None,
     root: str | None = None,
-    step: int | None = None,
+    step: int | str | None = None,
 ) -> list[Path]:
     """Evaluates a checkpoint on `data`, or on every set of `config.eval.sets`; prints tables, writes `<workdir>/eval/`.
 
@@ -133,7 +144,7 @@ def evaluate_workdir(
         workdir: with checkpoints.
         data: "source" or "source:split" of `config.data.sources`, or a builder's name together with `root`.
         root: the files of that data set.
-        step: of the checkpoint; the best one where it is None.
+        step: of the checkpoint; the last one where it is None.
 
     Returns:
         The JSON files.
@@ -145,13 +156,15 @@ def evaluate_workdir(
     system = systems.build(config)
     variables, step = restore_variables(config, folder, step)
     sets = list(config.eval.sets) if data is None else [data]
-    if data is not None and root is not None:
+    if root is not None:
+        if data is None:
+            raise ValueError("--root goes with --data naming a builder, as in --data=own --root=faces.csv.")
         config = _with_source(config, data.partition(":")[0], root)
     predict, written = jax.jit(system.predict), []
     for name in sets:
         source = pipeline.open_set(config, name)
-        result = evaluation.evaluate(predict, variables, source, config, progress=True)
-        label = f"{source.name}_{source.split}"
+        result = evaluation.evaluate(predict, variables, source, config, show_progress=True)
+        label = f"{source.name}_{source.split}" + (f"_{Path(root).resolve().stem}" if root else "")
         print(f"\n{evaluation.table(result, config, f'{label} at step {step}')}")
         path = evaluation.write_report(folder / "eval", label, result, source, config, step)
         print(f"written: {path}, {label}_ced.png, {label}_faces.png")
@@ -161,10 +174,12 @@ def evaluate_workdir(
 
 def _with_source(config: Config, builder: str, root: str) -> Config:
     """A config whose source `builder` is that builder's data under `root`, all of it."""
-    if builder not in pipeline.BUILDERS:
-        raise ValueError(f"--root goes with --data naming a builder: one of {', '.join(pipeline.BUILDERS)}.")
+    choices = [name for name in pipeline.BUILDERS if name != "rendered"]
+    if builder not in choices:
+        raise ValueError(f"--root goes with --data naming a builder: one of {', '.join(choices)}.")
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.root = str(Path(root).expanduser().resolve())
-        config.data.sources[builder] = ConfigDict(dict(builder=builder, root="", train_split="train", weight=0.0))
+        defaults = dict(builder=builder, root="", train_split="train", weight=0.0)
+        config.data.sources[builder] = ConfigDict(defaults)
     return config

@@ -3,6 +3,7 @@
 A workdir holds `config.json`, `checkpoints/<step>/` and what training and evaluation write.
 """
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -29,12 +30,16 @@ class Checkpoints:
         if read_only and not folder.is_dir():
             raise ValueError(f"{self.workdir} has no checkpoints: train there first, or name another workdir.")
         self._metric = metric
-        best = policies.BestN(get_metric_fn=lambda metrics: metrics[metric], reverse=True, n=1)
+        best = policies.BestN(get_metric_fn=self._score, reverse=True, n=1)
         keep = policies.AnyPreservationPolicy([policies.LatestN(1), best])
+        # best_fn makes Orbax write the metrics; what is kept is the policy's choice.
         options = ocp.CheckpointManagerOptions(
+            best_fn=self._score,
+            best_mode="min",
             preservation_policy=None if read_only else keep,
             read_only=read_only,
             create=not read_only,
+            cleanup_tmp_directories=not read_only,
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "iterator": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(folder, item_handlers=handlers, options=options)
@@ -52,19 +57,18 @@ class Checkpoints:
     @property
     def best_step(self) -> int | None:
         """The checkpoint with the lowest metric; the newest one where none has a metric."""
-        scored = []
-        for step in self.steps:
-            metrics = self._manager.metrics(step)
-            value = (metrics or {}).get(self._metric)
-            if value is not None and np.isfinite(value):
-                scored.append((value, step))
-        return min(scored)[1] if scored else self.last_step
+        scores = [(self._score(self._manager.metrics(step)), step) for step in self.steps]
+        measured = [(score, step) for score, step in scores if np.isfinite(score)]
+        return min(measured)[1] if measured else self.last_step
+
+    def _score(self, metrics: dict[str, float] | None) -> float:
+        value = (metrics or {}).get(self._metric, np.inf)
+        return np.inf if np.isnan(value) else float(value)
 
     def save(self, step: int, state: Any, iterator: dict[str, Any], metrics: dict[str, float]) -> None:
         """Starts writing; the checkpoint exists once everything of it is on disk."""
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), iterator=ocp.args.JsonSave(iterator))
-        finite = {key: float(value) for key, value in metrics.items()}
-        self._manager.save(step, args=args, metrics=finite)
+        self._manager.save(step, args=args, metrics={key: float(value) for key, value in metrics.items()})
 
     def restore(self, step: int, state: Any) -> tuple[Any, dict[str, Any]]:
         """State like `state` (arrays or shapes, with their shardings) and the iterator's state.
@@ -89,20 +93,29 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def close(self) -> None:
+        """Waits for what is being written and releases the folder."""
         self._manager.close()
 
 
 def write_config(workdir: Path, config: Config) -> None:
-    """Writes `config.json`, whole or not at all.
-
-    Raises:
-        ValueError: if the workdir belongs to another model.
-    """
-    path = workdir / "config.json"
-    if path.exists():
-        check_same_model(load_config(workdir), config, workdir)
+    """Writes `config.json`, whole or not at all."""
     workdir.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, config.to_json(indent=2))
+    write_atomically(workdir / "config.json", config.to_json(indent=2))
+
+
+def check_workdir(workdir: Path, config: Config) -> None:
+    """Raises a ValueError if a workdir with checkpoints cannot be continued with this config to the same bits."""
+    if not ((workdir / "config.json").exists() and (workdir / "checkpoints").is_dir()):
+        return
+    saved = load_config(workdir)
+    check_same_model(saved, config, workdir)
+    for field in ("seed", "image_size", "train.batch_size", "data.sources"):
+        ours, theirs = (_plain(functools.reduce(getattr, field.split("."), c)) for c in (config, saved))
+        if json.loads(json.dumps(ours)) != json.loads(json.dumps(theirs)):
+            raise ValueError(
+                f"{workdir} was begun with another {field}, so its data cannot be continued; "
+                "choose another workdir or the same value."
+            )
 
 
 def load_config(workdir: str | Path) -> Config:

@@ -13,6 +13,7 @@ from jaxlm import metrics, visualize
 from jaxlm.checkpoints import write_atomically
 from jaxlm.config import Config
 from jaxlm.data.pipeline import CropTransform, FaceSource, eval_batches
+from jaxlm.progress import progress
 
 
 class Result(NamedTuple):
@@ -49,7 +50,7 @@ def evaluate(
     config: Config,
     *,
     limit: int = 0,
-    progress: bool = False,
+    show_progress: bool = False,
 ) -> Result:
     """Predicts every sample of a source (or about `limit` evenly spaced ones) and measures it.
 
@@ -73,7 +74,7 @@ def evaluate(
         total=-(-len(source) // batch_size),
         desc=source.name,
         unit="batch",
-        disable=not progress,
+        disable=not show_progress,
     ):
         prediction = predict(variables, jax.device_put(batch["image"], sharding))
         real = batch["index"] >= 0
@@ -137,6 +138,8 @@ def write_report(folder: Path, name: str, result: Result, source: FaceSource, co
     visualize.write_image(folder / f"{name}_faces.png", faces_sheet(result, source, config))
     report = {
         **result.row(),
+        "data": source.name,
+        "split": source.split,
         "units": {"nme": "percent", "fr10": "percent", "auc10": "fraction"},
         "crop": config.data.crop,
         "normalizer": config.data.normalizer,
@@ -145,8 +148,15 @@ def write_report(folder: Path, name: str, result: Result, source: FaceSource, co
         "subsets": {subset: result.row(subset) for subset in result.subsets if subset != "all"},
     }
     path = folder / f"{name}.json"
-    write_atomically(path, json.dumps(report, indent=2) + "\n")
+    write_atomically(path, json.dumps(_without_nan(report), indent=2) + "\n")
     return path
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: what could not be measured is null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def faces_sheet(result: Result, source: FaceSource, config: Config, count: int = 6) -> np.ndarray:

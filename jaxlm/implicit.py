@@ -1,7 +1,7 @@
 """Equilibria as differentiable functions: z* with z* = fun(z*, args), and its gradient with respect to `args`.
 
-`equilibrium` is the one entry and holds the package's only `custom_vjp`. The gradients that the literature compares
-are chosen by name:
+`equilibrium` is the one entry and holds the package's only `custom_vjp` beside that of `jaxlm.models.convolution`. The
+gradients that the literature compares are chosen by name:
 
 - `"implicit"`: the implicit function theorem, Eq. (5) of Micaelli et al., CVPR 2023 (Bai et al., NeurIPS 2019). The
   row vector uᵀ = ḡᵀ (I − J)⁻¹ is itself a fixed point, u = ḡ + Jᵀu, and is found by a solver of its own. Memory is
@@ -59,8 +59,14 @@ def equilibrium(
         z (B, ...) and the statistics of the forward solve.
 
     Raises:
-        ValueError: if `gradient` is not one of the four.
+        ValueError: if `gradient` is not one of the four, or for phantom settings out of range.
     """
+    if gradient not in ("implicit", "jacobian_free", "phantom", "unrolled"):
+        raise ValueError(f"gradient must be implicit, jacobian_free, phantom or unrolled, got {gradient!r}.")
+    if phantom_steps < 1 or not 0 < phantom_damping <= 1:
+        raise ValueError(
+            f"phantom_steps must be at least 1 and phantom_damping in (0, 1], got {phantom_steps}, {phantom_damping}."
+        )
     z0 = lax.stop_gradient(z0)
     fun, closed = jax.closure_convert(fun, z0, args)
     everything = (args, closed)
@@ -79,14 +85,12 @@ def equilibrium(
     z, stats = lax.stop_gradient(solver(lambda z: step(z, lax.stop_gradient(everything)), z0))
     if gradient == "jacobian_free":
         return step(z, everything), stats
-    if gradient == "phantom":
 
-        def damped(z, _):
-            fz = step(z, everything)
-            return jax.tree.map(lambda a, b: a + phantom_damping * (b - a), z, fz), None
+    def damped(z, _):
+        fz = step(z, everything)
+        return jax.tree.map(lambda a, b: a + phantom_damping * (b - a), z, fz), None
 
-        return lax.scan(damped, z, None, length=phantom_steps)[0], stats
-    raise ValueError(f"gradient must be implicit, jacobian_free, phantom or unrolled, got {gradient!r}.")
+    return lax.scan(damped, z, None, length=phantom_steps)[0], stats
 
 
 def adjoint_probe(solver: Solver, z0: PyTree) -> SolverStats:

@@ -21,9 +21,10 @@ def nme(
 
     Returns:
         Mean distance over the existing landmarks, divided by the normaliser; NaN where no landmark exists or the
-        normaliser is 0, so that such a face cannot pass for a good one.
+        normaliser is 0, so that such a face cannot pass for a good one; infinite where a prediction is not finite.
     """
     distance = jnp.linalg.norm(jnp.asarray(pred) - jnp.asarray(target), axis=-1)
+    distance = jnp.where(jnp.isfinite(distance), distance, jnp.inf)
     exists = jnp.ones(distance.shape, bool) if mask is None else jnp.asarray(mask)
     count = exists.sum(axis=-1)
     total = jnp.where(exists, distance, 0.0).sum(axis=-1)

@@ -67,6 +67,7 @@ def apply_gradients(
     step = state.step + 1
     count = step.astype(jnp.float32)
     decay = jnp.minimum(ema_decay, (1.0 + count) / (10.0 + count))
-    ema = jax.tree.map(lambda average, value: decay * average + (1.0 - decay) * value, state.ema, params)
+    live = {"params": params, "batch_stats": batch_stats}
+    ema = jax.tree.map(lambda average, value: decay * average + (1.0 - decay) * value, state.ema, live)
     state = TrainState(step=step, params=params, ema=ema, batch_stats=batch_stats, opt_state=opt_state)
     return state, optax.global_norm(gradient)

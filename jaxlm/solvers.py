@@ -126,8 +126,8 @@ def anderson(
         beta: mixing β in (0, 1].
     """
     _check_unit("beta", beta)
-    if memory < 1:
-        raise ValueError(f"memory must be at least 1, got {memory}.")
+    if memory < 1 or not ridge > 0:
+        raise ValueError(f"memory must be at least 1 and ridge positive, got {memory} and {ridge}.")
     window = min(memory, max_steps)
 
     def init(z):
@@ -140,13 +140,13 @@ def anderson(
         slot = step % window
         images = images.at[slot].set(fz)
         residuals = residuals.at[slot].set(fz - z)
-        row = jnp.einsum("mbn,bn->bm", residuals, residuals[slot], preferred_element_type=gram.dtype)
+        row = _contract("mbn,bn->bm", residuals, residuals[slot])
         gram = gram.at[:, slot, :].set(row).at[:, :, slot].set(row)
         # α stays in the wide type: rounded to bfloat16 it would no longer sum to one.
         alpha = _anderson_weights(gram, jnp.arange(window) <= step, ridge)
-        z_next = jnp.einsum("bm,mbn->bn", alpha, images)
+        z_next = _contract("bm,mbn->bn", alpha, images)
         if beta != 1.0:
-            z_next = z_next - (1.0 - beta) * jnp.einsum("bm,mbn->bn", alpha, residuals)
+            z_next = z_next - (1.0 - beta) * _contract("bm,mbn->bn", alpha, residuals)
         return z_next.astype(z.dtype), (images, residuals, gram)
 
     return _solve(fun, z0, init, propose, tol, max_steps, relative, trace, taps, differentiable)
@@ -189,19 +189,15 @@ def broyden(
         g = fz - z
         dtype = _sum_dtype(z.dtype)
 
-        def dot(left, right):
-            return jnp.einsum("bn,bn->b", left, right, preferred_element_type=dtype)
-
         def apply(left, right, x):  # (−I + Σ leftᵢ rightᵢᵀ) x
-            coefficients = jnp.einsum("mbn,bn->mb", right, x, preferred_element_type=dtype)
-            return jnp.einsum("mbn,mb->bn", left, coefficients.astype(x.dtype)) - x
+            return (_contract("mbn,mb->bn", left, _contract("mbn,bn->mb", right, x)) - x).astype(x.dtype)
 
         def update(us, vs):
             used = (step - 1) % rank
             us, vs = lax.cond(used == 0, lambda: (us * 0, vs * 0), lambda: (us, vs))
             dz, dg = z - z_prev, g - g_prev
             v = apply(vs, us, dz)
-            denominator = dot(v, dg)
+            denominator = _contract("bn,bn->b", v, dg)
             safe = jnp.abs(denominator) > jnp.finfo(dtype).tiny
             scale = jnp.where(safe, 1.0 / jnp.where(safe, denominator, 1.0), 0.0).astype(z.dtype)
             u = (dz - apply(us, vs, dg)) * scale[:, None]
@@ -215,10 +211,13 @@ def broyden(
 
 def _anderson_weights(gram: Float[Array, "B m m"], filled: Array, ridge: float) -> Float[Array, "B m"]:
     """α of each sample: (C + λI) w = d⁻¹ in the row scaling d² = diag(gram), then w/d normalised to sum to one."""
-    tiny = jnp.finfo(gram.dtype).tiny ** 0.5
     finite = jnp.all(jnp.isfinite(gram), axis=(1, 2), keepdims=True)
     gram = jnp.where(finite, gram, 0.0)
-    scale = jnp.sqrt(jnp.maximum(jnp.diagonal(gram, axis1=1, axis2=2), tiny))
+    squares = jnp.diagonal(gram, axis1=1, axis2=2)
+    largest = squares.max(axis=1, keepdims=True)
+    squares = jnp.where(largest > 0, squares / jnp.where(largest > 0, largest, 1.0), 0.0)
+    gram = jnp.where(largest > 0, 1.0 / jnp.where(largest > 0, largest, 1.0), 0.0)[..., None] * gram
+    scale = jnp.sqrt(jnp.maximum(squares, jnp.finfo(gram.dtype).eps ** 2))
     filled = jnp.broadcast_to(filled, scale.shape)
     both = filled[:, :, None] & filled[:, None, :]
     scaled = jnp.where(both, gram / (scale[:, :, None] * scale[:, None, :]), 0.0)
@@ -324,6 +323,12 @@ def _residual(z, fz, relative: bool) -> Float[Array, " B"]:
     if not relative:
         return difference
     return difference / jnp.maximum(norm(fz), jnp.finfo(dtype).tiny)
+
+
+def _contract(subscripts: str, *operands: Array) -> Array:
+    """einsum summed in float32 at least, also where the hardware would multiply in less."""
+    dtype = _sum_dtype(jnp.result_type(*operands))
+    return jnp.einsum(subscripts, *operands, precision=lax.Precision.HIGHEST, preferred_element_type=dtype)
 
 
 def _sum_dtype(dtype):

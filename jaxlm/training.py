@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tensorboardX import SummaryWriter
 
 from jaxlm import evaluation, systems
-from jaxlm.checkpoints import Checkpoints, write_config
+from jaxlm.checkpoints import Checkpoints, check_workdir, write_atomically, write_config
 from jaxlm.config import Config
 from jaxlm.data import pipeline
 from jaxlm.progress import progress
@@ -60,8 +60,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     system = systems.build(config)
     mesh = data_mesh()
     is_main = jax.process_index() == 0
-    if is_main:
-        write_config(workdir, config)
+    check_workdir(workdir, config)
     batches, validation = _open_data(config)
 
     rng = jax.random.key(config.seed)
@@ -71,7 +70,10 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     if start:
         state, iterator_state = checkpoints.restore(start, state)
         batches.set_state(iterator_state)
-        print(f"Resumed at step {start} of {config.train.num_steps} from {workdir}/checkpoints/{start}.")
+        if is_main:
+            print(f"Resumed at step {start} of {config.train.num_steps} from {workdir}/checkpoints/{start}.")
+    if is_main:
+        write_config(workdir, config)
 
     log = MetricLog(workdir, start) if is_main else None
     train_step, metrics = make_train_step(system), {}
@@ -98,17 +100,16 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
                 _collect(pending, window, checkpoints)
                 pending = None
                 metrics = _validate(predict, state, validation, config)
-                bar.write(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
                 if log:
+                    bar.write(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
                     log.write(step, "eval", metrics)
                 checkpoints.save(step, state, batches.get_state(), metrics)
                 window.restart_clock()
     finally:
         bar.close()
-        checkpoints.wait()
-        checkpoints.close()
         if log:
             log.close()
+        checkpoints.close()
     return metrics
 
 
@@ -118,7 +119,12 @@ def _open_data(config: Config):
     if jax.process_index() > 0:
         multihost_utils.sync_global_devices("data prepared")
     batches = iter(pipeline.train_batches(config, **process))
-    validation = [pipeline.open_set(config, name) for name in config.eval.sets]
+    validation = []
+    for name in config.eval.sets:
+        try:
+            validation.append(pipeline.open_set(config, name))
+        except pipeline.MissingSplit as error:
+            print(f"No validation on {name}: {error}")
     if jax.process_index() == 0:
         multihost_utils.sync_global_devices("data prepared")
     return batches, validation
@@ -194,7 +200,7 @@ class MetricLog:
     def __init__(self, workdir: Path, start: int):
         self.path = workdir / "metrics.jsonl"
         lines = [line for line in _json_lines(self.path) if line["step"] <= start]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines))
         self.file = self.path.open("a")
         self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
 

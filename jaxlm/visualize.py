@@ -95,7 +95,9 @@ def plot_ced(path: Path, curves: dict[str, np.ndarray], *, threshold: float, tit
 
     figure, axes = pyplot.subplots(figsize=(6, 4.2), dpi=120)
     for name, values in curves.items():
-        values = np.sort(values[np.isfinite(values)])
+        values = np.sort(values[~np.isnan(values)])
+        if len(values) == 0:
+            continue
         inside = values[values <= threshold]
         x = np.concatenate([[0.0], inside, [threshold]]) * 100
         y = np.concatenate([[0.0], np.arange(1, len(inside) + 1) / len(values), [len(inside) / len(values)]])
@@ -104,6 +106,7 @@ def plot_ced(path: Path, curves: dict[str, np.ndarray], *, threshold: float, tit
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="lower right", fontsize=9)
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # pyright: ignore[reportAttributeAccessIssue]
     pyplot.close(figure)
+    write_image(path, pixels)

@@ -145,5 +145,7 @@ def test_spectral_radius_of_real_and_complex_spectra():
 
 def test_unknown_gradient_is_an_error():
     fun, z0, args = problem()
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises(Exception, match="exact"):
         equilibrium(fun, z0, args, solver=anderson, gradient="exact")
+    with pytest.raises(ValueError, match="phantom_steps must be at least 1"):
+        equilibrium(fun, z0, args, solver=anderson, gradient="phantom", phantom_steps=0)

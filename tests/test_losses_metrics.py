@@ -40,6 +40,12 @@ def test_a_face_without_normaliser_or_landmarks_is_nan():
     assert np.isnan(metrics.nme(pred, target, jnp.array([0.0, 1.0]), mask)).all()
 
 
+def test_a_prediction_that_is_not_finite_fails():
+    pred = jnp.zeros((1, 2, 2)).at[0, 0, 0].set(jnp.nan)
+    errors = metrics.nme(pred, jnp.zeros((1, 2, 2)), jnp.ones(1))
+    assert np.isinf(errors).all() and metrics.failure_rate(np.asarray(errors), 0.1) == 1.0
+
+
 def test_failure_rate_and_exact_auc():
     errors = np.array([0.02, 0.05, 0.10, 0.30, np.nan])
     assert metrics.failure_rate(errors, 0.1) == 0.25

@@ -98,6 +98,33 @@ def test_an_edited_file_is_read_again(tmp_path):
     assert own(path, tmp_path).info.splits["train"].num_examples == 3
 
 
+def test_a_replaced_picture_is_read_again(tmp_path):
+    path = write_csv(tmp_path / "csv", 2)
+    picture = tmp_path / "csv" / "images" / "person 0_1.jpg"
+    good = picture.read_bytes()
+    truncate(picture)
+    assert own(path, tmp_path, on_bad="skip").info.splits["train"].num_examples == 1
+    picture.write_bytes(good)
+    assert own(path, tmp_path, on_bad="skip").info.splits["train"].num_examples == 2
+
+
+def test_wflw_for_a_model_of_68_points(tmp_path):
+    write_wflw(tmp_path / "WFLW", 1, 1)
+    builder = Wflw(tmp_path / "WFLW", tmp_path / "cache", scheme="faces68")
+    builder.prepare()
+    points = builder.as_data_source(split="test")[0]["landmarks"]
+    np.testing.assert_allclose(points[[36, 45, 8]], face(0, count=98)[1][[60, 72, 16]], atol=1e-3)
+    with pytest.raises(ValueError, match="WFLW has 98 landmarks"):
+        Wflw(tmp_path / "WFLW", tmp_path / "cache", scheme="cofw29")
+
+
+def test_nothing_usable_is_a_sentence(tmp_path):
+    path = write_csv(tmp_path / "csv", 1)
+    (tmp_path / "csv" / "images" / "person 0_0.jpg").unlink()
+    with pytest.raises(ValueError, match="has no usable sample: 1 were skipped"):
+        own(path, tmp_path, on_bad="skip")
+
+
 def bad_csv(tmp_path, change):
     path = write_csv(tmp_path / "csv", 3)
     change(path, tmp_path / "csv" / "images")

@@ -17,6 +17,7 @@ def test_a_scheme_is_consistent(name):
     assert {int(flip[i]) for i in scheme.parts["left_eye"]} == set(scheme.parts["right_eye"])
     for part in ("nose", "mouth", "contour"):
         assert {int(flip[i]) for i in scheme.parts[part]} == set(scheme.parts[part])
+    assert len(set(scheme.names)) == scheme.num_landmarks
     used = [i for part in scheme.parts.values() for i in part]
     assert sorted(used) == sorted(set(used)) and set(used) <= set(range(scheme.num_landmarks))
     for line in scheme.lines:

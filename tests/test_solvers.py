@@ -169,6 +169,15 @@ def test_anderson_survives_a_singular_history():
     np.testing.assert_array_equal(z, 1.0)
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_anderson_does_not_depend_on_the_scale_of_z(scale):
+    fun, z0, solution = linear_problem(radius=0.9)
+    single = lambda z: (scale * fun(z.astype(jnp.float64) / scale)).astype(jnp.float32)  # noqa: E731
+    z, stats = anderson(single, z0.astype(jnp.float32), tol=1e-4, max_steps=40)
+    assert stats.converged.all() and stats.num_steps < 32
+    np.testing.assert_allclose(z / scale, solution, rtol=2e-2, atol=2e-2)
+
+
 def test_damping_converges_where_the_plain_iteration_oscillates():
     fun, z0 = lambda z: -1.5 * z + 1.0, jnp.zeros((2, 3))
     assert not fixed_point_iteration(fun, z0, tol=1e-6, max_steps=100)[1].converged.any()
@@ -185,6 +194,7 @@ def test_damping_converges_where_the_plain_iteration_oscillates():
         ({"tol": -1.0}, ValueError),
         ({"beta": 0.0}, ValueError),
         ({"memory": 0}, ValueError),
+        ({"ridge": 0.0}, ValueError),
         ({"taps": (50,), "max_steps": 50}, ValueError),
     ],
 )

@@ -58,20 +58,34 @@ def test_train_logs_checkpoints_and_evaluates(tmp_path, capsys):
         lines(tmp_path / "run", "train")[0]
     )
     assert list((tmp_path / "run" / "tensorboard").iterdir())
-    steps = checkpoints.Checkpoints(tmp_path / "run", read_only=True)
-    scored = {line["step"]: line["nme"] for line in lines(tmp_path / "run", "eval")}
-    assert steps.last_step == 4 and steps.best_step == min(scored, key=scored.get)
     written = app.evaluate_workdir(config, tmp_path / "run")
     report = json.loads(written[0].read_text())
     assert written[0].name == "300w_heldout.json"
     assert {"nme", "fr10", "auc10", "crop", "normalizer", "subsets", "units"} <= set(report)
     assert report["crop"] == "gt" and report["normalizer"] == "inter_ocular"
+    assert report["step"] == 4 and report["split"] == "heldout"
     assert sorted(p.name for p in written[0].parent.iterdir()) == [
         "300w_heldout.json",
         "300w_heldout_ced.png",
         "300w_heldout_faces.png",
     ]
     assert "crop gt, normalizer inter_ocular" in capsys.readouterr().out
+
+
+def test_the_best_and_the_last_checkpoint_are_kept(tmp_path):
+    state, steps = {"w": jnp.arange(3.0)}, {1: 3.0, 2: 1.0, 3: float("nan"), 4: 2.0}
+    saved = checkpoints.Checkpoints(tmp_path)
+    for step, nme in list(steps.items())[:3]:
+        saved.save(step, {"w": state["w"] * step}, {"next": step}, {"nme": nme})
+    saved.close()
+    saved = checkpoints.Checkpoints(tmp_path)  # resumed
+    saved.save(4, {"w": state["w"] * 4}, {"next": 4}, {"nme": 2.0})
+    saved.close()
+    saved = checkpoints.Checkpoints(tmp_path, read_only=True)
+    assert (saved.steps, saved.best_step, saved.last_step) == ([2, 4], 2, 4)
+    restored, iterator = saved.restore(2, state)
+    np.testing.assert_array_equal(restored["w"], state["w"] * 2)
+    assert iterator == {"next": 2}
 
 
 def test_any_data_set_can_be_named(tmp_path):
@@ -138,9 +152,11 @@ def test_killed_and_resumed_to_the_same_bits(tmp_path, moment):
     deadline = time.time() + 240
     while not reached() and process.poll() is None and time.time() < deadline:
         time.sleep(0.001)
+    assert process.poll() is None and reached()  # alive, and caught where it should be
     process.send_signal(signal.SIGKILL)
     process.wait()
     subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert not [path for path in (workdir / "checkpoints").iterdir() if "tmp" in path.name]
     assert bits(last_state(config, tmp_path / "whole")) == bits(last_state(config, workdir))
 
 
@@ -282,6 +298,35 @@ class TestMistakes:
             train(config, tmp_path / "run")
         with pytest.raises(ValueError, match="is not a checkpoint of this model"):
             app.restore_variables(config, tmp_path / "run")
+        config.model.preset = "tiny"
+        with pytest.raises(ValueError, match="has no checkpoint 3: it has 4"):
+            app.restore_variables(config, tmp_path / "run", 3)
+        config.seed = 7
+        with pytest.raises(ValueError, match="was begun with another seed"):
+            train(config, tmp_path / "run")
+
+    def test_a_wrong_root_claims_no_workdir(self, tmp_path):
+        config = make_config(tmp_path)
+        config.data.root = str(tmp_path / "nothing")
+        with pytest.raises(ValueError, match="does not exist"):
+            train(config, tmp_path / "run")
+        assert not (tmp_path / "run" / "config.json").exists()
+
+    def test_unknown_fields_of_sources_and_augmentation(self, tmp_path):
+        config = make_config(tmp_path)
+        config.data.sources.ytf68.on_error = "skip"
+        with pytest.raises(ValueError, match="unknown fields on_error; own takes group, heldout, on_bad"):
+            train(config, tmp_path / "run")
+        config = make_config(tmp_path)
+        config.augment.blurr = 0.1
+        with pytest.raises(ValueError, match="unknown fields blurr"):
+            train(config, tmp_path / "run")
+
+    def test_root_without_data(self, tmp_path):
+        config = make_config(tmp_path)
+        train(config, tmp_path / "run")
+        with pytest.raises(ValueError, match="--root goes with --data"):
+            app.evaluate_workdir(config, tmp_path / "run", root="faces.csv")
 
     def test_no_workdir(self, tmp_path):
         with pytest.raises(ValueError, match=r"has no config\.json"):

@@ -96,15 +96,19 @@ def make_crop(
 
     pixels = warp(image, transform, size)
     landmarks = geometry.apply_affine(transform, landmarks)
-    corners = geometry.apply_affine(transform, bbox.reshape(2, 2))
+    corners = geometry.apply_affine(transform, bbox[np.array([[0, 1], [2, 1], [0, 3], [2, 3]])])
     if flip:
         order = scheme.flip
         landmarks, mask, visibility = landmarks[order], mask[order], visibility[order]
     landmarks = np.where(mask[:, None], landmarks, 0.0)
     if augmentation is not None and rng is not None:
         pixels = _change_pixels(pixels, augmentation, rng)
+    # Lengths are measured before the rotation, which would inflate an upright box.
+    length = normalizer(
+        normalizer_name, scheme, np.asarray(record["landmarks"]), np.asarray(record["mask"], bool), bbox
+    )
+    length *= np.sqrt(abs(np.linalg.det(transform[:, :2])))
     bbox = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
-    length = normalizer(normalizer_name, scheme, landmarks, mask, bbox)
     return {
         "image": pixels,
         "landmarks": landmarks.astype(np.float32),

@@ -6,6 +6,7 @@ be used stops the preparation with its file and line; with `on_bad="skip"` it is
 
 import contextlib
 import hashlib
+import inspect
 import io
 import re
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,7 @@ from absl import logging
 from jaxlm import geometry
 from jaxlm.data import readers
 from jaxlm.data.readers import BadSample, Sample
-from jaxlm.data.schemes import Scheme, get_scheme
+from jaxlm.data.schemes import FACES68_OF_FACES98, Scheme, get_scheme
 
 
 @contextlib.contextmanager
@@ -44,7 +45,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         scheme: name of the landmark scheme.
         heldout: fraction of the split "train" that becomes the split "heldout", chosen by a hash of its group.
         group: regular expression; its first match in a sample's key is the group that stays together (a person, say).
-            The whole key where it is empty.
+            The picture where it is empty.
         on_bad: "error" or "skip".
     """
 
@@ -70,7 +71,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         self.heldout, self.group, self.on_bad = heldout, re.compile(group), on_bad
         self.skipped: list[str] = []
         self.check_root()
-        identity = [type(self).__name__, str(self.root.resolve()), scheme, str(heldout), group, on_bad]
+        identity = [type(self).__name__, scheme, str(heldout), group, on_bad]
         fingerprint = hashlib.sha256("\n".join([*identity, *self.fingerprint()]).encode()).hexdigest()[:16]
         config = tfds.core.BuilderConfig(name=fingerprint, version=self.VERSION)
         with _quiet():
@@ -94,8 +95,12 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
     # TFDS's interface.
 
     def fingerprint(self) -> list[str]:
-        stats = [(path, path.stat()) for path in self.annotation_files() if path.exists()]
-        return [f"{path.name} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats]
+        """What the cache depends on: this reader, and name, size and time of every file of the data set."""
+        folder = self.root if self.root.is_dir() else self.root.parent
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        stats = [(path, path.stat()) for path in files]
+        listed = [f"{path.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats]
+        return [str(self.root.resolve()), inspect.getsource(readers), *listed]
 
     def _info(self) -> tfds.core.DatasetInfo:
         count = self.scheme.num_landmarks
@@ -125,7 +130,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _is_held_out(self, sample: Sample) -> bool:
         match = self.group.search(sample.key)
-        group = match.group(match.lastindex or 0) if match and match.group(0) else sample.key
+        # Without a group, faces of one picture ("picture#number") stay together.
+        group = match.group(match.lastindex or 0) if match and match.group(0) else sample.key.partition("#")[0]
         return int(hashlib.sha256(group.encode()).hexdigest()[:8], 16) < self.heldout * 2**32
 
     def _generate_examples(self, samples: Iterable[Sample | BadSample]) -> Iterator[tuple[str, dict]]:
@@ -162,8 +168,14 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
             names = ", ".join(str(path.relative_to(self.root)) for path in missing)
             print(f"{type(self).__name__}: {self.root} lacks {names}; going on with the rest.")
         config = tfds.download.DownloadConfig(register_checksums=False)
-        with _quiet():
-            self.download_and_prepare(download_config=config)
+        try:
+            with _quiet():
+                self.download_and_prepare(download_config=config)
+        except AssertionError:  # how TFDS says that a split is empty
+            raise ValueError(
+                f"A split of {self.root} has no usable sample: {len(self.skipped)} were skipped"
+                f"{', ' + self.skipped[0] if self.skipped else ', or heldout is too small a fraction'}."
+            ) from None
         listing = Path(self.data_dir) / "skipped.txt"
         if self.skipped:
             listing.write_text("\n".join(self.skipped) + "\n")
@@ -173,7 +185,10 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
 
 
 class Wflw(FaceBuilder):
-    """WFLW (Wu et al., CVPR 2018): `WFLW_images/` and `WFLW_annotations/` side by side, as published."""
+    """WFLW (Wu et al., CVPR 2018): `WFLW_images/` and `WFLW_annotations/` side by side, as published.
+
+    Under the scheme `faces68` the 68 points among the 98 are read, so that a 68-point model can be evaluated on it.
+    """
 
     SUBSETS = readers.WFLW_SUBSETS
     LIST = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_{}.txt"
@@ -183,13 +198,21 @@ class Wflw(FaceBuilder):
 
     def check_root(self):
         super().check_root()
+        if self.scheme.name not in ("faces98", "faces68"):
+            raise ValueError(f"WFLW has 98 landmarks (or the 68 among them), not the scheme {self.scheme.name!r}.")
         if not any(path.exists() for path in self.annotation_files()):
             raise ValueError(f"{self.root} is not WFLW: it has no {self.LIST.format('train')}.")
 
     def published_splits(self):
         images = self.root / "WFLW_images"
         lists = {split: self.root / self.LIST.format(split) for split in ("train", "test")}
-        return {split: readers.read_wflw(path, images) for split, path in lists.items() if path.exists()}
+        return {split: self._samples(path, images) for split, path in lists.items() if path.exists()}
+
+    def _samples(self, annotations: Path, images: Path) -> Iterator[Sample | BadSample]:
+        for sample in readers.read_wflw(annotations, images):
+            if isinstance(sample, Sample) and self.scheme.num_landmarks == 68:
+                sample.landmarks = sample.landmarks[FACES68_OF_FACES98]
+            yield sample
 
 
 class ThreeHundredW(FaceBuilder):

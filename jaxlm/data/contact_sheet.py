@@ -15,7 +15,7 @@ from jaxlm import visualize
 from jaxlm.app import one_sentence, quiet_logs
 from jaxlm.config import Config
 from jaxlm.data.augment import Augmentation
-from jaxlm.data.pipeline import CropTransform, FaceSource, open_source
+from jaxlm.data.pipeline import CropTransform, FaceSource, make_augmentation, open_source
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment whose sources and augmentation are shown.")
 OUT = flags.DEFINE_string("out", "sheet.png", "Picture to write.")
@@ -27,7 +27,7 @@ def contact_sheet(sources: list[FaceSource], config: Config, columns: int, tile:
 
     A probability is shown as 1, so that every face of its row changes.
     """
-    configured = Augmentation(**config.augment.to_dict())
+    configured = make_augmentation(config)
     rows = {"crop": Augmentation()}
     probabilities = ("flip", "blur", "noise", "occlusion", "grey", "low_resolution")
     for field in dataclasses.fields(Augmentation):

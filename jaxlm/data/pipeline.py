@@ -7,6 +7,7 @@ A batch follows one schema everywhere: image (B, H, W, 3) uint8, landmarks (B, K
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from inspect import signature
 from typing import Any
 
 import grain
@@ -48,6 +49,18 @@ class FaceSource:
         return len(self.records)
 
 
+class MissingSplit(ValueError):
+    """A data set that does not have the split that was asked for."""
+
+
+def _options_of(builder: type[FaceBuilder]) -> set[str]:
+    """Names of a builder's keyword options, its bases' included."""
+    parameters = [
+        p for cls in builder.__mro__ if issubclass(cls, FaceBuilder) for p in signature(cls).parameters.values()
+    ]
+    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"scheme"}
+
+
 def open_set(config: Config, name: str) -> FaceSource:
     """Opens "source:split", as `config.eval.sets` and the command line write it.
 
@@ -76,15 +89,20 @@ def open_source(config: Config, name: str, split: str | None) -> FaceSource:
         raise ValueError(f"There is no builder {source.builder!r}; choose one of {', '.join(BUILDERS)}.")
     options = {key: source[key] for key in source if key not in ("builder", "root", "train_split", "weight")}
     root = f"{config.data.root}/{source.root}" if source.root else config.data.root
-    builder: Any = BUILDERS[source.builder](root, config.data.cache, scheme=config.scheme, **options)
+    builder_class: Any = BUILDERS[source.builder]
+    known = _options_of(builder_class)
+    if set(options) - known:
+        raise ValueError(
+            f"config.data.sources.{name} has the unknown fields {', '.join(sorted(set(options) - known))}; "
+            f"{source.builder} takes {', '.join(sorted(known))}."
+        )
+    builder = builder_class(root, config.data.cache, scheme=config.scheme, **options)
     builder.prepare()
     if split is None:
         split = "test" if "test" in builder.info.splits else "train"
     if split not in builder.info.splits:
-        raise ValueError(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}.")
+        raise MissingSplit(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}.")
     records = builder.as_data_source(split=split)
-    if len(records) == 0:
-        raise ValueError(f"The split {split!r} of {name} has no usable sample; see {builder.data_dir}/skipped.txt.")
     return FaceSource(name, split, records, builder.scheme, builder.SUBSETS)
 
 
@@ -109,11 +127,26 @@ def train_batches(config: Config, *, process_index: int = 0, process_count: int 
         parts.append(grain.MapDataset.source(source.records).shuffle(seed=config.seed).repeat())
         weights.append(float(config.data.sources[name].weight))
     mixed = grain.MapDataset.mix(parts, weights) if len(parts) > 1 else parts[0]
-    crop = CropTransform(config, Augmentation(**config.augment.to_dict()))
+    crop = CropTransform(config, make_augmentation(config))
     # Sliced after the random map, whose seeds go by position: a sample is the same however many processes there are.
     dataset = mixed.seed(config.seed).random_map(crop)[process_index::process_count]
     batches = dataset.batch(batch_size // process_count, drop_remainder=True)
     return batches.to_iter_dataset(grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=16))
+
+
+def make_augmentation(config: Config) -> Augmentation:
+    """Of `config.augment`.
+
+    Raises:
+        ValueError: for a field that does not exist.
+    """
+    known = {field.name for field in dataclasses.fields(Augmentation)}
+    unknown = set(config.augment) - known
+    if unknown:
+        raise ValueError(
+            f"config.augment has the unknown fields {', '.join(unknown)}; it takes {', '.join(sorted(known))}."
+        )
+    return Augmentation(**config.augment.to_dict())
 
 
 class CropTransform(grain.transforms.RandomMap):

@@ -83,7 +83,7 @@ def read_csv(path: Path, num_landmarks: int) -> Iterator[Sample | BadSample]:
     cell is a missing landmark. Pictures are looked for beside the file and in a folder `images` beside it.
     """
     coordinates = [f"{axis}{i}" for i in range(num_landmarks) for axis in "xy"]
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         reader = csv.reader(file)
         header = next(reader, None)
         if header is None:
@@ -97,6 +97,10 @@ def read_csv(path: Path, num_landmarks: int) -> Iterator[Sample | BadSample]:
                 + (f" (missing: {', '.join(absent[:4])})" if absent else "")
                 + ": choose another scheme or name the columns image,x0,y0,…"
             )
+        for group in (("left", "top", "right", "bottom"), tuple(f"visibility{i}" for i in range(num_landmarks))):
+            lacking = [name for name in group if name not in columns]
+            if lacking and len(lacking) < len(group):
+                raise BadSample(f"{path}, line 1: the header has {group[0]}… but lacks {', '.join(lacking[:4])}.")
         for line, row in enumerate(reader, start=2):
             if not row:
                 continue
@@ -161,15 +165,22 @@ def read_coco(path: Path, num_landmarks: int) -> Iterator[Sample | BadSample]:
                 f"{where} has {len(numbers)} numbers in keypoints where the scheme needs 3 × {num_landmarks}."
             )
             continue
-        keypoints = np.asarray(numbers, np.float64).reshape(num_landmarks, 3)
+        try:
+            keypoints = np.asarray(numbers, np.float64).reshape(num_landmarks, 3)
+            box = [float(number) for number in annotation.get("bbox") or ()]
+        except (TypeError, ValueError):
+            keypoints, box = np.full((num_landmarks, 3), np.nan), []
+        if len(box) not in (0, 4):
+            yield BadSample(f"{where}: bbox has {len(box)} numbers; expected x, y, width, height.")
+            continue
         if annotation.get("image_id") not in names or not np.isfinite(keypoints).all():
             yield BadSample(f"{where}: image_id must be one of images and keypoints must be finite numbers.")
             continue
         missing = (keypoints[:, 2] == 0) & (keypoints[:, :2] == 0).all(axis=1)
         points = np.where(missing[:, None], np.nan, keypoints[:, :2])
         bbox = None
-        if annotation.get("bbox"):
-            x, y, width, height = map(float, annotation["bbox"])
+        if box:
+            x, y, width, height = box
             bbox = np.array([x, y, x + width, y + height])
         name = names[annotation["image_id"]]
         image = path.parent / name

@@ -4,6 +4,7 @@ Landmarks, visibility and boxes are exact. The same seed and index give the same
 """
 
 import functools
+import inspect
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -239,7 +240,7 @@ def _blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     size = image.shape[0]
     if rng.random() < 0.5:
         return cv2.GaussianBlur(image, (0, 0), rng.uniform(0.8, 0.018 * size))
-    length = int(rng.integers(3, max(size // 18, 4)))
+    length = 2 * int(rng.integers(1, max(size // 36, 2))) + 1  # odd, or the picture would move half a pixel
     kernel = np.zeros((length, length), np.float32)
     angle = rng.uniform(0, np.pi)
     middle = (length - 1) / 2
@@ -277,7 +278,9 @@ class RenderedFaces(FaceBuilder):
         pass
 
     def fingerprint(self):
-        return ["renderer 2", str(self.counts), str(self.size), str(self.seed)]
+        sources = [inspect.getsource(module) for module in (head, paint, render, morphable)]
+        sources.append(inspect.getsource(inspect.getmodule(type(self)) or paint))
+        return [*sources, str(self.counts), str(self.size), str(self.seed)]
 
     def _split_generators(self, dl_manager):
         del dl_manager

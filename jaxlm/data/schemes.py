@@ -47,6 +47,16 @@ class Scheme:
             order[a], order[b] = b, a
         return order
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """(K,) name of each landmark: its line (or else its part) and its place there, "left_eye_upper_2"."""
+        names = {}
+        groups = [(line.name, line.points) for line in self.lines] + list(self.parts.items())
+        for group, points in groups:
+            for place, index in enumerate(points):
+                names.setdefault(index, f"{group}_{place}")
+        return tuple(names[index] for index in range(self.num_landmarks))
+
 
 def _span(first: int, last: int) -> tuple[int, ...]:
     return tuple(range(first, last + 1))
@@ -253,6 +263,7 @@ def normalizer(
     Raises:
         ValueError: for an unknown name.
     """
+    mask = mask.astype(bool)
     if name == "inter_ocular":
         groups = tuple((corner,) for corner in scheme.outer_eye_corners)
     elif name == "inter_pupil":

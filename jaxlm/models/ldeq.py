@@ -71,7 +71,7 @@ class Cell(nn.Module):
             conv_general_dilated=conv_general_dilated,
             name="exit",
         )(h)
-        return normalize_heatmaps(logits.astype(z.dtype), self.temperature)
+        return normalize_heatmaps(logits.astype(jnp.float32), self.temperature).astype(z.dtype)
 
 
 def normalize_heatmaps(logits: Float[Array, "B H W K"], temperature: float) -> Float[Array, "B H W K"]:

@@ -14,21 +14,21 @@ class TrainState(NamedTuple):
     Attributes:
         step: (), optimiser steps taken.
         params: parameters.
-        ema: their exponential moving average, which predicts.
         batch_stats: running statistics of batch norms.
+        ema: {"params", "batch_stats"}, the exponential moving average of both, which predicts.
         opt_state: of optax.
     """
 
     step: Array
     params: Any
-    ema: Any
     batch_stats: Any
+    ema: dict[str, Any]
     opt_state: Any
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `System.predict` takes: averaged parameters and running statistics."""
-        return {"params": self.ema, "batch_stats": self.batch_stats}
+        """What `System.predict` takes."""
+        return self.ema
 
 
 class Prediction(NamedTuple):

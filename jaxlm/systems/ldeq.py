@@ -40,8 +40,8 @@ def build(config: Config) -> System:
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            ema=jax.tree.map(jnp.copy, params),
             batch_stats=variables["batch_stats"],
+            ema=jax.tree.map(jnp.copy, {"params": params, "batch_stats": variables["batch_stats"]}),
             opt_state=optimizer.init(params),
         )
 
