@@ -80,7 +80,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "smoke":
         config.optim.warmup_steps = 2
         config.image_size = 64
-        config.model.update(dict(preset="tiny", dtype="float32"))
+        config.model.update(dict(preset="nano", dtype="float32"))
         config.data.threads = 2
         config.train.update(dict(num_steps=6, batch_size=8, log_every=2, checkpoint_every=3))
         config.eval.limit = 16

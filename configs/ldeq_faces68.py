@@ -93,6 +93,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     if variant == "smoke":
         config.optim.warmup_steps = 2
+        config.model.preset = "nano"
         config.train.update(dict(num_steps=6, batch_size=8, log_every=2, checkpoint_every=3))
         config.eval.limit = 16
     elif variant == "gpu":

@@ -6,10 +6,10 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
-from absl import flags, logging
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from jaxlm import checkpoints, evaluation, systems
@@ -38,9 +38,18 @@ def one_sentence() -> Iterator[None]:
         _fail(f"{error.filename or 'A file'}: {error.strerror or error}.")
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"Error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, for `app.run(flags_parser=)`, with one sentence for a config field that does not exist."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        message = " ".join(str(error.args[0] if error.args else error).split())
+        _fail(f"The command line does not fit the config: {message}")
 
 
 def quiet_logs() -> None:

@@ -189,6 +189,7 @@ import quickstart
 from jaxlm import systems, training
 config = quickstart.get_config()
 config.image_size, config.train.batch_size, config.gradient = 32, 8, "implicit"
+config.model.preset = "nano"
 config.train.num_steps = 100
 system, mesh = systems.build(config), training.data_mesh()
 state = training.replicate(jax.jit(system.init)(jax.random.key(0)), mesh)
@@ -245,7 +246,7 @@ def test_two_processes_train_as_one(tmp_path):
 def test_every_gradient_trains(tmp_path, gradient):
     import quickstart
 
-    config = quickstart.get_config()
+    config = quickstart.get_config("smoke")
     config.image_size = 32
     config.jacobian_weight = 0.1 if gradient == "implicit" else 0.0
     config.model.explicit = gradient == "explicit"
@@ -261,7 +262,7 @@ def test_every_gradient_trains(tmp_path, gradient):
         "normalizer": jnp.full(4, 10.0),
     }
     step, losses = jax.jit(system.train_step), []
-    for i in range(10):
+    for i in range(20):
         state, logs = step(state, batch, jax.random.key(i))
         losses.append(float(logs["loss"]))
     assert np.isfinite(losses).all() and losses[-1] < 0.9 * losses[0]
@@ -274,7 +275,7 @@ def test_every_gradient_trains(tmp_path, gradient):
 def test_predictions_of_a_mirror_image_are_mirrored(tmp_path):
     import quickstart
 
-    config = quickstart.get_config()
+    config = quickstart.get_config("smoke")
     system = systems.build(config)
     state = system.init(jax.random.key(0))
     images = jnp.asarray(np.random.default_rng(0).integers(0, 256, size=(2, 64, 64, 3)), jnp.float32)
@@ -298,7 +299,7 @@ class TestMistakes:
             train(config, tmp_path / "run")
         with pytest.raises(ValueError, match="is not a checkpoint of this model"):
             app.restore_variables(config, tmp_path / "run")
-        config.model.preset = "tiny"
+        config.model.preset = "nano"
         with pytest.raises(ValueError, match="has no checkpoint 3: it has 4"):
             app.restore_variables(config, tmp_path / "run", 3)
         config.seed = 7
@@ -338,7 +339,7 @@ class TestMistakes:
         ("field", "value", "message"),
         [
             ("system", "ldqe", "no system 'ldqe'; choose one of ldeq"),
-            ("model.preset", "huge", "choose one of tiny, small, paper"),
+            ("model.preset", "huge", "choose one of nano, tiny, small, paper"),
             ("solver.name", "newton", "choose one of fixed_point_iteration"),
             ("loss", "l7", "choose one of mse"),
             ("optim.schedule", "warm", "choose constant, cosine or steps"),

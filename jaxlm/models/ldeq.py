@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from jaxlm import geometry, heatmaps
 from jaxlm.implicit import Solver, equilibrium
@@ -25,6 +25,7 @@ STRIDE = 4  # image pixels per heatmap cell
 
 # (channels of the injection, hourglass width, growth, depth)
 PRESETS = {
+    "nano": dict(channels=16, width=16, growth=8, depth=1),
     "tiny": dict(channels=32, width=32, growth=8, depth=3),
     "small": dict(channels=96, width=96, growth=16, depth=4),
     "paper": dict(channels=264, width=264, growth=24, depth=4),
@@ -172,7 +173,7 @@ class LDEQ:
         heatmaps: Any = self._cell.apply({"params": params}, z, x)
         return heatmaps
 
-    def initial_heatmaps(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B h w K"]:
+    def initial_heatmaps(self, images: Num[Array, "B H W 3"]) -> Float[Array, "B h w K"]:
         """z⁰ = 0 for these images."""
         batch, height, width, _ = images.shape
         return jnp.zeros((batch, height // STRIDE, width // STRIDE, self.num_landmarks))
