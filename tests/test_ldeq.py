@@ -61,10 +61,10 @@ def test_phi_returns_image_pixels():
 
 
 def test_the_equilibrium_is_one_and_a_warm_start_keeps_it():
-    model = small()
+    model = small(temperature=40.0)  # flat heatmaps: an untrained cell that contracts
     variables = model.init(jax.random.key(0))
     images = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3)) * 255
-    solver = partial(fixed_point_iteration, tol=1e-6, max_steps=100)
+    solver = partial(fixed_point_iteration, tol=1e-5, max_steps=100)
     cold = model(variables, images, solver=solver)
     warm = model(variables, images, solver=solver, z0=cold.heatmaps)
     assert cold.stats.converged.all() and warm.stats.num_steps <= 2 < cold.stats.num_steps
@@ -107,7 +107,7 @@ def test_sizes_that_do_not_divide_are_named():
     variables = model.init(jax.random.key(0))
     with pytest.raises(ValueError, match="60 × 32 pixels, but both sides must be divisible by 16"):
         model(variables, jnp.zeros((1, 32, 60, 3)), solver=SOLVER)
-    with pytest.raises(ValueError, match="divisible by 8"):
+    with pytest.raises(ValueError, match="width and growth by 8"):
         LDEQ(5, width=30)
 
 
