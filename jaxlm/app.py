@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +23,9 @@ from jaxlm.training import NonFiniteError
 @contextlib.contextmanager
 def one_sentence() -> Iterator[None]:
     """Ends the program with one sentence and exit status 2 where the user can do something about it."""
+    # Writers in threads of their own meet a full disk, too; the main thread's sentence says it once.
+    everywhere = threading.excepthook
+    threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else everywhere(args)
     try:
         yield
     except KeyboardInterrupt:
@@ -29,6 +33,8 @@ def one_sentence() -> Iterator[None]:
     except (BadSample, ValueError, NonFiniteError) as error:
         if os.environ.get("JAXLM_TRACEBACK"):
             raise
+        if "RESOURCE_EXHAUSTED: Error writing" in str(error):  # how TensorStore says it
+            _fail("The disk is full (while writing a checkpoint); free some space and run the command again.")
         _fail(str(error))
     except OSError as error:
         if os.environ.get("JAXLM_TRACEBACK"):
@@ -53,8 +59,8 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def quiet_logs() -> None:
-    """Only warnings from the libraries; the progress bar and the tables are ours."""
-    logging.set_verbosity(logging.WARNING)
+    """Nothing from the libraries: what fails is raised as well, and ends in a sentence of ours."""
+    logging.set_verbosity(logging.FATAL)
 
 
 def start_devices(

@@ -6,6 +6,7 @@ A workdir holds `config.json`, `checkpoints/<step>/` and what training and evalu
 import functools
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ class Checkpoints:
 
     def __init__(self, workdir: str | Path, *, read_only: bool = False, metric: str = "nme"):
         self.workdir = Path(workdir).expanduser().resolve()
-        folder = self.workdir / "checkpoints"
-        if read_only and not folder.is_dir():
+        self._folder, self._read_only = self.workdir / "checkpoints", read_only
+        if read_only and not self._folder.is_dir():
             raise ValueError(f"{self.workdir} has no checkpoints: train there first, or name another workdir.")
         self._metric = metric
         best = policies.BestN(get_metric_fn=self._score, reverse=True, n=1)
@@ -42,7 +43,7 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "iterator": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(folder, item_handlers=handlers, options=options)
+        self._manager = ocp.CheckpointManager(self._folder, item_handlers=handlers, options=options)
 
     @property
     def steps(self) -> list[int]:
@@ -93,8 +94,13 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for what is being written and releases the folder."""
-        self._manager.close()
+        """Waits for what is being written and releases the folder; what could not be finished is removed."""
+        try:
+            self._manager.close()
+        finally:
+            if not self._read_only and jax.process_index() == 0:
+                for unfinished in self._folder.glob("*.orbax-checkpoint-tmp"):
+                    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def write_config(workdir: Path, config: Config) -> None:

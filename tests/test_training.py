@@ -363,6 +363,15 @@ class TestMistakes:
             raise OSError(28, "No space left on device", "runs/checkpoint")
         assert stopped.value.code == 2
         assert "The disk is full (runs/checkpoint)" in capsys.readouterr().err
+        with pytest.raises(SystemExit), app.one_sentence():
+            raise ValueError("RESOURCE_EXHAUSTED: Error writing local file: Failed writing\nSource locations: ...")
+        assert capsys.readouterr().err.count("\n") == 1
+
+    def test_an_unfinished_checkpoint_is_removed(self, tmp_path):
+        saved = checkpoints.Checkpoints(tmp_path)
+        (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+        saved.close()
+        assert not list((tmp_path / "checkpoints").iterdir())
 
     def test_half_a_file_never_replaces_a_whole_one(self, tmp_path, monkeypatch):
         path = tmp_path / "config.json"
