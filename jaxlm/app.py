@@ -5,7 +5,7 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,9 +23,9 @@ from jaxlm.training import NonFiniteError
 @contextlib.contextmanager
 def one_sentence() -> Iterator[None]:
     """Ends the program with one sentence and exit status 2 where the user can do something about it."""
-    # Writers in threads of their own meet a full disk, too; the main thread's sentence says it once.
-    everywhere = threading.excepthook
-    threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else everywhere(args)
+    # Writers in threads of their own and at exit meet a full disk, too; the main thread's sentence says it once.
+    threading.excepthook = _unless_os_error(threading.excepthook)
+    sys.unraisablehook = _unless_os_error(sys.unraisablehook)
     try:
         yield
     except KeyboardInterrupt:
@@ -42,6 +42,10 @@ def one_sentence() -> Iterator[None]:
         if error.errno == errno.ENOSPC:
             _fail(f"The disk is full ({error.filename or 'while writing'}); free some space and run the command again.")
         _fail(f"{error.filename or 'A file'}: {error.strerror or error}.")
+
+
+def _unless_os_error(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda details: None if isinstance(details.exc_value, OSError) else hook(details)
 
 
 def _fail(message: str) -> NoReturn:
