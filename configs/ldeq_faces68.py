@@ -90,6 +90,22 @@ def get_config(variant: str = "") -> ConfigDict:
         "300w:heldout",
         "ytf68:heldout",
     )  # source:split; the first says which checkpoint is best
+    config.video = ConfigDict(
+        dict(
+            crop="ldeq_video",
+            # Of a frame that follows another; a frame without a past takes config.solver with up to still_steps.
+            solver=dict(name="fixed_point_iteration", tol=5e-3, max_steps=2, relative=True, beta=1.0, memory=6),
+            still_steps=10,
+            alpha=0.1,  # of Eq. (8), with energy_steps of L-BFGS
+            energy_steps=10,
+            max_residual=0.9,  # of the last equilibrium at a frame; more is a scene cut
+            min_iou=0.4,  # of successive boxes; less is another face
+            batch_size=8,
+            chunk=32,  # frames in memory at a time
+            clips=2,  # of each set, written as mp4
+            methods=("frame", "rwr", "energy", "frame+ema:0.9", "frame+ema:0.8", "frame+ema:0.7", "frame+ema:0.5"),
+        )
+    )
 
     if variant == "smoke":
         config.optim.warmup_steps = 2

@@ -25,7 +25,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.model = ConfigDict(dict(preset="tiny", temperature=2.5, dtype="float32", explicit=False))
     config.solver = ConfigDict(
-        dict(name="fixed_point_iteration", tol=5e-3, max_steps=2, relative=True, beta=1.0, memory=6)
+        dict(name="fixed_point_iteration", tol=5e-3, max_steps=3, relative=True, beta=1.0, memory=6)
     )
     config.adjoint = ConfigDict(dict(name="anderson", tol=5e-3, max_steps=6, relative=True, beta=1.0, memory=6))
     config.phantom = ConfigDict(dict(steps=3, damping=0.8))
@@ -50,15 +50,28 @@ def get_config(variant: str = "") -> ConfigDict:
         )
     )
 
+    config.data.sources.rendered_videos = ConfigDict(
+        dict(
+            builder="rendered_videos",
+            root="",
+            train_split="",
+            weight=0.0,  # for eval.py --data=rendered_videos
+            num_videos=16,
+            num_frames=48,
+            size=160,
+            seed=0,
+        )
+    )
+
     config.augment = ConfigDict(
         dict(
             rotation=15.0,
             scale=0.08,
             translation=0.03,
             flip=0.5,
-            blur=0.05,
-            noise=0.05,
-            occlusion=0.1,
+            blur=0.1,
+            noise=0.1,
+            occlusion=0.4,
             color=0.2,
             grey=0.05,
             low_resolution=0.05,
@@ -81,12 +94,29 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train = ConfigDict(dict(batch_size=32, num_steps=1350, log_every=50, checkpoint_every=450))
     config.eval = ConfigDict(dict(batch_size=64, flip_average=True, limit=200))
     config.eval.sets = ("rendered:test",)  # source:split; the first says which checkpoint is best
+    config.video = ConfigDict(
+        dict(
+            crop="ldeq_video",
+            # Of a frame that follows another; a frame without a past takes config.solver with up to still_steps.
+            solver=dict(name="fixed_point_iteration", tol=5e-3, max_steps=2, relative=True, beta=1.0, memory=6),
+            still_steps=10,
+            alpha=0.1,  # of Eq. (8), with energy_steps of L-BFGS
+            energy_steps=10,
+            max_residual=0.9,  # of the last equilibrium at a frame; more is a scene cut
+            min_iou=0.4,  # of successive boxes; less is another face
+            batch_size=8,
+            chunk=32,  # frames in memory at a time
+            clips=2,  # of each set, written as mp4
+            methods=("frame", "rwr", "energy", "frame+ema:0.9", "frame+ema:0.8", "frame+ema:0.7", "frame+ema:0.5"),
+        )
+    )
 
     if variant == "smoke":
         config.optim.warmup_steps = 2
         config.model.preset = "nano"
         config.train.update(dict(num_steps=6, batch_size=8, log_every=2, checkpoint_every=3))
         config.data.sources.rendered.update(dict(num_train=48, num_test=16))
+        config.data.sources.rendered_videos.update(dict(num_videos=2, num_frames=8))
     elif variant:
         raise ValueError(f"There is no variant {variant!r}; choose smoke.")
     return config

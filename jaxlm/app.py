@@ -13,9 +13,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from jaxlm import checkpoints, evaluation, systems
+from jaxlm import checkpoints, evaluation, systems, video_evaluation, video_report
 from jaxlm.config import Config
-from jaxlm.data import pipeline
+from jaxlm.data import pipeline, video_pipeline
 from jaxlm.data.readers import BadSample
 from jaxlm.training import NonFiniteError
 
@@ -179,21 +179,46 @@ def evaluate_workdir(
         if data is None:
             raise ValueError("--root goes with --data naming a builder, as in --data=own --root=faces.csv.")
         config = _with_source(config, data.partition(":")[0], root)
-    predict, written = jax.jit(system.predict), []
+    written = []
     for name in sets:
-        source = pipeline.open_set(config, name)
-        result = evaluation.evaluate(predict, variables, source, config, show_progress=True)
-        label = f"{source.name}_{source.split}" + (f"_{Path(root).resolve().stem}" if root else "")
-        print(f"\n{evaluation.table(result, config, f'{label} at step {step}')}")
-        path = evaluation.write_report(folder / "eval", label, result, source, config, step)
-        print(f"written: {path}, {label}_ced.png, {label}_faces.png")
-        written.append(path)
+        suffix = f"_{Path(root).resolve().stem}" if root else ""
+        evaluate_set = _evaluate_videos if pipeline.holds_videos(config, name.partition(":")[0]) else _evaluate_stills
+        written += evaluate_set(system, variables, config, name, folder / "eval", step, suffix)
     return written
+
+
+def _evaluate_stills(system, variables, config: Config, name: str, folder: Path, step: int, suffix: str) -> list[Path]:
+    source = pipeline.open_set(config, name)
+    result = evaluation.evaluate(jax.jit(system.predict), variables, source, config, show_progress=True)
+    label = f"{source.name}_{source.split}{suffix}"
+    print(f"\n{evaluation.table(result, config, f'{label} at step {step}')}")
+    path = evaluation.write_report(folder, label, result, source, config, step)
+    print(f"written: {path}, {label}_ced.png, {label}_faces.png")
+    return [path]
+
+
+def _evaluate_videos(system, variables, config: Config, name: str, folder: Path, step: int, suffix: str) -> list[Path]:
+    if "video" not in config:
+        raise ValueError("The workdir's config has no part video: it was trained before there was one; train it again.")
+    follower = video_evaluation.Follower(system, variables, config, config.video.methods)
+    reports, rows = [], {}
+    for source in video_pipeline.open_videos(config, name):
+        result = video_evaluation.evaluate_videos(follower, source, config)
+        label = f"{source.name}_{source.split}{suffix}"
+        rows[source.split] = {method: result.row(method) for method in result.scores}
+        print(f"\n{video_report.table(result, config, f'{label} at step {step}')}")
+        paths = video_report.write_report(folder, label, result, source, config, step)
+        print(f"written: {', '.join(map(str, paths[:1]))}{''.join(f', {path.name}' for path in paths[1:])}")
+        reports.append(paths[0])
+    plot = folder / f"{name.replace(':', '_')}{suffix}_accuracy_flicker.png"
+    video_report.plot_accuracy_flicker(plot, rows)
+    print(f"written: {plot}")
+    return reports
 
 
 def _with_source(config: Config, builder: str, root: str) -> Config:
     """A config whose source `builder` is that builder's data under `root`, all of it."""
-    choices = [name for name in pipeline.BUILDERS if name != "rendered"]
+    choices = [name for name in pipeline.BUILDERS if not name.startswith("rendered")]
     if builder not in choices:
         raise ValueError(f"--root goes with --data naming a builder: one of {', '.join(choices)}.")
     config = config.copy_and_resolve_references()

@@ -148,15 +148,8 @@ def write_report(folder: Path, name: str, result: Result, source: FaceSource, co
         "subsets": {subset: result.row(subset) for subset in result.subsets if subset != "all"},
     }
     path = folder / f"{name}.json"
-    write_atomically(path, json.dumps(_without_nan(report), indent=2) + "\n")
+    write_atomically(path, json.dumps(visualize.without_nan(report), indent=2) + "\n")
     return path
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: what could not be measured is null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def faces_sheet(result: Result, source: FaceSource, config: Config, count: int = 6) -> np.ndarray:

@@ -92,3 +92,10 @@ def scale_box(box: np.ndarray, factor: float) -> np.ndarray:
     """Box (4,) with the same centre, both sides times `factor`."""
     center, half = (box[:2] + box[2:]) / 2, factor * (box[2:] - box[:2]) / 2
     return np.concatenate([center - half, center + half])
+
+
+def box_iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two boxes (4,); NaN where either is."""
+    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    common = np.prod(np.where(np.isnan(sides), np.nan, np.maximum(sides, 0.0)))
+    return float(common / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - common))

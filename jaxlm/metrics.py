@@ -33,6 +33,113 @@ def nme(
     return jnp.where(usable, total / length, jnp.nan)
 
 
+def flicker(
+    pred: Float[Array | np.ndarray, "T K 2"],
+    target: Float[Array | np.ndarray, "T K 2"],
+    mask: Bool[Array | np.ndarray, "T K"] | None = None,
+) -> Float[Array, " T"]:
+    """Flicker of each frame against the one before, Eq. (11a) of Micaelli et al., CVPR 2023.
+
+    Args:
+        pred: landmarks of one video in pixels.
+        target: ground truth in the same pixels.
+        mask: true where a landmark exists; all where None.
+
+    Returns:
+        Root mean square over the landmarks of ‖rₙ − rₙ₋₁‖ / d₁, r the residual and d₁² the area of the box around the
+        frame's ground truth: a fraction of the face's size. NaN at the first frame and where no landmark exists in
+        both frames or the face has no area; infinite where a prediction is not finite.
+    """
+    pred, target = jnp.asarray(pred), jnp.asarray(target)
+    exists = jnp.ones(target.shape[:2], bool) if mask is None else jnp.asarray(mask)
+    residual = jnp.where(exists[..., None], target - pred, 0.0)
+    squares = jnp.sum(jnp.square(residual[1:] - residual[:-1]), axis=-1)
+    squares = jnp.where(jnp.isfinite(squares), squares, jnp.inf)
+    both = exists[1:] & exists[:-1]
+    count, area = both.sum(axis=-1), _face_area(target, exists)[1:]
+    usable = (count > 0) & (area > 0)
+    mean_square = jnp.where(both, squares, 0.0).sum(axis=-1) / jnp.where(usable, count * area, 1.0)
+    values = jnp.where(usable, jnp.sqrt(mean_square), jnp.nan)
+    return jnp.concatenate([jnp.full((min(1, target.shape[0]),), jnp.nan, values.dtype), values])
+
+
+def nmf(
+    pred: Float[Array | np.ndarray, "T K 2"],
+    target: Float[Array | np.ndarray, "T K 2"],
+    mask: Bool[Array | np.ndarray, "T K"] | None = None,
+    *,
+    variant: str = "released",
+) -> float:
+    """Normalised mean flicker of one video.
+
+    Args:
+        pred: landmarks in pixels.
+        target: ground truth in the same pixels.
+        mask: true where a landmark exists; all where None.
+        variant: "paper" is Eq. (11b) of Micaelli et al., CVPR 2023: the root of the sum of squared frame flickers over
+            N, the number of frames; a fraction. "released" is what the authors' program computes and their tables
+            show: 100 times the root mean square over the N − 1 pairs of frames, in pixels of a face of 256 × 256.
+
+    Returns:
+        The number; NaN for a video without two frames in a row that have landmarks.
+
+    Raises:
+        ValueError: for another variant.
+    """
+    if variant not in ("released", "paper"):
+        raise ValueError(f'variant must be "released" or "paper", got {variant!r}.')
+    values = np.asarray(flicker(pred, target, mask), np.float64)
+    pairs = ~np.isnan(values)
+    if not pairs.any():
+        return float("nan")
+    total = np.sum(np.square(values[pairs]))
+    if variant == "released":
+        return float(100 * 256 * np.sqrt(total / pairs.sum()))
+    # A video begins anew behind a gap; each part of n frames has n − 1 pairs.
+    frames = pairs.sum() + np.sum(pairs & ~np.concatenate([[False], pairs[:-1]]))
+    return float(np.sqrt(total / frames))
+
+
+def stability(
+    pred: Float[Array | np.ndarray, "T K 2"],
+    target: Float[Array | np.ndarray, "T K 2"],
+    mask: Bool[Array | np.ndarray, "T K"] | None = None,
+) -> float:
+    """Stability of one video, section 3.1 of Guo et al. (3DDFA_V2), ECCV 2020; lower is stabler.
+
+    The mean over landmarks and frames of the distance between predicted and true offset from the frame before, over
+    √(w·h) of the box around the frame's ground truth: a fraction. NaN where no two frames in a row have landmarks.
+    """
+    pred, target = jnp.asarray(pred), jnp.asarray(target)
+    exists = jnp.ones(target.shape[:2], bool) if mask is None else jnp.asarray(mask)
+    both = exists[1:] & exists[:-1]
+    size = jnp.sqrt(_face_area(target, exists)[1:])
+    length = jnp.where(size > 0, size, jnp.nan)
+    return mean(np.asarray(nme(pred[1:] - pred[:-1], target[1:] - target[:-1], length, both)))
+
+
+def jitter(pred: Float[Array | np.ndarray, "T K 2"]) -> float:
+    """Jitter of one video that needs no labels; lower is calmer.
+
+    The mean motion of all landmarks is removed, then come the second differences of the trajectories: their root mean
+    square over frames and landmarks, over √(w·h) of the box around the frame's landmarks. A fraction; frames with a
+    NaN (a lost face) are left out. NaN for fewer than three frames in a row.
+    """
+    pred = np.asarray(pred, np.float64)
+    size = np.sqrt(np.prod(pred.max(axis=1) - pred.min(axis=1), axis=-1))
+    shape = pred - pred.mean(axis=1, keepdims=True)
+    bend = (shape[2:] - 2 * shape[1:-1] + shape[:-2]) / size[1:-1, None, None]
+    squares = np.square(bend).sum(axis=-1).mean(axis=-1)
+    return float(np.sqrt(mean(squares)))
+
+
+def _face_area(target: Float[Array, "T K 2"], exists: Bool[Array, "T K"]) -> Float[Array, " T"]:
+    """Area w·h of the box around each frame's existing landmarks; 0 where there are none."""
+    low = jnp.where(exists[..., None], target, jnp.inf).min(axis=1)
+    high = jnp.where(exists[..., None], target, -jnp.inf).max(axis=1)
+    return jnp.where(exists.any(axis=1), jnp.prod(high - low, axis=-1), 0.0)
+
+
 def failure_rate(nme: Num[Array | np.ndarray, " N"], threshold: float) -> float:
     """Fraction of faces with an NME above `threshold` (FR10: 0.1). NaNs are left out; NaN for no face."""
     values = _present(nme)

@@ -69,6 +69,7 @@ def fixed_point_iteration(
     trace: bool = False,
     taps: tuple[int, ...] = (),
     differentiable: bool = False,
+    image: bool = False,
 ) -> tuple[PyTree, SolverStats]:
     """Damped fixed-point (Picard) iteration, z ← (1 − β) z + β f(z).
 
@@ -82,6 +83,7 @@ def fixed_point_iteration(
         trace: record the residual of every step.
         taps: steps whose iterates are kept.
         differentiable: run as a scan, for reverse mode through the iterations.
+        image: return f(z) of the best iterate z instead of z: one step nearer, and evaluated anyway.
 
     Returns:
         The best iterate of each sample, like `z0`, and the statistics.
@@ -95,7 +97,7 @@ def fixed_point_iteration(
         return z + beta * (fz - z), memory
 
     _check_unit("beta", beta)
-    return _solve(fun, z0, lambda z: (), propose, tol, max_steps, relative, trace, taps, differentiable)
+    return _solve(fun, z0, lambda z: (), propose, tol, max_steps, relative, trace, taps, differentiable, image)
 
 
 def anderson(
@@ -111,6 +113,7 @@ def anderson(
     trace: bool = False,
     taps: tuple[int, ...] = (),
     differentiable: bool = False,
+    image: bool = False,
 ) -> tuple[PyTree, SolverStats]:
     """Anderson acceleration (type II) over a window of `memory` iterates.
 
@@ -149,7 +152,7 @@ def anderson(
             z_next = z_next - (1.0 - beta) * _contract("bm,mbn->bn", alpha, residuals)
         return z_next.astype(z.dtype), (images, residuals, gram)
 
-    return _solve(fun, z0, init, propose, tol, max_steps, relative, trace, taps, differentiable)
+    return _solve(fun, z0, init, propose, tol, max_steps, relative, trace, taps, differentiable, image)
 
 
 def broyden(
@@ -164,6 +167,7 @@ def broyden(
     trace: bool = False,
     taps: tuple[int, ...] = (),
     differentiable: bool = False,
+    image: bool = False,
 ) -> tuple[PyTree, SolverStats]:
     """Broyden's (good) method on g(z) = f(z) − z with a limited-memory inverse Jacobian.
 
@@ -206,7 +210,7 @@ def broyden(
         us, vs = lax.cond(step > 0, update, lambda us, vs: (us, vs), us, vs)
         return z - beta * apply(us, vs, g), (us, vs, z, g)
 
-    return _solve(fun, z0, init, propose, tol, max_steps, relative, trace, taps, differentiable)
+    return _solve(fun, z0, init, propose, tol, max_steps, relative, trace, taps, differentiable, image)
 
 
 def _anderson_weights(gram: Float[Array, "B m m"], filled: Array, ridge: float) -> Float[Array, "B m"]:
@@ -233,7 +237,7 @@ def _anderson_weights(gram: Float[Array, "B m m"], filled: Array, ridge: float) 
     return weights / jnp.where(total > 0, total, 1.0)
 
 
-def _solve(fun, z0, init, propose, tol, max_steps, relative, trace, taps, differentiable):
+def _solve(fun, z0, init, propose, tol, max_steps, relative, trace, taps, differentiable, image):
     """The loop that all solvers share; `propose(step, z, fz, memory) -> (z_next, memory)` is the method."""
     if max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {max_steps}.")
@@ -268,7 +272,7 @@ def _solve(fun, z0, init, propose, tol, max_steps, relative, trace, taps, differ
         finite = jnp.isfinite(residual)
         better = active & finite & (residual < state.residual)
         converged = active & finite & (residual <= tol)
-        best = jnp.where(better[:, None], z, state.best)
+        best = jnp.where(better[:, None], fz if image else z, state.best)
         still = active & finite & ~converged
         z_next, memory = propose(step, z, fz, state.memory)
         recorded = state.trace

@@ -1,9 +1,11 @@
 """Pictures that people look at: landmarks on faces, sheets of faces, error curves."""
 
+import contextlib
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -86,27 +88,49 @@ def write_image(path: Path, image: np.ndarray) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def plot_ced(path: Path, curves: dict[str, np.ndarray], *, threshold: float, title: str) -> None:
-    """Cumulative error distribution: fraction of faces with an NME up to x, x to `threshold` (both as fractions)."""
+def without_nan(value: Any) -> Any:
+    """JSON has no NaN: what could not be measured is null."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+@contextlib.contextmanager
+def figure(
+    path: Path, *, rows: int = 1, columns: int = 1, size: tuple[float, float] = (6, 4.2), title: str = ""
+) -> Iterator[list[Any]]:
+    """Matplotlib axes, row by row, each panel `size` inches; written to `path` when the context ends."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6, 4.2), dpi=120)
-    for name, values in curves.items():
-        values = np.sort(values[~np.isnan(values)])
-        if len(values) == 0:
-            continue
-        inside = values[values <= threshold]
-        x = np.concatenate([[0.0], inside, [threshold]]) * 100
-        y = np.concatenate([[0.0], np.arange(1, len(inside) + 1) / len(values), [len(inside) / len(values)]])
-        axes.step(x, y, where="post", label=name, linewidth=2 if len(curves) == 1 or name == "all" else 1.2)
-    axes.set(xlim=(0, 100 * threshold), ylim=(0, 1), xlabel="NME (%)", ylabel="fraction of faces", title=title)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="lower right", fontsize=9)
-    figure.tight_layout()
-    figure.canvas.draw()
-    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # pyright: ignore[reportAttributeAccessIssue]
-    pyplot.close(figure)
+    drawn, axes = pyplot.subplots(rows, columns, figsize=(size[0] * columns, size[1] * rows), dpi=120, squeeze=False)
+    try:
+        yield list(axes.ravel())
+        if title:
+            drawn.suptitle(title, fontsize=10)
+        drawn.tight_layout()
+        drawn.canvas.draw()
+        pixels = np.asarray(drawn.canvas.buffer_rgba())[..., :3].copy()  # pyright: ignore[reportAttributeAccessIssue]
+    finally:
+        pyplot.close(drawn)
     write_image(path, pixels)
+
+
+def plot_ced(path: Path, curves: dict[str, np.ndarray], *, threshold: float, title: str) -> None:
+    """Cumulative error distribution: fraction of faces with an NME up to x, x to `threshold` (both as fractions)."""
+    with figure(path) as (axes,):
+        for name, values in curves.items():
+            values = np.sort(values[~np.isnan(values)])
+            if len(values) == 0:
+                continue
+            inside = values[values <= threshold]
+            x = np.concatenate([[0.0], inside, [threshold]]) * 100
+            y = np.concatenate([[0.0], np.arange(1, len(inside) + 1) / len(values), [len(inside) / len(values)]])
+            axes.step(x, y, where="post", label=name, linewidth=2 if len(curves) == 1 or name == "all" else 1.2)
+        axes.set(xlim=(0, 100 * threshold), ylim=(0, 1), xlabel="NME (%)", ylabel="fraction of faces", title=title)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, loc="lower right", fontsize=9)

@@ -47,7 +47,7 @@ def _drawing(x: float, y: float) -> np.ndarray:
 
 def paint_texture(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Albedo (TEXTURE, TEXTURE, 3) uint8 of a person, and the hair's colour (3,)."""
-    skin = _tone(_SKIN, rng) * (1 + rng.uniform(-0.05, 0.05, size=3))
+    skin = skin_tone(rng) * (1 + rng.uniform(-0.05, 0.05, size=3))
     hair = _tone(_HAIR, rng) * rng.uniform(0.7, 1.3)
     lips = np.clip(
         skin * rng.uniform(0.72, 0.98) * [1.02, 0.74, 0.76] + rng.uniform(0, 22) * np.array([1, 0, 0]), 0, 255
@@ -68,6 +68,11 @@ def paint_texture(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     if rng.random() < 0.93:
         texture = _paint_hair(texture, hair, rng)
     return np.clip(texture, 0, 255).astype(np.uint8), hair
+
+
+def skin_tone(rng: np.random.Generator) -> np.ndarray:
+    """A colour of skin, (3,) RGB."""
+    return _tone(_SKIN, rng)
 
 
 def _tone(palette: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -292,7 +297,7 @@ def paint_occluders(
         span = (high - low).max() * rng.uniform(0.08, 0.28, size=2)
         angle = rng.uniform(0, 180)
         box = cv2.boxPoints(((float(center[0]), float(center[1])), (2 * float(span[0]), 2 * float(span[1])), angle))
-        color = tuple(float(c) for c in (_tone(_SKIN, rng) if rng.random() < 0.5 else rng.uniform(0, 255, size=3)))
+        color = tuple(float(c) for c in (skin_tone(rng) if rng.random() < 0.5 else rng.uniform(0, 255, size=3)))
         shape = np.round(box).astype(np.int32)
         if rng.random() < 0.5:
             polygon = cv2.ellipse2Poly(

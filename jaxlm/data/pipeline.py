@@ -17,13 +17,18 @@ from jaxlm.config import Config
 from jaxlm.data.augment import Augmentation, make_crop
 from jaxlm.data.builders import FaceBuilder, OwnData, ThreeHundredW, Wflw
 from jaxlm.data.rendered import RenderedFaces
+from jaxlm.data.rendered_videos import RenderedVideos
 from jaxlm.data.schemes import Scheme, get_scheme
+from jaxlm.data.video_builders import ThreeHundredVW, VideoBuilder, WflwV
 
 BUILDERS: dict[str, type[FaceBuilder]] = {
     "wflw": Wflw,
     "300w": ThreeHundredW,
     "own": OwnData,
     "rendered": RenderedFaces,
+    "wflwv": WflwV,
+    "300vw": ThreeHundredVW,
+    "rendered_videos": RenderedVideos,
 }
 
 
@@ -71,7 +76,7 @@ def open_set(config: Config, name: str) -> FaceSource:
 
 
 def open_source(config: Config, name: str, split: str | None) -> FaceSource:
-    """Prepares (once) and opens a split of the data set `config.data.sources[name]`.
+    """Prepares (once) and opens a split of the data set of stills `config.data.sources[name]`.
 
     Args:
         config: a whole experiment.
@@ -79,17 +84,36 @@ def open_source(config: Config, name: str, split: str | None) -> FaceSource:
         split: of that data set; "test" or, where there is none, "train" if it is None.
 
     Raises:
-        ValueError: if the source, its builder, its files or the split do not exist.
+        ValueError: if the source, its builder, its files or the split do not exist, or it holds videos.
     """
-    sources = config.data.sources
-    if name not in sources:
-        raise ValueError(f"There is no source {name!r} in config.data.sources; choose one of {', '.join(sources)}.")
-    source = sources[name]
-    if source.builder not in BUILDERS:
-        raise ValueError(f"There is no builder {source.builder!r}; choose one of {', '.join(BUILDERS)}.")
+    if holds_videos(config, name):
+        raise ValueError(f"{name} holds videos; eval.py evaluates it, but nothing trains on it.")
+    builder: Any = prepare_source(config, name)
+    if split is None:
+        split = "test" if "test" in builder.info.splits else "train"
+    records = builder.as_data_source(split=check_split(builder, name, split))
+    return FaceSource(name, split, records, builder.scheme, builder.SUBSETS)
+
+
+def holds_videos(config: Config, name: str) -> bool:
+    """Whether the source `name` is a data set of videos.
+
+    Raises:
+        ValueError: if there is no such source or builder.
+    """
+    return issubclass(_builder_class(config, name), VideoBuilder)
+
+
+def prepare_source(config: Config, name: str) -> FaceBuilder:
+    """The prepared builder of `config.data.sources[name]`.
+
+    Raises:
+        ValueError: if the source, its builder or its files do not exist, or it has unknown fields.
+    """
+    builder_class: Any = _builder_class(config, name)
+    source = config.data.sources[name]
     options = {key: source[key] for key in source if key not in ("builder", "root", "train_split", "weight")}
     root = f"{config.data.root}/{source.root}" if source.root else config.data.root
-    builder_class: Any = BUILDERS[source.builder]
     known = _options_of(builder_class)
     if set(options) - known:
         raise ValueError(
@@ -98,12 +122,23 @@ def open_source(config: Config, name: str, split: str | None) -> FaceSource:
         )
     builder = builder_class(root, config.data.cache, scheme=config.scheme, **options)
     builder.prepare()
-    if split is None:
-        split = "test" if "test" in builder.info.splits else "train"
+    return builder
+
+
+def _builder_class(config: Config, name: str) -> type[FaceBuilder]:
+    sources = config.data.sources
+    if name not in sources:
+        raise ValueError(f"There is no source {name!r} in config.data.sources; choose one of {', '.join(sources)}.")
+    if sources[name].builder not in BUILDERS:
+        raise ValueError(f"There is no builder {sources[name].builder!r}; choose one of {', '.join(BUILDERS)}.")
+    return BUILDERS[sources[name].builder]
+
+
+def check_split(builder: FaceBuilder, name: str, split: str) -> str:
+    """The split, or a MissingSplit naming those that the builder has."""
     if split not in builder.info.splits:
         raise MissingSplit(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}.")
-    records = builder.as_data_source(split=split)
-    return FaceSource(name, split, records, builder.scheme, builder.SUBSETS)
+    return split
 
 
 def train_batches(config: Config, *, process_index: int = 0, process_count: int = 1) -> grain.IterDataset:

@@ -204,6 +204,28 @@ class LDEQ:
         z, stats = equilibrium(self.cell, z0, args, solver=solver, **equilibrium_options)
         return Output(to_landmarks(z), z, stats, batch_stats)
 
+    def predict(
+        self,
+        variables: Mapping[str, Any],
+        images: Float[Array, "B H W 3"],
+        *,
+        solver: Solver,
+        z0: Float[Array, "B h w K"] | None = None,
+    ) -> Output:
+        """The numbers of `__call__` outside training, without its last application of the cell, which is for gradients.
+
+        Args:
+            variables: from `init` or a checkpoint.
+            images: RGB in [0, 255].
+            solver: of the fixed point, with an option `image`; see `jaxlm.solvers`.
+            z0: warm start; zeros where it is None.
+        """
+        x, batch_stats = self.inject(variables, images)
+        z0 = self.initial_heatmaps(images) if z0 is None else z0
+        args = (variables["params"]["cell"], x)
+        z, stats = solver(lambda z: self.cell(z, args), z0, image=True)
+        return Output(to_landmarks(z), z, stats, batch_stats)
+
     def explicit(
         self,
         variables: Mapping[str, Any],

@@ -35,13 +35,13 @@ class Prediction(NamedTuple):
     """Landmarks of a batch.
 
     Attributes:
-        landmarks: (B, K, 2) in pixels of the crop.
+        landmarks: (B, K, 2) in pixels of the crop; (B, T, K, 2) for videos, and so on.
         score: (B, K) in (0, 1], higher where the landmark is surer.
         aux: arrays (B, ...) of the system's own, for inspection.
     """
 
-    landmarks: Float[Array, "B K 2"]
-    score: Float[Array, "B K"]
+    landmarks: Float[Array, "*B K 2"]
+    score: Float[Array, "*B K"]
     aux: dict[str, Array]
 
 
@@ -53,11 +53,15 @@ class System(NamedTuple):
         train_step: (state, batch, rng) -> (state, logs), logs a dict of scalars with "loss", "nme", "grad_norm";
             to be jitted with the state donated.
         predict: (variables, images (B, H, W, 3) in [0, 255]) -> Prediction.
+        track: for a system with a state: (method, variables, image (B, T, H, W, 3), restart (B, T), exists (B, T),
+            past or None) -> (Prediction with leaves (B, T, ...), past of the next frame). Methods are "frame", each
+            frame on its own, "rwr" and "energy"; see `jaxlm.video`.
     """
 
     init: Callable[[Array], TrainState]
     train_step: Callable[[TrainState, dict[str, Array], Array], tuple[TrainState, dict[str, Array]]]
     predict: Callable[[Any, Array], Prediction]
+    track: Callable[..., tuple[Prediction, Any]] | None = None
 
 
 def build(config: Config) -> System:

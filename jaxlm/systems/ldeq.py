@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxlm import heatmaps, implicit, losses, metrics, solvers
+from jaxlm import heatmaps, implicit, losses, metrics, solvers, video
 from jaxlm.config import Config
 from jaxlm.data.schemes import get_scheme
-from jaxlm.models.ldeq import LDEQ, PRESETS, Output
+from jaxlm.models.ldeq import LDEQ, PRESETS, Output, to_landmarks
 from jaxlm.optim import apply_gradients, make_optimizer
 from jaxlm.systems import Prediction, System, TrainState
 
@@ -103,7 +103,7 @@ def build(config: Config) -> System:
     def predict_once(variables, images: Float[Array, "B H W 3"]) -> Output:
         if config.model.explicit:
             return model.explicit(variables, images, num_steps=config.solver.max_steps)[0]
-        return model(variables, images, solver=solver, gradient="jacobian_free")
+        return model.predict(variables, images, solver=solver)
 
     def predict(variables, images: Array) -> Prediction:
         images = images.astype(jnp.float32)
@@ -121,7 +121,49 @@ def build(config: Config) -> System:
             aux |= {"residual": output.stats.residual, "best_step": output.stats.best_step}
         return Prediction(landmarks, score, aux)
 
-    return System(init, train_step, predict)
+    def track(method, variables, image, restart, exists, past: video.Tracking | None = None):
+        z0 = model.initial_heatmaps(image[:, 0])
+
+        def solve_with(chosen):
+            def step(z, frame):
+                traced = functools.partial(chosen, trace=True)
+                output = model.predict(variables, frame.astype(jnp.float32), solver=traced, z0=z)
+                start_residual = output.stats.trace[0]  # pyright: ignore[reportOptionalSubscript, reportOptionalMemberAccess]
+                return output.heatmaps, start_residual, (output.landmarks, confidence(output.heatmaps))
+
+            return step
+
+        def descend(z, frame):
+            x, _ = model.inject(variables, frame.astype(jnp.float32))
+            z, stats = video.minimize_energy(
+                lambda z, x: model.cell(z, (variables["params"]["cell"], x)),
+                z,
+                x,
+                alpha=config.video.alpha,
+                max_steps=config.video.energy_steps,
+            )
+            return z, stats.start_residual, (to_landmarks(z), confidence(z))
+
+        cold_step = solve_with(functools.partial(solver, max_steps=config.video.still_steps))
+        steps = {
+            "frame": lambda z, frame: cold_step(z0, frame),
+            "rwr": solve_with(make_solver(config.video.solver)),
+            "energy": descend,
+        }
+        tracked, past = video.rwr(
+            steps[method],
+            z0,
+            image,
+            cold_step=cold_step,
+            restart=restart,
+            exists=exists,
+            tracking=past,
+            max_residual=config.video.max_residual,
+        )
+        landmarks, score = tracked.output
+        return Prediction(landmarks, score, {"residual": tracked.residual, "restarted": tracked.restarted}), past
+
+    return System(init, train_step, predict, None if config.model.explicit else track)
 
 
 def confidence(z: Float[Array, "B h w K"]) -> Float[Array, "B K"]:

@@ -1,0 +1,303 @@
+"""Rendered videos: the rendered faces move, and every frame's landmarks are exact.
+
+Head, expression, light and camera follow smooth random curves. An easy clip is sharp and unobstructed. A hard one is
+what makes landmarks ambiguous: things pass in front of the face, the camera shakes and blurs along its motion, the
+light flickers, and the frames are noisy and heavily compressed. The same seed and index give the same pixels.
+"""
+
+import hashlib
+import inspect
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import jax
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+
+from jaxlm import geometry, morphable, render
+from jaxlm.data import head, paint, rendered
+from jaxlm.data.clips import VideoWriter
+from jaxlm.data.rendered import Scene, render_faces, sample_scene
+from jaxlm.data.video_builders import WflwV, write_labels
+from jaxlm.progress import progress
+
+FPS = 25
+_BATCH = 16
+_SHAKE_MARGIN = 0.15  # of the picture's side, background beyond its edges
+
+
+class Clip(NamedTuple):
+    """One rendered video.
+
+    Attributes:
+        frames: (T, S, S, 3) uint8 RGB.
+        landmarks: (T, 98, 2) in pixels.
+        bboxes: (T, 4) of the landmarks, smoothed over time as a stable detector's.
+    """
+
+    frames: np.ndarray
+    landmarks: np.ndarray
+    bboxes: np.ndarray
+
+
+class _Motion(NamedTuple):
+    """A person over time.
+
+    Attributes:
+        scenes: every leaf (T, ...).
+        shake: (T, 2) camera offset in pixels.
+        exposure: (T,) factor of the brightness.
+    """
+
+    scenes: Scene
+    shake: np.ndarray
+    exposure: np.ndarray
+
+
+def film(seed: int, index: int, *, num_frames: int, size: int, hard: bool) -> Clip:
+    """Video number `index` of an endless, seeded set, of `num_frames` frames of `size` × `size` pixels."""
+    rng = np.random.default_rng([seed, index, int(hard)])
+    motion = _sample_motion(rng, num_frames, size, hard)
+    texture, hair = paint.paint_texture(rng)
+    background = paint.paint_background(rng, size + 2 * round(_SHAKE_MARGIN * size))
+    wardrobe, defects = (int(rng.integers(2**31)) for _ in range(2))
+    occluders = [_sample_occluder(rng, num_frames, size) for _ in range(2 + num_frames // 24)] if hard else []
+    defects = np.random.default_rng(defects)
+    frames, landmarks = [], []
+    for first in range(0, num_frames, _BATCH):
+        chosen = np.arange(first, first + _BATCH).clip(max=num_frames - 1)
+        scenes = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], motion.scenes)
+        rendering = jax.device_get(render_faces(scenes, np.stack([texture] * _BATCH), size))
+        for i, time in enumerate(range(first, min(first + _BATCH, num_frames))):
+            behind = _behind(background, motion.shake[time], size)
+            neck, scale = rendering.landmarks[i, 16], float(scenes.scale[i])
+            behind = paint.paint_shoulders(behind, np.random.default_rng(wardrobe), neck, scale, hair)
+            alpha = cv2.GaussianBlur(rendering.alpha[i], (0, 0), 0.6)[..., None]
+            image = rendering.color[i] * alpha + behind * (1 - alpha)
+            for occluder in occluders:
+                image = occluder.paint(image, time, motion.shake[time])
+            frames.append(np.clip(image * motion.exposure[time], 0, 255).astype(np.uint8))
+            landmarks.append(rendering.landmarks[i])
+    points = np.stack(landmarks)
+    if hard:
+        frames = _spoil(frames, points, defects)
+    boxes = np.stack([geometry.box_of_points(shape) for shape in points])
+    return Clip(np.stack(frames), points, _smooth(boxes, 2.0))
+
+
+def _sample_motion(rng: np.random.Generator, num_frames: int, size: int, hard: bool) -> _Motion:
+    scene = sample_scene(rng, size)
+    seconds = np.arange(num_frames) / FPS
+
+    def wave(amplitude: Any, slowest: float = 0.15, fastest: float = 0.6) -> np.ndarray:
+        """Two sine waves of random phase, of `amplitude` at most together; (T, *shape of amplitude)."""
+        amplitude = np.asarray(amplitude, np.float64)
+        total = np.zeros((num_frames, *amplitude.shape))
+        for share in (0.65, 0.35):
+            hertz, phase = rng.uniform(slowest, fastest, amplitude.shape), rng.uniform(0, 2 * np.pi, amplitude.shape)
+            total += share * amplitude * np.sin(2 * np.pi * hertz * seconds.reshape(-1, *[1] * amplitude.ndim) + phase)
+        return total
+
+    liveliness = 1.6 if hard else 1.0
+    angles = scene.angles * [0.7, 0.8, 0.8] + wave(liveliness * np.deg2rad([16.0, 7.0, 7.0]))
+    shake = _tremor(rng, num_frames, 0.008 * size) if hard else np.zeros((num_frames, 2))
+    center = scene.center + wave(liveliness * np.full(2, 0.035 * size)) + shake
+    light = scene.light + wave(np.array([0.5, 0.3, 0.2]))
+    light /= np.linalg.norm(light, axis=1, keepdims=True)
+    exposure = 1 + wave(0.06) + (0.06 * rng.standard_normal(num_frames) if hard else 0.0)
+    still: Any = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[None], num_frames, axis=0), scene)
+    moving = dict(
+        expression=_talk(rng, scene.expression, num_frames, wave),
+        angles=angles,
+        scale=scene.scale * (1 + wave(0.04)),
+        center=center,
+        light=light,
+    )
+    scenes = still._replace(**{name: value.astype(np.float32) for name, value in moving.items()})
+    return _Motion(scenes, shake, exposure)
+
+
+def _talk(rng: np.random.Generator, start: np.ndarray, num_frames: int, wave) -> np.ndarray:
+    """Expressions (T, 10): a mouth that opens and closes, blinks, and slow changes of the rest."""
+    names = {name: number for number, name in enumerate(head.EXPRESSIONS)}
+    strength = np.clip(start + wave(np.full(len(start), 0.25)) * (start > 0), 0, 1)
+    speech = np.clip(wave(0.9, 1.5, 3.5) + wave(0.5, 0.2, 0.5), 0, 1)
+    strength[:, names["mouth_open"]] = speech
+    strength[:, names["mouth_closed"]] = np.clip(0.9 - 2.5 * speech, 0, 1)
+    strength[:, names["mouth_aside"]] = start[names["mouth_aside"]]
+    strength[:, names["smile"]] = np.clip(start[names["smile"]] + wave(0.4), 0, 1)
+    eyes = np.minimum(start[names["eyes_closed"]], 0.4) * np.ones(num_frames)
+    time = int(rng.integers(5, 30))
+    while time < num_frames:
+        blink = np.exp(-(((np.arange(num_frames) - time) / 1.6) ** 4))
+        eyes, time = np.maximum(eyes, blink), time + int(rng.integers(20, 75))
+    strength[:, names["eyes_closed"]] = eyes
+    return strength
+
+
+def _tremor(rng: np.random.Generator, num_frames: int, strength: float) -> np.ndarray:
+    """Camera shake (T, 2): an autoregressive process with a few jolts, `strength` pixels a frame."""
+    push = rng.standard_normal((num_frames, 2)) * strength * (1 + 3 * (rng.random((num_frames, 1)) < 0.06))
+    offset = np.zeros((num_frames, 2))
+    for time in range(1, num_frames):
+        offset[time] = 0.85 * offset[time - 1] + push[time]
+    return offset
+
+
+class _Occluder(NamedTuple):
+    """Something of one colour that crosses the picture on a straight line and turns.
+
+    Attributes:
+        start: frame at which it sets out.
+        duration: frames until it has crossed.
+        path: (2, 2) its centre then and then.
+        axes: (2,) half sides in pixels.
+        angles: (2,) degrees then and then.
+        color: RGB.
+        stripes: colour that its stripes add, 0 for none.
+        round: whether an ellipse; a rectangle otherwise.
+    """
+
+    start: int
+    duration: int
+    path: np.ndarray
+    axes: np.ndarray
+    angles: np.ndarray
+    color: np.ndarray
+    stripes: float
+    round: bool
+
+    def paint(self, image: np.ndarray, time: int, shake: np.ndarray) -> np.ndarray:
+        """The picture (S, S, 3) float with the object where it is at frame `time`."""
+        progress = (time - self.start) / self.duration
+        if not 0 <= progress <= 1:
+            return image
+        center = self.path[0] + progress * (self.path[1] - self.path[0]) + shake
+        angle = np.deg2rad(self.angles[0] + progress * (self.angles[1] - self.angles[0]))
+        y, x = np.mgrid[: image.shape[0], : image.shape[1]] - center[::-1, None, None]
+        u = (np.cos(angle) * x + np.sin(angle) * y) / self.axes[0]
+        v = (np.cos(angle) * y - np.sin(angle) * x) / self.axes[1]
+        edge = 1 - (np.hypot(u, v) if self.round else np.maximum(np.abs(u), np.abs(v)))
+        cover = np.clip(edge * self.axes.min() / 1.5, 0, 1)[..., None]
+        color = self.color + self.stripes * np.sin(9 * u)[..., None]
+        return image + cover * (color - image)
+
+
+def _sample_occluder(rng: np.random.Generator, num_frames: int, size: int) -> _Occluder:
+    side = 1 if rng.random() < 0.5 else -1
+    middle = size * rng.uniform([0.3, 0.3], [0.7, 0.8])
+    away = 0.9 * size * side * np.array([np.cos(a := rng.uniform(-0.9, 0.9)), np.sin(a)])
+    skin = rng.random() < 0.5
+    return _Occluder(
+        start=int(rng.integers(-10, max(num_frames - 15, 1))),
+        duration=int(rng.integers(18, 50)),
+        path=np.stack([middle - away, middle + away]),
+        axes=size * rng.uniform([0.12, 0.1], [0.32, 0.24]),
+        angles=rng.uniform(0, 180) + np.array([0, rng.uniform(-60, 60)]),
+        color=paint.skin_tone(rng) if skin else rng.uniform(0, 255, size=3),
+        stripes=0.0 if skin else float(rng.uniform(0, 60)),
+        round=bool(rng.random() < 0.6),
+    )
+
+
+def _behind(background: np.ndarray, shake: np.ndarray, size: int) -> np.ndarray:
+    """The part of the background that a camera moved by `shake` sees, (size, size, 3) uint8."""
+    margin = (background.shape[0] - size) / 2
+    offset = np.clip(shake, -margin, margin) - margin
+    shift = np.array([[1.0, 0.0, offset[0]], [0.0, 1.0, offset[1]]])
+    return cv2.warpAffine(background, shift, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _spoil(frames: list[np.ndarray], landmarks: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    """Motion blur along the face's own motion, defocus that comes and goes, sensor noise, compression."""
+    size = frames[0].shape[0]
+    velocity = np.gradient(landmarks.mean(axis=1), axis=0) if len(frames) > 1 else np.zeros((1, 2))
+    shutter, quality, noise = rng.uniform(0.5, 1.5), int(rng.integers(12, 35)), rng.uniform(4, 16)
+    focus = _smooth(np.clip(rng.standard_normal((len(frames), 1)) * 0.012 * size, 0, None), 1.0)[:, 0]
+    spoiled = []
+    for time, frame in enumerate(frames):
+        frame = _streak(frame, shutter * velocity[time])
+        if focus[time] > 0.3:
+            frame = cv2.GaussianBlur(frame, (0, 0), float(focus[time]))
+        frame = np.clip(frame + noise * rng.standard_normal(frame.shape), 0, 255).astype(np.uint8)
+        _, encoded = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        spoiled.append(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
+    return spoiled
+
+
+def _streak(frame: np.ndarray, motion: np.ndarray) -> np.ndarray:
+    """Averages the frame along `motion` (2,) pixels, centred, so that nothing moves."""
+    length = float(np.linalg.norm(motion))
+    if length < 1:
+        return frame
+    reach = int(np.ceil(length / 2)) + 1
+    kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
+    for step in np.linspace(-0.5, 0.5, 4 * reach):
+        x, y = reach + step * motion
+        left, top = int(x), int(y)
+        for column, row, weight in (
+            (left, top, (left + 1 - x) * (top + 1 - y)), (left + 1, top, (x - left) * (top + 1 - y)),
+            (left, top + 1, (left + 1 - x) * (y - top)), (left + 1, top + 1, (x - left) * (y - top)),
+        ):  # fmt: skip
+            kernel[row, column] += weight
+    return cv2.filter2D(frame, -1, kernel / kernel.sum())
+
+
+def _smooth(values: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian over time (T, ...), ends repeated."""
+    return gaussian_filter1d(values, sigma, axis=0, mode="nearest")
+
+
+class RenderedVideos(WflwV):
+    """Splits "hard" and "easy" of rendered videos, filmed once into the cache in WFLW-V's own layout.
+
+    Args:
+        num_videos: of each split.
+        num_frames: of each video.
+        size: side of the pictures in pixels.
+        seed: of everything.
+    """
+
+    def __init__(
+        self, root: str | Path, cache: str | Path, *, num_videos: int, num_frames: int, size: int, seed: int, **options
+    ):
+        del root
+        if num_videos < 1 or num_frames < 1 or size < 32:
+            raise ValueError("num_videos and num_frames must be at least 1 and size at least 32.")
+        self.counts, self.size, self.seed = (num_videos, num_frames), size, seed
+        modules = [head, paint, render, morphable, rendered, sys.modules[__name__]]
+        identity = [*map(inspect.getsource, modules), str((num_videos, num_frames, size, seed))]
+        digest = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
+        folder = Path(cache).expanduser() / "rendered_videos" / digest
+        if not folder.exists():
+            self._film(folder)
+        super().__init__(folder, cache, **options)
+
+    def _film(self, folder: Path) -> None:
+        """Writes the videos; the folder appears when all are there."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
+        count, num_frames = self.counts
+        names = [(split, number) for split in self.LISTS for number in range(count)]
+        try:
+            for split, number in progress(names, desc="filming rendered faces", unit="video"):
+                clip = film(self.seed, number, num_frames=num_frames, size=self.size, hard=split == "hard")
+                key = f"{split}_{number:03d}"
+                with VideoWriter(partial / "videos" / f"{key}.mp4", FPS) as video:
+                    for frame in clip.frames:
+                        video.write(frame)
+                write_labels(partial, key, clip.landmarks, clip.bboxes)
+            for split, name in self.LISTS.items():
+                (partial / name).write_text("".join(f"{split}_{number:03d}\n" for number in range(count)))
+            partial.chmod(0o755)
+            os.replace(partial, folder)
+        except BaseException as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            # Another process may have been faster.
+            if not (isinstance(error, OSError) and folder.exists()):
+                raise

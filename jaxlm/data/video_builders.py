@@ -1,0 +1,251 @@
+"""TFDS builders of labelled videos. A record names its video file, which is decoded anew each time it is used."""
+
+import dataclasses
+import inspect
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jaxlm import geometry
+from jaxlm.data import readers
+from jaxlm.data.builders import FaceBuilder
+from jaxlm.data.clips import VIDEOS, VideoFile
+from jaxlm.data.readers import BadSample
+from jaxlm.data.schemes import FACES68_OF_FACES98
+
+
+@dataclasses.dataclass
+class VideoSample:
+    """One annotated video of one face.
+
+    Attributes:
+        video: path of the file, or of a folder of pictures.
+        landmarks: (T, K, 2) in 0-based pixels; NaN where a landmark is missing, in every one where the face is lost.
+        bboxes: (T, 4) x1 y1 x2 y2; NaN where the face is lost.
+        key: identifies the video within its data set.
+    """
+
+    video: Path
+    landmarks: np.ndarray
+    bboxes: np.ndarray
+    key: str
+
+
+class VideoBuilder(FaceBuilder):
+    """Base of the builders of videos; options as those of `FaceBuilder`."""
+
+    def published_splits(self) -> dict[str, Iterable[VideoSample | BadSample]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The data set's own splits."""
+        raise NotImplementedError
+
+    def fingerprint(self):
+        return [*super().fingerprint(), inspect.getsource(sys.modules[__name__])]
+
+    def _info(self):
+        count = self.scheme.num_landmarks
+        features = {
+            "video": tfds.features.Text(),
+            "key": tfds.features.Text(),
+            "landmarks": tfds.features.Tensor(shape=(None, count, 2), dtype=np.float32),
+            "mask": tfds.features.Tensor(shape=(None, count), dtype=np.uint8),
+            "bbox": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
+        }
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+    def _generate_examples(self, samples: Any):
+        for number, sample in enumerate(samples):
+            try:
+                if isinstance(sample, BadSample):
+                    raise sample
+                check_video(sample)
+            except BadSample as error:
+                if self.on_bad == "error":
+                    raise
+                self.skipped.append(str(error))
+                continue
+            mask = np.asarray(np.isfinite(sample.landmarks).all(axis=-1))
+            record = {
+                "video": str(sample.video.resolve()),
+                "key": sample.key,
+                "landmarks": np.where(mask[..., None], sample.landmarks, 0.0).astype(np.float32),
+                "mask": mask.astype(np.uint8),
+                "bbox": sample.bboxes.astype(np.float32),
+            }
+            yield f"{number:06d}", record
+
+
+def check_video(sample: VideoSample) -> None:
+    """Raises a BadSample for a video that cannot be opened, is shorter than its labels, or has boxes outside it."""
+    video = VideoFile(sample.video)
+    frames = len(sample.landmarks)
+    if len(sample.bboxes) != frames:
+        raise BadSample(f"{sample.key}: there are {frames} frames of landmarks, but {len(sample.bboxes)} boxes.")
+    if video.num_frames < frames:
+        raise BadSample(
+            f"{sample.video} has {video.num_frames} frames, but {frames} are labelled: it is truncated; fetch it again."
+        )
+    height, width = video.shape
+    x1, y1, x2, y2 = sample.bboxes[np.isfinite(sample.bboxes).all(axis=1)].T
+    bad = ~((x2 > x1) & (y2 > y1) & (x1 < width) & (y1 < height) & (x2 > 0) & (y2 > 0))
+    if bad.any():
+        frame = int(np.flatnonzero(np.isfinite(sample.bboxes).all(axis=1))[bad][0])
+        box = " ".join(f"{value:g}" for value in sample.bboxes[frame])
+        raise BadSample(
+            f"{sample.key}: the box {box} of frame {frame} has no area or lies outside the {width}×{height} video; "
+            "expected x1 y1 x2 y2 in its pixels."
+        )
+
+
+class WflwV(VideoBuilder):
+    """WFLW-V (Micaelli et al., CVPR 2023): `landmarks/ID.npy`, `bboxes/ID.npy`, `videos/ID.mp4`, one ID a video.
+
+    Beside the folders `hard_video_IDs.txt` and `easy_video_IDs.txt` list the IDs of the splits "hard" and "easy";
+    without them all videos are the split "test". Videos that are gone from the web are left out and listed.
+    """
+
+    LISTS = {"hard": "hard_video_IDs.txt", "easy": "easy_video_IDs.txt"}
+
+    def annotation_files(self):
+        return [self.root / name for name in ("landmarks", "bboxes", "videos")]
+
+    def check_root(self):
+        super().check_root()
+        if self.scheme.name not in ("faces98", "faces68"):
+            raise ValueError(f"WFLW-V has 98 landmarks (or the 68 among them), not the scheme {self.scheme.name!r}.")
+        missing = [path.name for path in WflwV.annotation_files(self) if not path.is_dir()]
+        if missing:
+            raise ValueError(f"{self.root} is not WFLW-V: it has no folder {', '.join(missing)}.")
+
+    def published_splits(self):
+        splits = {}
+        for split, name in self.LISTS.items():
+            if (self.root / name).exists():
+                ids = [line.strip() for line in (self.root / name).read_text().splitlines() if line.strip()]
+                splits[split] = self._samples(ids)
+        if not splits:
+            splits["test"] = self._samples(sorted(path.stem for path in (self.root / "landmarks").glob("*.npy")))
+        return splits
+
+    def _samples(self, ids: list[str]) -> Iterator[VideoSample | BadSample]:
+        absent = []
+        for key in ids:
+            video = next((p for s in VIDEOS if (p := self.root / "videos" / (key + s)).exists()), None)
+            if video is None:
+                absent.append(key)
+                continue
+            try:
+                landmarks = _load(self.root / "landmarks" / f"{key}.npy", (None, None, 2))
+                if landmarks.shape[1] not in (98, self.scheme.num_landmarks):
+                    raise BadSample(
+                        f"landmarks/{key}.npy has {landmarks.shape[1]} points a frame; expected 98, "
+                        "or what the scheme has."
+                    )
+                boxes = _load(self.root / "bboxes" / f"{key}.npy", (len(landmarks), None))
+                if boxes.shape[1] < 4:
+                    raise BadSample(f"bboxes/{key}.npy has {boxes.shape[1]} columns; expected x1 y1 x2 y2.")
+            except BadSample as error:
+                yield error
+                continue
+            if self.scheme.num_landmarks != landmarks.shape[1]:
+                landmarks = landmarks[:, FACES68_OF_FACES98]
+            yield VideoSample(video, landmarks, boxes[:, :4], key)
+        if absent:
+            names = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
+            print(f"{type(self).__name__}: {self.root} lacks {len(absent)} of {len(ids)} videos ({names}).")
+
+
+def _load(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
+    """An array of numbers of a shape, None for any; never anything pickled."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise BadSample(f"{path} is missing.") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise BadSample(f"{path} is not an array of numbers ({error}).") from None
+    fits = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
+    if not fits or not np.issubdtype(array.dtype, np.number):
+        wanted = " × ".join("any" if n is None else str(n) for n in shape)
+        raise BadSample(f"{path} holds {array.dtype} numbers of shape {array.shape}; expected {wanted}.")
+    return array.astype(np.float64)
+
+
+def write_labels(root: Path, key: str, landmarks: np.ndarray, bboxes: np.ndarray, **more: np.ndarray) -> None:
+    """Writes a video's labels in WFLW-V's layout.
+
+    Args:
+        root: of the data set.
+        key: of the video.
+        landmarks: (T, 98, 2), NaN where the face is lost.
+        bboxes: (T, 4).
+        **more: further arrays, each into a folder of its name.
+    """
+    for name, array in {"landmarks": landmarks, "bboxes": bboxes, **more}.items():
+        (root / name).mkdir(parents=True, exist_ok=True)
+        partial = root / name / f".{key}.partial.npy"
+        np.save(partial, np.asarray(array, np.float32))
+        os.replace(partial, root / name / f"{key}.npy")
+
+
+class ThreeHundredVW(VideoBuilder):
+    """300-VW (Shen et al., ICCVW 2015): folders `ID/` with `vid.avi` (or pictures in `imgs/`) and `annot/NNNNNN.pts`.
+
+    The splits are "train" and the three test categories. Frames without a `.pts` file are lost faces; the box is the
+    landmarks', because the data set gives none.
+    """
+
+    SPLITS = {
+        "category1": "114 124 125 126 150 158 401 402 505 506 507 508 509 510 511 514 515 518 519 520 521 522 524 525 "
+        "537 538 540 541 546 547 548",
+        "category2": "203 208 211 212 213 214 218 224 403 404 405 406 407 408 409 412 550 551 553",
+        "category3": "410 411 516 517 526 528 529 530 531 533 557 558 559 562",
+    }
+
+    def annotation_files(self):
+        return [self.root]
+
+    def check_root(self):
+        super().check_root()
+        if self.scheme.name != "faces68":
+            raise ValueError(f"300-VW has 68 landmarks, not the scheme {self.scheme.name!r}.")
+        if not any(self.root.glob("*/annot")):
+            raise ValueError(f"{self.root} is not 300-VW: no folder in it has a folder annot.")
+
+    def published_splits(self):
+        category = {key: split for split, ids in self.SPLITS.items() for key in ids.split()}
+        splits: dict[str, list[Path]] = {}
+        for folder in sorted(path.parent for path in self.root.glob("*/annot")):
+            splits.setdefault(category.get(folder.name, "train"), []).append(folder)
+        return {split: self._samples(folders) for split, folders in splits.items()}
+
+    def _samples(self, folders: list[Path]) -> Iterator[VideoSample | BadSample]:
+        for folder in folders:
+            try:
+                yield self._sample(folder)
+            except BadSample as error:
+                yield error
+
+    def _sample(self, folder: Path) -> VideoSample:
+        video = next((p for p in sorted(folder.iterdir()) if p.suffix.lower() in VIDEOS), folder / "imgs")
+        if not video.exists():
+            raise BadSample(f"{folder} has neither vid.avi nor imgs/; fetch it again.")
+        annotations = {path.stem: path for path in sorted((folder / "annot").glob("*.pts"))}
+        if not annotations:
+            raise BadSample(f"{folder / 'annot'} has no .pts file; fetch it again.")
+        if video.is_dir():
+            names = sorted(path.stem for path in video.iterdir() if path.stem in annotations)
+        else:
+            numbers = [int(name) for name in annotations if name.isdigit()]  # of frames, from 1
+            names = [f"{number:06d}" for number in range(1, max(numbers, default=0) + 1)]
+        landmarks = np.full((len(names), self.scheme.num_landmarks, 2), np.nan)
+        for frame, name in enumerate(names):
+            if name in annotations:
+                landmarks[frame] = readers.read_pts(annotations[name], self.scheme.num_landmarks)
+        boxes = np.full((len(names), 4), np.nan)
+        present = np.isfinite(landmarks).all(axis=(1, 2))
+        boxes[present] = [geometry.box_of_points(shape) for shape in landmarks[present]]
+        return VideoSample(video, landmarks, boxes, folder.name)

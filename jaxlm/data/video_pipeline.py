@@ -1,0 +1,129 @@
+"""From video data sets to batches of face crops, some frames of some videos at a time, so that no video is too long."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxlm import geometry
+from jaxlm.config import Config
+from jaxlm.data import crops
+from jaxlm.data.augment import warp
+from jaxlm.data.clips import VideoFile
+from jaxlm.data.pipeline import check_split, prepare_source
+from jaxlm.data.readers import BadSample
+from jaxlm.data.schemes import Scheme
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoSource:
+    """One split of one data set of videos.
+
+    Attributes:
+        name: of the data set, for tables.
+        split: of the data set.
+        records: sequence of the builder's records.
+        scheme: of the landmarks.
+    """
+
+    name: str
+    split: str
+    records: Sequence[dict[str, Any]]
+    scheme: Scheme
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """One video with a face's box in each frame.
+
+    Attributes:
+        file: the frames.
+        boxes: (T, 4), NaN where the face is lost.
+        landmarks: (T, K, 2) in pixels of the video, or None; they are only needed by crop protocols that look at them.
+        mask: (T, K).
+    """
+
+    file: VideoFile
+    boxes: np.ndarray
+    landmarks: np.ndarray
+    mask: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+def open_videos(config: Config, name: str) -> list[VideoSource]:
+    """Opens "source:split", or all splits of "source".
+
+    Raises:
+        ValueError: if the source, its files or the split do not exist.
+    """
+    source, _, split = name.partition(":")
+    builder: Any = prepare_source(config, source)
+    splits = [check_split(builder, source, split)] if split else list(builder.info.splits)
+    return [VideoSource(source, s, builder.as_data_source(split=s), builder.scheme) for s in splits]
+
+
+def video_of(record: dict[str, Any]) -> Video:
+    """The video of a record of a `VideoSource`."""
+    mask = np.asarray(record["mask"], bool)
+    return Video(VideoFile(record["video"].decode()), np.asarray(record["bbox"]), np.asarray(record["landmarks"]), mask)
+
+
+def by_length(source: VideoSource, batch_size: int) -> Iterator[list[int]]:
+    """Positions of a source's videos in batches of like length, the longest first."""
+    order = sorted(range(len(source)), key=lambda index: -len(source.records[index]["bbox"]))
+    for first in range(0, len(order), batch_size):
+        yield order[first : first + batch_size]
+
+
+def crop_chunks(
+    videos: Sequence[Video], *, crop: str, size: int, chunk: int, min_iou: float, batch_size: int | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """Crops of the videos, `chunk` frames of all of them at a time; what is behind a video's end is zero.
+
+    Args:
+        videos: a batch.
+        crop: protocol, a key of `jaxlm.data.crops.PROTOCOLS`.
+        size: side of a crop.
+        chunk: frames in a piece; the last piece is padded.
+        min_iou: a box that overlaps the one before by less, as intersection over union, restarts the video.
+        batch_size: the batch is padded to it with videos without a frame.
+
+    Yields:
+        image (B, chunk, size, size, 3) uint8, transform (B, chunk, 2, 3) video → crop, exists (B, chunk) whether
+        there is a frame with a face, restart (B, chunk) whether the frame before says nothing of this one.
+
+    Raises:
+        BadSample: if a video ends before its boxes do.
+    """
+    batch_size = len(videos) if batch_size is None else batch_size
+    decoders = [iter(video.file) for video in videos]
+    identity = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    for first in range(0, max(map(len, videos), default=0), chunk):
+        image = np.zeros((batch_size, chunk, size, size, 3), np.uint8)
+        transform = np.tile(identity, (batch_size, chunk, 1, 1))
+        exists, restart = np.zeros((batch_size, chunk), bool), np.zeros((batch_size, chunk), bool)
+        for i, (video, decoder) in enumerate(zip(videos, decoders, strict=True)):
+            for time in range(first, min(first + chunk, len(video))):
+                frame = next(decoder, None)
+                if frame is None:
+                    raise BadSample(
+                        f"{video.file.path} ends after {time} frames where {len(video)} were expected: it is "
+                        "truncated; fetch it again."
+                    )
+                box = video.boxes[time]
+                if not np.isfinite(box).all():
+                    continue
+                square = crops.crop_box(crop, box, video.landmarks[time], video.mask[time])
+                at = i, time - first
+                transform[at], exists[at] = geometry.box_to_crop(square, size), True
+                image[at] = warp(frame, transform[at], size)
+                before = video.boxes[time - 1] if time else np.full(4, np.nan)
+                # A NaN, no box before, restarts as well.
+                restart[at] = not geometry.box_iou(before, box) >= min_iou
+        yield {"image": image, "transform": transform, "exists": exists, "restart": restart}

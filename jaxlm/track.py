@@ -1,0 +1,213 @@
+"""A user's own clip: boxes, stable landmarks, and the video with them drawn.
+
+    python -m jaxlm.track --workdir=runs/quickstart clip.mp4 --out=tracked
+
+For live use without a file see `jaxlm.video.track`.
+"""
+
+import csv
+import io
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import app, flags
+from scipy.ndimage import gaussian_filter1d
+
+from jaxlm import geometry, metrics, systems, video_report
+from jaxlm.app import one_sentence, parse_flags, quiet_logs, restore_variables
+from jaxlm.checkpoints import load_config, write_atomically
+from jaxlm.config import Config
+from jaxlm.data import crops
+from jaxlm.data.augment import warp
+from jaxlm.data.clips import VideoFile
+from jaxlm.data.readers import BadSample
+from jaxlm.data.schemes import get_scheme
+from jaxlm.data.video_pipeline import Video
+from jaxlm.detect import HaarDetector
+from jaxlm.progress import progress
+from jaxlm.video_evaluation import Follower, Track
+
+# (image (H, W, 3), box (4,)) -> (landmarks (K, 2) in its pixels, mean score)
+Landmarker = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]]
+_LOST_SCORE = 0.2  # of a landmark whose heatmap is spread over the face
+_BOX_SMOOTHING = 3.0  # frames, standard deviation
+
+
+def make_landmarker(system: systems.System, variables, config: Config) -> Landmarker:
+    """Landmarks of one face in one picture, under the crop protocol of `config.video`."""
+    predict = jax.jit(system.predict)
+
+    def landmarker(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, float]:
+        nothing = np.zeros((1, 2)), np.zeros(1, bool)
+        transform = geometry.box_to_crop(crops.crop_box(config.video.crop, box, *nothing), config.image_size)
+        prediction = predict(variables, warp(image, transform, config.image_size)[None])
+        landmarks = np.asarray(prediction.landmarks[0], np.float64)
+        return geometry.apply_affine(geometry.invert_affine(transform), landmarks), float(prediction.score.mean())
+
+    return landmarker
+
+
+def find_boxes(file: VideoFile, detect: Callable[[np.ndarray], np.ndarray], landmarker: Landmarker) -> np.ndarray:
+    """Box of the largest face in every frame, from one pass over the file.
+
+    A detector jitters, so it only starts a face; from then on the box is that of the frame's landmarks (section 5.2
+    of Micaelli et al., CVPR 2023), smoothed over time at the end.
+
+    Args:
+        file: the video.
+        detect: image -> boxes (N, 4), the largest first.
+        landmarker: see `make_landmarker`.
+
+    Returns:
+        (T, 4), NaN where no face was found.
+    """
+    boxes, box = [], None
+    for frame in progress(file, total=file.num_frames, desc=f"finding the face in {file.path.name}", unit="frame"):
+        rounds = 1
+        if box is None:
+            found = detect(frame)
+            # The first box is rough: it takes a few rounds until it fits the landmarks.
+            box, rounds = (found[0], 3) if len(found) else (None, 0)
+        for _ in range(rounds):
+            if box is not None:
+                box = _next_box(box, *landmarker(frame, box), frame.shape)
+        boxes.append(np.full(4, np.nan) if box is None else box)
+    return smooth_boxes(np.array(boxes).reshape(-1, 4))
+
+
+def _next_box(box: np.ndarray, landmarks: np.ndarray, score: float, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The landmarks' box, or None where the face is lost: unsure, outside the picture or of another size at once."""
+    following = geometry.box_of_points(landmarks)
+    growth = np.prod(following[2:] - following[:2]) / np.prod(box[2:] - box[:2])
+    center = (following[:2] + following[2:]) / 2
+    inside = 0 <= center[0] < shape[1] and 0 <= center[1] < shape[0]
+    return following if score >= _LOST_SCORE and 0.4 < growth < 2.5 and inside else None
+
+
+def smooth_boxes(boxes: np.ndarray, sigma: float = _BOX_SMOOTHING) -> np.ndarray:
+    """Boxes (T, 4) after a gaussian over time, run by run of frames with a face."""
+    smooth = boxes.copy()
+    present = np.isfinite(boxes).all(axis=1)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], present, [False]]).astype(int)))
+    for start, stop in edges.reshape(-1, 2):
+        smooth[start:stop] = gaussian_filter1d(boxes[start:stop], sigma, axis=0, mode="nearest")
+    return smooth
+
+
+class Tracked(NamedTuple):
+    """What was found in one clip.
+
+    Attributes:
+        video: the file and its boxes.
+        tracks: method -> landmarks and scores.
+        frames_per_second: of all methods together, decoding included.
+    """
+
+    video: Video
+    tracks: dict[str, Track]
+    frames_per_second: float
+
+
+def track_clip(follower: Follower, landmarker: Landmarker, file: VideoFile, boxes: np.ndarray | None) -> Tracked:
+    """Landmarks of a clip by every method of the follower.
+
+    Args:
+        follower: with the methods.
+        landmarker: of the same model, for the boxes.
+        file: the clip.
+        boxes: (T, 4), or None: found here.
+
+    Raises:
+        BadSample: if there is no face in the whole clip, or the boxes are not of its length.
+    """
+    if boxes is None:
+        boxes = find_boxes(file, HaarDetector(), landmarker)
+    if not np.isfinite(boxes).all(axis=1).any():
+        raise BadSample(f"{file.path}: no face was found in any of {len(boxes)} frames; give its boxes with --boxes.")
+    count = get_scheme(follower.config.scheme).num_landmarks
+    video = Video(file, boxes, np.zeros((len(boxes), count, 2)), np.zeros((len(boxes), count), bool))
+    start = time.perf_counter()
+    tracks = {name: found[0] for name, found in follower([video]).items()}
+    return Tracked(video, tracks, len(boxes) / (time.perf_counter() - start))
+
+
+def landmarks_csv(track: Track, fps: float) -> str:
+    """frame,second,score,x0,y0,…: a line for each frame with a face; 0-based pixels of the video."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [f"{axis}{number}" for number in range(track.landmarks.shape[1]) for axis in "xy"]
+    writer.writerow(["frame", "second", "score", *names])
+    for frame in np.flatnonzero(np.isfinite(track.landmarks).all(axis=(1, 2))):
+        values = [f"{value:.3f}" for value in track.landmarks[frame].ravel()]
+        writer.writerow([frame, f"{frame / fps:.3f}", f"{track.score[frame].mean():.4f}", *values])
+    return text.getvalue()
+
+
+def write_outputs(folder: Path, tracked: Tracked, config: Config) -> list[Path]:
+    """Writes `<clip>.mp4` and `<clip>.csv` of the last method, and all methods side by side; returns the files."""
+    scheme, name = get_scheme(config.scheme), tracked.video.file.path.stem
+    *_, last = tracked.tracks
+    jitter = {method: 100 * metrics.jitter(track.landmarks) for method, track in tracked.tracks.items()}
+    captions = {method: f"{method}: jitter {value:.3f} %" for method, value in jitter.items()}
+    paths = [folder / f"{name}.mp4", folder / f"{name}.csv"]
+    video_report.write_clip(paths[0], tracked.video, {last: tracked.tracks[last]}, scheme, captions={last: ""})
+    write_atomically(paths[1], landmarks_csv(tracked.tracks[last], tracked.video.file.fps))
+    if len(tracked.tracks) > 1:
+        paths.append(folder / f"{name}_compared.mp4")
+        video_report.write_clip(paths[-1], tracked.video, tracked.tracks, scheme, captions=captions)
+    return paths
+
+
+def main(argv: list[str]) -> None:
+    quiet_logs()
+    with one_sentence():
+        if len(argv) < 2:
+            raise ValueError("Name at least one video: python -m jaxlm.track --workdir=runs/quickstart clip.mp4")
+        folder = Path(OUT.value).expanduser()
+        config = load_config(WORKDIR.value)
+        system = systems.build(config)
+        variables, _ = restore_variables(config, WORKDIR.value, STEP.value)
+        follower = Follower(system, variables, config, METHODS.value)
+        landmarker = make_landmarker(system, variables, config)
+        folder.mkdir(parents=True, exist_ok=True)
+        failed = []
+        for path in argv[1:]:
+            try:
+                _track_and_report(path, follower, landmarker, folder, config)
+            except BadSample as error:
+                failed.append(path)
+                print(f"Error: {error}", file=sys.stderr)
+        if failed:
+            raise ValueError(f"{len(failed)} of {len(argv) - 1} videos could not be tracked: {', '.join(failed)}.")
+
+
+def _track_and_report(path: str, follower: Follower, landmarker: Landmarker, folder: Path, config: Config) -> None:
+    file = VideoFile(path)
+    boxes = None if BOXES.value is None else np.load(BOXES.value, allow_pickle=False)
+    tracked = track_clip(follower, landmarker, file, boxes)
+    frames = len(tracked.video)
+    if frames < file.num_frames:
+        print(f"{file.path} promises {file.num_frames} frames but holds {frames} that can be decoded.")
+    lost = frames - int(np.isfinite(tracked.video.boxes).all(axis=1).sum())
+    height, width = file.shape
+    print(f"\n{file.path}: {frames} frames of {width}×{height}, {lost} without a face")
+    print(f"{'method':<22}{'jitter %':>9}")
+    for method, track in tracked.tracks.items():
+        print(f"{method:<22}{100 * metrics.jitter(track.landmarks):>9.4f}")
+    print(f"{tracked.frames_per_second:.0f} frames a second for {len(tracked.tracks)} methods, decoding included")
+    written = write_outputs(folder, tracked, config)
+    print(f"written: {written[0]}{''.join(f', {other.name}' for other in written[1:])}")
+
+
+if __name__ == "__main__":
+    WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py wrote.", required=True)
+    OUT = flags.DEFINE_string("out", "tracked", "Folder of the results.")
+    METHODS = flags.DEFINE_list("methods", ["frame", "rwr"], "frame, rwr, energy, each with +filter or without.")
+    STEP = flags.DEFINE_string("step", "last", "Checkpoint: last, best or its step.")
+    BOXES = flags.DEFINE_string("boxes", None, "A .npy file (T, 4) of x1 y1 x2 y2 in pixels; found where not given.")
+    app.run(main, flags_parser=parse_flags)
