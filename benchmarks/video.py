@@ -63,7 +63,9 @@ def compare(workdir: str, data: str, rounds: int, count: int = 8) -> None:
     medians = [float(np.median(values)) for values in seconds.values()]
     for name, median, clip_count in zip(cases, medians, (1, 1, len(videos), len(videos)), strict=True):
         print(f"{name:<32}{clip_count * frames / median:>9.1f} frames a second")
-    print(f"RwR against frame-wise, same clip and tolerance {config.solver.tol}: {medians[0] / medians[1]:.2f} × as fast")
+    print(
+        f"RwR against frame-wise, same clip and tolerance {config.solver.tol}: {medians[0] / medians[1]:.2f} × as fast"
+    )
     print(f"{len(videos)} clips in a batch against one by one: {medians[2] / medians[3]:.2f} × as fast")
 
 

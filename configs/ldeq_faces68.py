@@ -103,7 +103,19 @@ def get_config(variant: str = "") -> ConfigDict:
             batch_size=8,
             chunk=32,  # frames in memory at a time
             clips=2,  # of each set, written as mp4
-            methods=("frame", "rwr", "energy", "frame+ema:0.9", "frame+ema:0.8", "frame+ema:0.7", "frame+ema:0.5"),
+            methods=(
+                "frame",
+                "rwr",
+                "energy",
+                "frame+ema:0.9",
+                "frame+ema:0.8",
+                "frame+ema:0.7",
+                "frame+ema:0.5",
+                "frame+ema_score:0.8",
+                "frame+savgol:7,2",
+                "frame+savgol_causal:7,1",
+                "frame+one_euro:2,0.1",
+            ),
         )
     )
 

@@ -207,6 +207,8 @@ def _evaluate_videos(system, variables, config: Config, name: str, folder: Path,
         label = f"{source.name}_{source.split}{suffix}"
         rows[source.split] = {method: result.row(method) for method in result.scores}
         print(f"\n{video_report.table(result, config, f'{label} at step {step}')}")
+        if tuned := video_evaluation.tune_average(result, source, config):
+            print(f"frame+ema:{tuned.alpha:.3f} has the NMF of rwr ({tuned.nmf:.1f}) and NME {100 * tuned.nme:.3f} %")
         paths = video_report.write_report(folder, label, result, source, config, step)
         print(f"written: {', '.join(map(str, paths[:1]))}{''.join(f', {path.name}' for path in paths[1:])}")
         reports.append(paths[0])

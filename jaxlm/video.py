@@ -178,7 +178,7 @@ def minimize_energy(
     *,
     alpha: float,
     max_steps: int = 20,
-    tol: float = 1e-3,
+    tol: float = 1e-4,
     memory: int = 10,
 ) -> tuple[Float[Array, "B ..."], EnergyStats]:
     """Minimises Eq. (8) by L-BFGS from the last frame's equilibrium, each sample on its own.

@@ -215,6 +215,50 @@ class VideoResult(NamedTuple):
         }
 
 
+class TunedAverage(NamedTuple):
+    """An exponential moving average with the flicker of another method.
+
+    Attributes:
+        alpha: of the average.
+        nme: mean over the videos, as a fraction.
+        nmf: mean over the videos, released variant.
+    """
+
+    alpha: float
+    nme: float
+    nmf: float
+
+
+def tune_average(
+    result: VideoResult, source: VideoSource, config: Config, *, base: str = "frame", like: str = "rwr"
+) -> TunedAverage | None:
+    """The average of `base`'s landmarks whose NMF is that of `like`: what `like` has to beat in NME.
+
+    None where either method was not run, or no average reaches that NMF.
+    """
+    if base not in result.tracks or like not in result.tracks:
+        return None
+    videos = [video_of(source.records[index]) for index in range(len(source))]
+    wanted = result.row(like)["nmf"]
+
+    def average(alpha: float) -> TunedAverage:
+        scores = []
+        for track, video in zip(result.tracks[base], videos, strict=True):
+            smooth = track._replace(landmarks=filters.exponential_moving_average(track.landmarks, alpha))
+            scores.append(score_track(smooth, video, source.scheme, config.data.normalizer))
+        nme = metrics.mean(np.array([metrics.mean(score.nme) for score in scores]))
+        return TunedAverage(alpha, nme, metrics.mean(np.array([score.nmf for score in scores])))
+
+    # From no smoothing downwards the flicker falls at first; it may rise again, which bisection must not cross.
+    low, high = 0.5, 1.0
+    if not average(low).nmf <= wanted <= average(high).nmf:
+        return None
+    for _ in range(8):
+        middle = (low + high) / 2
+        low, high = (low, middle) if average(middle).nmf > wanted else (middle, high)
+    return average((low + high) / 2)
+
+
 def evaluate_videos(follower: Follower, source: VideoSource, config: Config) -> VideoResult:
     """Tracks and measures every video of a source, in batches of like length."""
     count = len(source)

@@ -60,3 +60,60 @@ def test_auc_agrees_with_a_fine_numerical_integral():
     grid = (np.arange(200000) + 0.5) / 200000 * 0.1
     curve = np.searchsorted(np.sort(errors), grid, side="right") / len(errors)
     np.testing.assert_allclose(metrics.auc(errors, 0.1), curve.mean(), atol=1e-5)
+
+
+def flickering() -> tuple[np.ndarray, np.ndarray]:
+    """Three frames of two landmarks on a box of 4 × 9: the second residual jumps by (3, 4), then stays."""
+    target = np.array([[[0.0, 0.0], [4.0, 9.0]]] * 3) + np.arange(3)[:, None, None]
+    pred = target.copy()
+    pred[1:, 1] += [3.0, 4.0]
+    return pred.astype(np.float32), target.astype(np.float32)
+
+
+def test_flicker_and_both_nmfs_by_hand():
+    pred, target = flickering()
+    # One of two landmarks moves by 5: √(25 / 2) over √(4·9) = 6.
+    np.testing.assert_allclose(metrics.flicker(pred, target), [np.nan, np.sqrt(12.5) / 6, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(metrics.nmf(pred, target, variant="paper"), np.sqrt(12.5 / 36 / 3), rtol=1e-6)
+    np.testing.assert_allclose(metrics.nmf(pred, target), 100 * 256 * np.sqrt(12.5 / 36 / 2), rtol=1e-6)
+    with pytest.raises(ValueError, match="released"):
+        metrics.nmf(pred, target, variant="mean")
+
+
+def test_flicker_does_not_see_a_constant_error():
+    pred, target = flickering()
+    assert metrics.nmf(target + np.float32(2.0), target) == 0.0
+    assert metrics.nmf(pred, target) > 0
+
+
+def test_flicker_counts_pairs_of_frames_that_have_the_landmark():
+    pred, target = flickering()
+    mask = np.ones((3, 2), bool)
+    mask[0, 1] = False  # the landmark that jumps has no frame before
+    np.testing.assert_allclose(metrics.nmf(pred, target, mask), 0.0)
+    assert np.isnan(metrics.nmf(pred[:1], target[:1])) and np.isnan(metrics.nmf(pred[:0], target[:0]))
+    mask[1] = False
+    assert np.isnan(metrics.nmf(pred, target, mask))
+
+
+def test_stability_by_hand():
+    pred, target = flickering()
+    np.testing.assert_allclose(metrics.stability(pred, target), (5 / 2 / 6 + 0) / 2, rtol=1e-6)
+    np.testing.assert_allclose(metrics.stability(pred + np.float32(3), target), (5 / 2 / 6) / 2, rtol=1e-6)
+
+
+def test_jitter_ignores_motion_of_the_whole_face_and_steady_motion_of_its_parts():
+    time = np.arange(8.0)[:, None, None]
+    shape = np.array([[[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]]])
+    steady = (
+        shape
+        + np.array([[[0.0, 0.0], [0.1, 0.0], [0.0, 0.0]]]) * time
+        + np.random.default_rng(0).normal(size=(8, 1, 2))
+    )
+    assert metrics.jitter(steady) < 1e-12
+    nervous = shape + np.zeros((8, 1, 1))
+    nervous[3, 1, 0] += 1.0
+    # Second differences 1, −2, 1 of the one landmark, minus a third of them of the mean, over a size near 10.
+    expected = np.sqrt((1 + 4 + 1) * (4 / 9 + 1 / 9 + 1 / 9) / 3 / 6) / 10
+    np.testing.assert_allclose(metrics.jitter(nervous), expected, rtol=0.1)
+    assert np.isnan(metrics.jitter(nervous[:2]))

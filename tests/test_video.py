@@ -1,0 +1,207 @@
+import functools
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlm import systems, video
+from jaxlm.solvers import fixed_point_iteration
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "configs"))
+
+
+def orthogonal(rng, size: int) -> np.ndarray:
+    return np.linalg.qr(rng.normal(size=(size, size)))[0]
+
+
+def linear_map(spectrum: np.ndarray, rng):
+    """f(z) = z − M (z − c), M symmetric with this spectrum: a direction of eigenvalue 0 is free."""
+    basis = orthogonal(rng, len(spectrum))
+    matrix, center = basis * spectrum @ basis.T, rng.normal(size=(1, len(spectrum)))
+    return (lambda z: z - (z - center) @ matrix), basis, matrix, center
+
+
+def steps_of(fun, z, steps: int):
+    return fixed_point_iteration(fun, z, tol=0.0, max_steps=steps, image=True)[0]
+
+
+def test_rwr_and_the_energy_choose_the_nearest_fixed_point(float64):
+    rng = np.random.default_rng(0)
+    fun, basis, _, center = linear_map(np.array([1.0, 1, 1, 0, 0, 0]), rng)
+    z_prev = jnp.asarray(rng.normal(size=(3, 6)))
+    # Eq. (6): the projection of the last equilibrium on the set of fixed points.
+    bound = basis[:, :3] @ basis[:, :3].T
+    nearest = z_prev - (z_prev - center) @ bound
+    np.testing.assert_allclose(steps_of(fun, z_prev, 2), nearest, atol=1e-12)
+    z, stats = video.minimize_energy(lambda z, _: fun(z), z_prev, jnp.zeros(3), alpha=1e-6, max_steps=50, tol=1e-12)
+    np.testing.assert_allclose(z, nearest, atol=1e-5)
+    assert stats.num_steps.shape == (3,) and (np.asarray(stats.energy) < 1e-5).all()
+
+
+def test_the_energy_s_minimum_is_the_closed_form(float64):
+    rng = np.random.default_rng(1)
+    fun, _, matrix, center = linear_map(np.linspace(0.05, 0.95, 6), rng)
+    z_prev = jnp.asarray(rng.normal(size=(4, 6)))
+    for alpha in (0.01, 0.3):
+        hold = alpha / 2 * np.linalg.inv(matrix @ matrix + alpha / 2 * np.eye(6))
+        expected = center + (z_prev - center) @ hold
+        z, stats = video.minimize_energy(
+            lambda z, _: fun(z), z_prev, jnp.zeros(4), alpha=alpha, max_steps=100, tol=1e-12
+        )
+        np.testing.assert_allclose(z, expected, atol=1e-8)
+        np.testing.assert_allclose(stats.energy, video.energy(fun, expected, z_prev, alpha), rtol=1e-8)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_stopping_early_is_the_energy_s_prior(float64, steps):
+    """Early stopping holds what the image says little about, as Eq. (8) does with an α that falls with the steps."""
+    rng = np.random.default_rng(2)
+    spectrum = np.array([0.02, 0.1, 0.3, 0.6, 0.9])
+    fun, basis, _matrix, center = linear_map(spectrum, rng)
+    z_prev = jnp.asarray(center + np.ones((1, 5)) @ basis.T)
+    held = (np.asarray(steps_of(fun, z_prev, steps)) - center) @ basis
+    np.testing.assert_allclose(held, (1 - spectrum[None]) ** steps, atol=1e-12)
+    # The energy's minimum in closed form, which the test above holds against L-BFGS.
+    alphas = np.geomspace(1e-3, 10, 200)
+    minima = alphas[:, None] / 2 / (spectrum**2 + alphas[:, None] / 2)
+    distances = np.linalg.norm(minima - held, axis=1) / np.linalg.norm(held)
+    assert distances.min() < 0.25
+    # The more steps, the weaker the prior.
+    assert np.isclose(alphas[np.argmin(distances)], {1: 0.53, 2: 0.2, 4: 0.06}[steps], rtol=0.5)
+
+
+def toy(max_steps: int = 2):
+    """A step on frames (B, 4) by z ← z − 0.3 (z − frame); the output is the equilibrium."""
+
+    def step(z, frame):
+        solver = functools.partial(
+            fixed_point_iteration, tol=1e-6, max_steps=max_steps, relative=False, trace=True, image=True
+        )
+        equilibrium, stats = solver(lambda z: z - 0.3 * (z - frame), z)
+        return equilibrium, stats.trace[0], equilibrium
+
+    return step
+
+
+FRAMES = jnp.asarray(np.random.default_rng(4).normal(size=(3, 7, 4)), jnp.float32)
+Z0 = jnp.zeros((3, 4))
+
+
+def test_scan_is_frame_after_frame_and_piece_after_piece():
+    tracked, past = video.rwr(toy(), Z0, FRAMES, cold_step=toy(30))
+    z = np.asarray(FRAMES[:, 0])  # the first frame is solved to the end
+    np.testing.assert_allclose(tracked.output[:, 0], z, atol=1e-4)
+    for time in range(1, 7):
+        z = FRAMES[:, time] + 0.7**2 * (z - FRAMES[:, time])
+        np.testing.assert_allclose(tracked.output[:, time], z, atol=1e-4)
+    first, middle = video.rwr(toy(), Z0, FRAMES[:, :3], cold_step=toy(30))
+    second, end = video.rwr(toy(), Z0, FRAMES[:, 3:], cold_step=toy(30), tracking=middle)
+    pieces = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), first, second)
+    for whole, part in zip(jax.tree.leaves((tracked, past)), jax.tree.leaves((pieces, end)), strict=True):
+        np.testing.assert_array_equal(whole, part)
+    live = video.begin(Z0)
+    for time in range(7):
+        live, result = video.track(toy(), Z0, live, FRAMES[:, time], cold_step=toy(30))
+        np.testing.assert_array_equal(result.output, tracked.output[:, time])
+
+
+def test_videos_of_different_lengths_do_not_disturb_each_other():
+    lengths = jnp.array([7, 3, 0])
+    exists = jnp.arange(7)[None] < lengths[:, None]
+    frames = jnp.where(exists[..., None], FRAMES, jnp.nan)
+    tracked, past = video.rwr(toy(), Z0, frames, cold_step=toy(30), exists=exists)
+    alone, _ = video.rwr(toy(), Z0[:1], FRAMES[:1], cold_step=toy(30))
+    np.testing.assert_array_equal(tracked.output[0], alone.output[0])
+    short, _ = video.rwr(toy(), Z0[1:2], FRAMES[1:2, :3], cold_step=toy(30))
+    np.testing.assert_array_equal(tracked.output[1, :3], short.output[0])
+    np.testing.assert_array_equal(past.z[1], short.output[0, -1])
+    np.testing.assert_array_equal(past.started, [True, True, False])
+    assert not np.asarray(tracked.restarted)[~np.asarray(exists)].any()
+
+
+def test_restarts_where_told_at_a_cut_and_behind_a_nan():
+    restart = jnp.zeros((3, 7), bool).at[0, 4].set(True)
+    cut = FRAMES.at[1, 5:].add(1000.0)
+    cut = cut.at[2, 2].set(jnp.nan)
+    tracked, _ = video.rwr(toy(), Z0, cut, cold_step=toy(60), restart=restart, max_residual=50.0)
+    expected = np.zeros((3, 7), bool)
+    expected[:, 0] = expected[0, 4] = expected[1, 5] = expected[2, 2] = expected[2, 3] = True
+    np.testing.assert_array_equal(tracked.restarted, expected)
+    np.testing.assert_allclose(tracked.output[0, 4], cut[0, 4], atol=1e-3)
+    assert np.isfinite(tracked.output[2, 3:]).all()
+    again, _ = video.rwr(toy(), Z0, FRAMES, cold_step=toy(60), max_residual=0.0)
+    assert np.asarray(again.restarted).all()
+
+
+def test_a_video_without_a_frame():
+    tracked, past = video.rwr(toy(), Z0, FRAMES[:, :0])
+    assert tracked.output.shape == (3, 0, 4) and not past.started.any()
+
+
+def test_negative_alpha_is_refused():
+    with pytest.raises(ValueError, match="alpha"):
+        video.minimize_energy(lambda z, _: z, Z0, Z0, alpha=-1.0)
+
+
+@pytest.fixture(scope="module")
+def ldeq():
+    import quickstart
+
+    config = quickstart.get_config("smoke")
+    config.eval.flip_average = False
+    config.model.temperature = 40.0  # flat heatmaps: an untrained cell that contracts
+    config.solver.tol, config.video.still_steps = 1e-6, 6
+    system = systems.build(config)
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32, 3)), jnp.uint8)
+    return config, system, jax.jit(system.init)(jax.random.key(0)).variables, images
+
+
+def track(ldeq, method, images, **options):
+    _, system, variables, _ = ldeq
+    always = jnp.ones(images.shape[:2], bool)
+    options = dict(restart=~always, exists=always, past=None) | options
+    return jax.jit(functools.partial(system.track, method))(variables, image=images, **options)
+
+
+def test_frame_wise_tracking_is_the_prediction_of_stills(ldeq):
+    *_, variables, images = ldeq
+    prediction, _ = track(ldeq, "frame", images)
+    config = ldeq[0].copy_and_resolve_references()
+    config.solver.max_steps = config.video.still_steps
+    for time in range(3):
+        still = systems.build(config).predict(variables, images[:, time])
+        np.testing.assert_allclose(prediction.landmarks[:, time], still.landmarks, atol=1e-3)
+        np.testing.assert_allclose(prediction.score[:, time], still.score, atol=1e-4)
+
+
+def test_rwr_starts_at_the_last_equilibrium(ldeq):
+    *_, variables, images = ldeq
+    first, past = track(ldeq, "rwr", images[:, :1])
+    still, _ = track(ldeq, "frame", images[:, :1])
+    np.testing.assert_allclose(first.landmarks, still.landmarks, atol=1e-3)
+    # The same picture again and again: RwR goes on towards the fixed point that more steps find.
+    again = jnp.repeat(images[:, :1], 12, axis=1)
+    prediction, _ = track(ldeq, "rwr", again)
+    config = ldeq[0].copy_and_resolve_references()
+    config.video.still_steps = 60
+    exact = systems.build(config).track("frame", variables, again[:, :1], None, None)[0]
+    errors = np.abs(prediction.landmarks - exact.landmarks).max(axis=(0, 2, 3))
+    assert errors[-1] < 0.3 * errors[0]
+    assert np.asarray(past.started).all()
+
+
+def test_energy_with_a_strong_prior_stays_and_with_a_weak_one_follows(ldeq):
+    config, _, variables, images = ldeq
+    landmarks = {}
+    for alpha in (1e-4, 1e4):
+        changed = config.copy_and_resolve_references()
+        changed.video.alpha = alpha
+        prediction, _ = systems.build(changed).track("energy", variables, images[:, :2], None, None)
+        landmarks[alpha] = np.asarray(prediction.landmarks)
+    frame = np.asarray(track(ldeq, "frame", images[:, :2])[0].landmarks)
+    np.testing.assert_allclose(landmarks[1e4][:, 1], frame[:, 0], atol=1e-2)
+    distance = np.abs(landmarks[1e-4][:, 1] - frame[:, 1]).max()
+    assert distance < 0.3 * np.abs(frame[:, 1] - frame[:, 0]).max()
