@@ -193,15 +193,10 @@ def test_rwr_starts_at_the_last_equilibrium(ldeq):
     assert np.asarray(past.started).all()
 
 
-def test_energy_with_a_strong_prior_stays_and_with_a_weak_one_follows(ldeq):
-    config, _, variables, images = ldeq
-    landmarks = {}
-    for alpha in (1e-4, 1e4):
-        changed = config.copy_and_resolve_references()
-        changed.video.alpha = alpha
-        prediction, _ = systems.build(changed).track("energy", variables, images[:, :2], None, None)
-        landmarks[alpha] = np.asarray(prediction.landmarks)
+def test_the_energy_s_landmarks_move_towards_the_frame_s_own(ldeq):
+    *_, images = ldeq
+    prediction, _ = track(ldeq, "energy", images[:, :2])
     frame = np.asarray(track(ldeq, "frame", images[:, :2])[0].landmarks)
-    np.testing.assert_allclose(landmarks[1e4][:, 1], frame[:, 0], atol=1e-2)
-    distance = np.abs(landmarks[1e-4][:, 1] - frame[:, 1]).max()
-    assert distance < 0.3 * np.abs(frame[:, 1] - frame[:, 0]).max()
+    np.testing.assert_allclose(prediction.landmarks[:, 0], frame[:, 0], atol=1e-3)
+    start, end = (np.linalg.norm(points - frame[:, 1]) for points in (frame[:, 0], prediction.landmarks[:, 1]))
+    assert end < 0.95 * start

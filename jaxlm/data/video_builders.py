@@ -156,7 +156,7 @@ class WflwV(VideoBuilder):
             yield VideoSample(video, landmarks, boxes[:, :4], key)
         if absent:
             names = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
-            print(f"{type(self).__name__}: {self.root} lacks {len(absent)} of {len(ids)} videos ({names}).")
+            self.notices.append(f"{self.root} lacks {len(absent)} of {len(ids)} videos ({names}); going on without.")
 
 
 def _load(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
