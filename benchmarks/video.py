@@ -35,6 +35,8 @@ def compare(workdir: str, data: str, rounds: int, count: int = 8) -> None:
     if system.track is None:
         raise ValueError(f"The system {config.system!r} has no state to start from.")
     variables, _ = restore_variables(config, workdir)
+    if config.solver.tol != config.video.solver.tol:
+        raise ValueError("config.solver.tol and config.video.solver.tol must agree for this comparison.")
     source = open_videos(config, data)[0]
     videos = [video_of(source.records[index]) for index in range(min(count, len(source)))]
     frames = min(map(len, videos))

@@ -106,6 +106,7 @@ def get_config(variant: str = "") -> ConfigDict:
             clips=2,  # of each set, written as mp4
             methods=(
                 "frame",
+                "early",
                 "rwr",
                 "energy",
                 "frame+ema:0.9",

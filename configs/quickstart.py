@@ -59,7 +59,7 @@ def get_config(variant: str = "") -> ConfigDict:
             num_videos=16,
             num_frames=48,
             size=160,
-            seed=0,
+            seed=1,
         )
     )
 
@@ -110,6 +110,7 @@ def get_config(variant: str = "") -> ConfigDict:
             clips=2,  # of each set, written as mp4
             methods=(
                 "frame",
+                "early",
                 "rwr",
                 "energy",
                 "frame+ema:0.9",

@@ -29,7 +29,7 @@ def one_sentence() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        sys.exit("Interrupted; train.py continues from the last checkpoint when it is started again.")
+        sys.exit("Interrupted; what was complete is kept, and train.py continues from its last checkpoint.")
     except (BadSample, ValueError, NonFiniteError) as error:
         if os.environ.get("JAXLM_TRACEBACK"):
             raise
@@ -198,18 +198,22 @@ def _evaluate_stills(system, variables, config: Config, name: str, folder: Path,
 
 
 def _evaluate_videos(system, variables, config: Config, name: str, folder: Path, step: int, suffix: str) -> list[Path]:
-    if "video" not in config:
-        raise ValueError("The workdir's config has no part video: it was trained before there was one; train it again.")
-    follower = video_evaluation.Follower(system, variables, config, config.video.methods)
+    del system
+    methods = config.video.methods if "video" in config else ()
+    follower = video_evaluation.Follower(variables, config, methods)
     reports, rows = [], {}
     for source in video_pipeline.open_videos(config, name):
         result = video_evaluation.evaluate_videos(follower, source, config)
         label = f"{source.name}_{source.split}{suffix}"
         rows[source.split] = {method: result.row(method) for method in result.scores}
         print(f"\n{video_report.table(result, config, f'{label} at step {step}')}")
-        if tuned := video_evaluation.tune_average(result, source, config):
+        tuned = video_evaluation.tune_average(result, source, config)
+        if tuned is not None:
             print(f"frame+ema:{tuned.alpha:.3f} has the NMF of rwr ({tuned.nmf:.1f}) and NME {100 * tuned.nme:.3f} %")
-        paths = video_report.write_report(folder, label, result, source, config, step)
+            rows[source.split][f"frame+ema:{tuned.alpha:.3f}"] = tuned.row()
+        elif {"frame", "rwr"} <= set(result.scores):
+            print("No exponential average of the frame-wise landmarks has the NMF of rwr.")
+        paths = video_report.write_report(folder, label, result, source, config, step, tuned)
         print(f"written: {', '.join(map(str, paths[:1]))}{''.join(f', {path.name}' for path in paths[1:])}")
         reports.append(paths[0])
     plot = folder / f"{name.replace(':', '_')}{suffix}_accuracy_flicker.png"

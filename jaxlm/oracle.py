@@ -8,6 +8,7 @@ filtered. `--out` then has WFLW-V's layout, with a further folder `variance/`, a
 
 import functools
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,8 +57,9 @@ def combine(
         weights: 1 where a model takes part, 0 where it is left out.
 
     Returns:
-        Landmarks in cells, and the variance in cells². "Allowing uncertain models to weight less", each map, normalised
-        to a sum of 1, enters the average by the inverse of its own variance; the landmarks are its soft-argmax.
+        Landmarks in cells, and the variance in cells². So that "uncertain models weight less", as the paper wants it,
+        each map, normalised to a sum of 1, enters the average by the inverse of its own variance, which is ours; the
+        landmarks are the average's soft-argmax.
     """
     certainty = weights[:, :, None] / (jnp.square(heatmaps.spread(maps)) + 0.25)  # a cell is ±½
     certainty = certainty / certainty.sum(axis=0, keepdims=True)
@@ -84,6 +86,8 @@ class Oracle:
             raise ValueError(f"The workdirs must have different names, got {', '.join(self.names) or 'none'}.")
         self.configs = [load_config(workdir) for workdir in workdirs]
         for name, config in zip(self.names, self.configs, strict=True):
+            if "video" not in config:
+                raise ValueError(f"The config.json of {name} has no part video; copy it from configs/, or train again.")
             first = self.configs[0]
             if (config.scheme, config.video.crop) != (first.scheme, first.video.crop):
                 raise ValueError(f"{name} has another scheme or video.crop than {self.names[0]}; choose one of a kind.")
@@ -134,8 +138,8 @@ class Oracle:
         points = np.concatenate(landmarks)[:count]
         found = np.isfinite(points).all(axis=(1, 2))
         tight = np.full((count, 4), np.nan)
-        tight[found] = [geometry.box_of_points(shape) for shape in points[found]]
-        return Labels(points, smooth_boxes(tight), np.concatenate(variance)[:count])
+        tight[found] = np.array([geometry.box_of_points(shape) for shape in points[found]]).reshape(-1, 4)
+        return Labels(points, smooth_boxes(tight, settings.min_iou), np.concatenate(variance)[:count])
 
     def _combine(self, crops: dict[int, dict[str, np.ndarray]], weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Landmarks and variances of one chunk of one video, in pixels of the video."""
@@ -202,21 +206,28 @@ def difficulty(labels: Labels) -> float:
 def write_split(root: Path, difficulties: dict[str, float], share: float) -> tuple[list[str], list[str]]:
     """Writes the lists of the hard and the easy videos: the given share of them at either end of the variance.
 
-    The paper takes the top and the bottom quarter of 2000. Returns both lists.
+    The paper takes the top and the bottom quarter of 2000. Returns both lists; a single video is in neither, and no
+    lists are written.
     """
     ranked = sorted((key for key, value in difficulties.items() if np.isfinite(value)), key=lambda k: -difficulties[k])
     count = min(max(round(share * len(ranked)), 1), len(ranked) // 2)
     chosen = ranked[:count], ranked[len(ranked) - count :]
     for split, keys in zip(WflwV.LISTS, chosen, strict=True):
-        write_atomically(root / WflwV.LISTS[split], "".join(f"{key}\n" for key in keys))
+        (root / WflwV.LISTS[split]).unlink(missing_ok=True)
+        if keys:
+            write_atomically(root / WflwV.LISTS[split], "".join(f"{key}\n" for key in keys))
     return chosen
 
 
 def label_video(oracle: Oracle, file: VideoFile, rules: Sequence[tuple[str, int, int]]) -> Labels:
     """Labels of a video without boxes: found once by the first model, then once more from the labels themselves."""
-    boxes = find_boxes(file, HaarDetector(), oracle.landmarkers[0])
+    boxes = find_boxes(file, HaarDetector(), oracle.landmarkers[0], oracle.config.video.min_iou)
     left_out = {}
     for model, first, last in rules:
+        if not 0 <= first <= last < len(boxes):
+            raise BadSample(
+                f"{file.path} has frames 0 to {len(boxes) - 1}, of which {first} to {last} are to be left out."
+            )
         frames = left_out.setdefault(model, np.zeros(len(boxes), bool))
         frames[first : last + 1] = True
     for _ in range(2):
@@ -225,6 +236,20 @@ def label_video(oracle: Oracle, file: VideoFile, rules: Sequence[tuple[str, int,
         labels = oracle.label(file, boxes, left_out)
         boxes = labels.bboxes
     return labels  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies a video or a folder of pictures, whole or not at all."""
+    if target.exists() and source.resolve() == target.resolve():
+        return
+    partial = target.with_name(f".{target.name}.partial")
+    if source.is_dir():
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source, partial)
+        shutil.rmtree(target, ignore_errors=True)
+    else:
+        shutil.copyfile(source, partial)
+    os.replace(partial, target)
 
 
 def main(argv: list[str]) -> None:
@@ -238,6 +263,10 @@ def main(argv: list[str]) -> None:
             raise ValueError(f"--share must lie in (0, 0.5], got {SHARE.value}.")
         oracle = Oracle(WORKDIRS.value)
         rules = read_left_out(None if LEAVE_OUT.value is None else Path(LEAVE_OUT.value), oracle.names)
+        if set(rules) - set(keys):
+            raise ValueError(
+                f"{LEAVE_OUT.value} names {', '.join(sorted(set(rules) - set(keys)))}, which is no video here."
+            )
         root, difficulties, failed = Path(OUT.value).expanduser(), {}, []
         (root / "videos").mkdir(parents=True, exist_ok=True)
         for path, key in zip(progress(files, desc="labelling", unit="video"), keys, strict=True):
@@ -247,7 +276,7 @@ def main(argv: list[str]) -> None:
                 failed.append(str(error))
                 continue
             write_labels(root, key, labels.landmarks, labels.bboxes, variance=labels.variance)
-            shutil.copyfile(path, root / "videos" / path.name)
+            _copy(path, root / "videos" / (path.name if path.is_dir() else key + path.suffix.lower()))
             difficulties[key] = difficulty(labels)
         hard, easy = write_split(root, difficulties, SHARE.value)
         print(f"{len(difficulties)} videos labelled by {len(oracle.names)} models in {root}; variance over face area:")

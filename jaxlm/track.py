@@ -7,8 +7,8 @@ For live use without a file see `jaxlm.video.track`.
 
 import csv
 import io
+import itertools
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +27,7 @@ from jaxlm.data.augment import warp
 from jaxlm.data.clips import VideoFile
 from jaxlm.data.readers import BadSample
 from jaxlm.data.schemes import get_scheme
+from jaxlm.data.video_builders import check_boxes, load_boxes
 from jaxlm.data.video_pipeline import Video
 from jaxlm.detect import HaarDetector
 from jaxlm.progress import progress
@@ -52,7 +53,9 @@ def make_landmarker(system: systems.System, variables, config: Config) -> Landma
     return landmarker
 
 
-def find_boxes(file: VideoFile, detect: Callable[[np.ndarray], np.ndarray], landmarker: Landmarker) -> np.ndarray:
+def find_boxes(
+    file: VideoFile, detect: Callable[[np.ndarray], np.ndarray], landmarker: Landmarker, min_iou: float
+) -> np.ndarray:
     """Box of the largest face in every frame, from one pass over the file.
 
     A detector jitters, so it only starts a face; from then on the box is that of the frame's landmarks (section 5.2
@@ -62,6 +65,7 @@ def find_boxes(file: VideoFile, detect: Callable[[np.ndarray], np.ndarray], land
         file: the video.
         detect: image -> boxes (N, 4), the largest first.
         landmarker: see `make_landmarker`.
+        min_iou: overlap of successive boxes below which it is another face.
 
     Returns:
         (T, 4), NaN where no face was found.
@@ -77,7 +81,7 @@ def find_boxes(file: VideoFile, detect: Callable[[np.ndarray], np.ndarray], land
             if box is not None:
                 box = _next_box(box, *landmarker(frame, box), frame.shape)
         boxes.append(np.full(4, np.nan) if box is None else box)
-    return smooth_boxes(np.array(boxes).reshape(-1, 4))
+    return smooth_boxes(np.array(boxes).reshape(-1, 4), min_iou)
 
 
 def _next_box(box: np.ndarray, landmarks: np.ndarray, score: float, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -89,12 +93,14 @@ def _next_box(box: np.ndarray, landmarks: np.ndarray, score: float, shape: tuple
     return following if score >= _LOST_SCORE and 0.4 < growth < 2.5 and inside else None
 
 
-def smooth_boxes(boxes: np.ndarray, sigma: float = _BOX_SMOOTHING) -> np.ndarray:
-    """Boxes (T, 4) after a gaussian over time, run by run of frames with a face."""
+def smooth_boxes(boxes: np.ndarray, min_iou: float, sigma: float = _BOX_SMOOTHING) -> np.ndarray:
+    """Boxes (T, 4) after a gaussian over time; neither over lost faces nor where a box overlaps the last by less."""
+    starts = [0]
+    for time in range(1, len(boxes)):
+        if not geometry.box_iou(boxes[time - 1], boxes[time]) >= min_iou:
+            starts.append(time)
     smooth = boxes.copy()
-    present = np.isfinite(boxes).all(axis=1)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], present, [False]]).astype(int)))
-    for start, stop in edges.reshape(-1, 2):
+    for start, stop in itertools.pairwise([*starts, len(boxes)]):
         smooth[start:stop] = gaussian_filter1d(boxes[start:stop], sigma, axis=0, mode="nearest")
     return smooth
 
@@ -105,12 +111,10 @@ class Tracked(NamedTuple):
     Attributes:
         video: the file and its boxes.
         tracks: method -> landmarks and scores.
-        frames_per_second: of all methods together, decoding included.
     """
 
     video: Video
     tracks: dict[str, Track]
-    frames_per_second: float
 
 
 def track_clip(follower: Follower, landmarker: Landmarker, file: VideoFile, boxes: np.ndarray | None) -> Tracked:
@@ -123,40 +127,46 @@ def track_clip(follower: Follower, landmarker: Landmarker, file: VideoFile, boxe
         boxes: (T, 4), or None: found here.
 
     Raises:
-        BadSample: if there is no face in the whole clip, or the boxes are not of its length.
+        BadSample: if there is no face in the whole clip, or the boxes are not those of its frames.
     """
     if boxes is None:
-        boxes = find_boxes(file, HaarDetector(), landmarker)
+        boxes = find_boxes(file, HaarDetector(), landmarker, follower.config.video.min_iou)
+    elif len(boxes) != (held := file.count()):
+        raise BadSample(f"{file.path} holds {held} frames, but there are {len(boxes)} boxes; give one for each frame.")
+    check_boxes(boxes, file.shape, str(file.path))
     if not np.isfinite(boxes).all(axis=1).any():
         raise BadSample(f"{file.path}: no face was found in any of {len(boxes)} frames; give its boxes with --boxes.")
     count = get_scheme(follower.config.scheme).num_landmarks
     video = Video(file, boxes, np.zeros((len(boxes), count, 2)), np.zeros((len(boxes), count), bool))
-    start = time.perf_counter()
-    tracks = {name: found[0] for name, found in follower([video]).items()}
-    return Tracked(video, tracks, len(boxes) / (time.perf_counter() - start))
+    return Tracked(video, {name: found[0] for name, found in follower([video]).items()})
 
 
-def landmarks_csv(track: Track, fps: float) -> str:
-    """frame,second,score,x0,y0,…: a line for each frame with a face; 0-based pixels of the video."""
+def landmarks_csv(track: Track, seconds: np.ndarray) -> str:
+    """frame,second,score,x0,y0,…: a line for each frame with a face; 0-based pixels of the video.
+
+    Args:
+        track: landmarks of T frames.
+        seconds: (T,), time of each frame.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [f"{axis}{number}" for number in range(track.landmarks.shape[1]) for axis in "xy"]
     writer.writerow(["frame", "second", "score", *names])
     for frame in np.flatnonzero(np.isfinite(track.landmarks).all(axis=(1, 2))):
         values = [f"{value:.3f}" for value in track.landmarks[frame].ravel()]
-        writer.writerow([frame, f"{frame / fps:.3f}", f"{track.score[frame].mean():.4f}", *values])
+        writer.writerow([frame, f"{seconds[frame]:.3f}", f"{track.score[frame].mean():.4f}", *values])
     return text.getvalue()
 
 
 def write_outputs(folder: Path, tracked: Tracked, config: Config) -> list[Path]:
-    """Writes `<clip>.mp4` and `<clip>.csv` of the last method, and all methods side by side; returns the files."""
+    """Writes `<clip>_landmarks.mp4` and `.csv` of the last method, and all methods side by side; returns the files."""
     scheme, name = get_scheme(config.scheme), tracked.video.file.path.stem
     *_, last = tracked.tracks
     jitter = {method: 100 * metrics.jitter(track.landmarks) for method, track in tracked.tracks.items()}
     captions = {method: f"{method}: jitter {value:.3f} %" for method, value in jitter.items()}
-    paths = [folder / f"{name}.mp4", folder / f"{name}.csv"]
+    paths = [folder / f"{name}_landmarks.mp4", folder / f"{name}_landmarks.csv"]
     video_report.write_clip(paths[0], tracked.video, {last: tracked.tracks[last]}, scheme, captions={last: ""})
-    write_atomically(paths[1], landmarks_csv(tracked.tracks[last], tracked.video.file.fps))
+    write_atomically(paths[1], landmarks_csv(tracked.tracks[last], tracked.video.file.seconds()))
     if len(tracked.tracks) > 1:
         paths.append(folder / f"{name}_compared.mp4")
         video_report.write_clip(paths[-1], tracked.video, tracked.tracks, scheme, captions=captions)
@@ -166,29 +176,34 @@ def write_outputs(folder: Path, tracked: Tracked, config: Config) -> list[Path]:
 def main(argv: list[str]) -> None:
     quiet_logs()
     with one_sentence():
-        if len(argv) < 2:
+        paths = [Path(path).expanduser() for path in argv[1:]]
+        if not paths:
             raise ValueError("Name at least one video: python -m jaxlm.track --workdir=runs/quickstart clip.mp4")
+        if len({path.stem for path in paths}) < len(paths):
+            raise ValueError("Two videos of one name would write the same files; track them one by one.")
+        if BOXES.value is not None and len(paths) > 1:
+            raise ValueError("--boxes goes with a single video.")
+        boxes = None if BOXES.value is None else load_boxes(Path(BOXES.value))
         folder = Path(OUT.value).expanduser()
         config = load_config(WORKDIR.value)
         system = systems.build(config)
         variables, _ = restore_variables(config, WORKDIR.value, STEP.value)
-        follower = Follower(system, variables, config, METHODS.value)
+        follower = Follower(variables, config, METHODS.value, batch_size=1)
         landmarker = make_landmarker(system, variables, config)
         folder.mkdir(parents=True, exist_ok=True)
         failed = []
-        for path in argv[1:]:
+        for path in paths:
             try:
-                _track_and_report(path, follower, landmarker, folder, config)
+                _track_and_report(path, boxes, follower, landmarker, folder, config)
             except BadSample as error:
-                failed.append(path)
+                failed.append(str(path))
                 print(f"Error: {error}", file=sys.stderr)
         if failed:
-            raise ValueError(f"{len(failed)} of {len(argv) - 1} videos could not be tracked: {', '.join(failed)}.")
+            raise ValueError(f"{len(failed)} of {len(paths)} videos could not be tracked: {', '.join(failed)}.")
 
 
-def _track_and_report(path: str, follower: Follower, landmarker: Landmarker, folder: Path, config: Config) -> None:
+def _track_and_report(path: Path, boxes, follower: Follower, landmarker: Landmarker, folder: Path, config: Config):
     file = VideoFile(path)
-    boxes = None if BOXES.value is None else np.load(BOXES.value, allow_pickle=False)
     tracked = track_clip(follower, landmarker, file, boxes)
     frames = len(tracked.video)
     if frames < file.num_frames:
@@ -199,7 +214,6 @@ def _track_and_report(path: str, follower: Follower, landmarker: Landmarker, fol
     print(f"{'method':<22}{'jitter %':>9}")
     for method, track in tracked.tracks.items():
         print(f"{method:<22}{100 * metrics.jitter(track.landmarks):>9.4f}")
-    print(f"{tracked.frames_per_second:.0f} frames a second for {len(tracked.tracks)} methods, decoding included")
     written = write_outputs(folder, tracked, config)
     print(f"written: {written[0]}{''.join(f', {other.name}' for other in written[1:])}")
 
@@ -207,7 +221,9 @@ def _track_and_report(path: str, follower: Follower, landmarker: Landmarker, fol
 if __name__ == "__main__":
     WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py wrote.", required=True)
     OUT = flags.DEFINE_string("out", "tracked", "Folder of the results.")
-    METHODS = flags.DEFINE_list("methods", ["frame", "rwr"], "frame, rwr, energy, each with +filter or without.")
+    METHODS = flags.DEFINE_multi_string(
+        "method", ["frame", "rwr"], "tracker or tracker+filter; may be given repeatedly."
+    )
     STEP = flags.DEFINE_string("step", "last", "Checkpoint: last, best or its step.")
     BOXES = flags.DEFINE_string("boxes", None, "A .npy file (T, 4) of x1 y1 x2 y2 in pixels; found where not given.")
     app.run(main, flags_parser=parse_flags)

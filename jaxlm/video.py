@@ -70,7 +70,8 @@ def track(
         frame: leaves (B, ...).
         cold_step: solves a frame from `z0`, with as many steps as a still takes; `step` where it is None.
         restart: true where the past is of no use: a scene cut, a lost face.
-        exists: false where a video has no frame; its past stays, its result is to be ignored.
+        exists: false where a video has no frame or its face is lost: it starts anew behind that, and the result is to
+            be ignored.
         max_residual: of the last frame's equilibrium at this frame; above it, at a scene cut, a video restarts.
 
     Returns:
@@ -85,8 +86,7 @@ def track(
     # The cold solver runs only at frames where some video needs it.
     z, residual, output = lax.cond(fresh.any(), lambda: _select(fresh, cold_step(z0, frame), warm), lambda: warm)
     usable = jnp.isfinite(residual)
-    following = _select(exists, Tracking(_select(usable, z, z0), usable), tracking)
-    return following, Tracked(output, residual, fresh)
+    return Tracking(_select(usable, z, z0), usable & exists), Tracked(output, residual, fresh)
 
 
 def rwr(
@@ -106,7 +106,7 @@ def rwr(
         step: see `track`, as are `z0`, `cold_step` and `max_residual`.
         frames: leaves (B, T, ...).
         exists: (B, T), false where there is no frame: behind the end of a shorter video, or where the face is lost.
-            Such a frame changes nothing; its results are to be ignored.
+            A video starts anew behind such a frame, whose results are to be ignored.
         tracking: of the frames before these, so that a video can come in pieces.
         restart: (B, T).
 

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxlm import filters, geometry, metrics
+from jaxlm import filters, geometry, metrics, systems
 from jaxlm.config import Config
 from jaxlm.data.schemes import Scheme, normalizer
 from jaxlm.data.video_pipeline import Video, VideoSource, by_length, crop_chunks, video_of
 from jaxlm.progress import progress
-from jaxlm.systems import Prediction, System
+from jaxlm.systems import Prediction
 
-TRACKERS = ("frame", "rwr", "energy")
+TRACKERS = ("frame", "early", "rwr", "energy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,39 +84,48 @@ class Score(NamedTuple):
 class Follower:
     """Runs a system's trackers over batches of videos.
 
+    Mirror images are not averaged (`config.eval.flip_average`), because an equilibrium has no mirror image.
+
     Args:
-        system: from `jaxlm.systems.build`.
         variables: of a checkpoint.
         config: of the experiment; its part `video` is what counts here.
-        methods: whose trackers are run.
+        methods: whose trackers are run. Those that need a state are left out where the system has none.
+        batch_size: videos at a time; `config.video.batch_size` where it is None.
 
     Raises:
-        ValueError: if the system has no state and a method needs one, or there is no method.
+        ValueError: if there is no method, or the config is from before there were videos.
     """
 
-    def __init__(self, system: System, variables: Any, config: Config, methods: Sequence[str]):
-        self.config, self.methods = config, [parse_method(name) for name in methods]
+    def __init__(self, variables: Any, config: Config, methods: Sequence[str], batch_size: int | None = None):
+        if "video" not in config:
+            raise ValueError("The config.json of the workdir has no part video; copy it from configs/, or train again.")
+        self.config = config.copy_and_resolve_references()
+        self.config.eval.flip_average = False
+        system = systems.build(self.config)
+        self.methods = [parse_method(name) for name in methods]
+        if system.track is None:
+            print(f"The system {config.system!r} has no state to start from: of the methods only frame is left.")
+            self.methods = [method for method in self.methods if method.tracker == "frame"]
         if not self.methods:
             raise ValueError("There is no method to track with; config.video.methods names them.")
         trackers = dict.fromkeys(method.tracker for method in self.methods)
-        if system.track is None and set(trackers) != {"frame"}:
-            raise ValueError(f"The system {config.system!r} has no state to start from; its only method is frame.")
         devices = jax.local_devices()
         mesh = jax.sharding.Mesh(np.array(devices), ("data",))
         self._sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-        self._batch_size = -(-config.video.batch_size // len(devices)) * len(devices)
+        self._batch_size = -(-(batch_size or config.video.batch_size) // len(devices)) * len(devices)
         self._variables = jax.device_put(jax.device_get(variables), jax.sharding.NamedSharding(mesh, jax.P()))
         track = functools.partial(_frame_by_frame, system.predict) if system.track is None else system.track
-        self._track = {name: jax.jit(functools.partial(track, name)) for name in trackers}
+        jit = functools.partial(jax.jit, out_shardings=self._sharding)
+        self._track = {name: jit(functools.partial(track, name)) for name in trackers}
 
     def __call__(self, videos: Sequence[Video]) -> dict[str, list[Track]]:
-        """Tracks of every video (at most `config.video.batch_size` of them) by every method's name."""
+        """Tracks of every video (at most a batch of them, each of a frame at least) by every method's name."""
         settings, lengths = self.config.video, [len(video) for video in videos]
         chunks = crop_chunks(
             videos,
             crop=settings.crop,
             size=self.config.image_size,
-            chunk=min(settings.chunk, max(max(lengths, default=1), 1)),
+            chunk=settings.chunk,
             min_iou=settings.min_iou,
             batch_size=self._batch_size,
         )
@@ -128,11 +137,12 @@ class Follower:
                 if name not in past:
                     # No video has started: zeros of the right shapes, so that one program serves every chunk.
                     shapes = jax.eval_shape(functools.partial(track, **device, past=None), self._variables)[1]
-                    past[name] = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+                    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+                    past[name] = jax.device_put(zeros, self._sharding)
                 prediction, past[name] = track(self._variables, **device, past=past[name])
                 parts[name].append(_in_video(jax.device_get(prediction), chunk))
-        tracks: dict[str, list[Track]] = {}
-        for method in self.methods:
+        tracks: dict[str, list[Track]] = {method.name: [] for method in self.methods}
+        for method in self.methods if videos else []:
             whole = [np.concatenate(arrays, axis=1) for arrays in zip(*parts[method.tracker], strict=True)]
             tracks[method.name] = [
                 _filtered(method, Track(*(array[i, :length] for array in whole)), video.file.fps)
@@ -228,13 +238,17 @@ class TunedAverage(NamedTuple):
     nme: float
     nmf: float
 
+    def row(self) -> dict[str, float]:
+        """As `VideoResult.row` has it: the NME in percent."""
+        return {"alpha": self.alpha, "nme": 100 * self.nme, "nmf": self.nmf}
+
 
 def tune_average(
     result: VideoResult, source: VideoSource, config: Config, *, base: str = "frame", like: str = "rwr"
 ) -> TunedAverage | None:
     """The average of `base`'s landmarks whose NMF is that of `like`: what `like` has to beat in NME.
 
-    None where either method was not run, or no average reaches that NMF.
+    None where either method was not run, or no average of α down to 0.3 reaches that NMF.
     """
     if base not in result.tracks or like not in result.tracks:
         return None
@@ -249,14 +263,16 @@ def tune_average(
         nme = metrics.mean(np.array([metrics.mean(score.nme) for score in scores]))
         return TunedAverage(alpha, nme, metrics.mean(np.array([score.nmf for score in scores])))
 
-    # From no smoothing downwards the flicker falls at first; it may rise again, which bisection must not cross.
-    low, high = 0.5, 1.0
-    if not average(low).nmf <= wanted <= average(high).nmf:
+    # From no smoothing downwards the flicker falls and then, with the lag, rises again: the first crossing counts.
+    grid = np.arange(1.0, 0.25, -0.1)
+    crossed = next((alpha for alpha in grid if average(alpha).nmf <= wanted), None)
+    if crossed is None:
         return None
-    for _ in range(8):
+    low, high = float(crossed), min(float(crossed) + 0.1, 1.0)
+    for _ in range(6):
         middle = (low + high) / 2
         low, high = (low, middle) if average(middle).nmf > wanted else (middle, high)
-    return average((low + high) / 2)
+    return average(low)
 
 
 def evaluate_videos(follower: Follower, source: VideoSource, config: Config) -> VideoResult:

@@ -4,21 +4,20 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from jaxlm import visualize
+from jaxlm import geometry, visualize
 from jaxlm.checkpoints import write_atomically
 from jaxlm.config import Config
 from jaxlm.data.clips import VideoWriter
 from jaxlm.data.schemes import Scheme
 from jaxlm.data.video_pipeline import Video, VideoSource, video_of
-from jaxlm.video_evaluation import Track, VideoResult
+from jaxlm.video_evaluation import Track, TunedAverage, VideoResult
 
-COLORS = {"frame": "black", "rwr": "tab:blue", "energy": "tab:green"}
+COLORS = {"frame": "black", "early": "tab:gray", "rwr": "tab:blue", "energy": "tab:green"}
 
 
 def table(result: VideoResult, config: Config, title: str) -> str:
@@ -30,10 +29,11 @@ def table(result: VideoResult, config: Config, title: str) -> str:
         f"{'method':<22}{'NME %':>8}{'':>9}{'NMF':>9}{'':>9}{'NMF (11)':>10}{'stability %':>13}{'jitter %':>10}"
         f"{'restarts %':>12}",
     ]
-    first = result.row(next(iter(result.scores)))
+    names = list(result.scores)
+    first = result.row(names[0])
     for method in result.scores:
         row = result.row(method)
-        change = {key: f"{100 * (row[key] / first[key] - 1):+.1f} %" if row is not first else "" for key in first}
+        change = {key: _change(row[key], first[key]) if method != names[0] else "" for key in first}
         lines.append(
             f"{method:<22}{row['nme']:>8.3f}{change['nme']:>9}{row['nmf']:>9.1f}{change['nmf']:>9}"
             f"{row['nmf_paper']:>10.5f}{row['stability']:>13.3f}{row['jitter']:>10.3f}{row['restarts']:>12.1f}"
@@ -41,20 +41,31 @@ def table(result: VideoResult, config: Config, title: str) -> str:
     return "\n".join(lines)
 
 
+def _change(value: float, reference: float) -> str:
+    return f"{100 * (value / reference - 1):+.1f} %" if reference else ""
+
+
 def write_report(
-    folder: Path, name: str, result: VideoResult, source: VideoSource, config: Config, step: int
+    folder: Path,
+    name: str,
+    result: VideoResult,
+    source: VideoSource,
+    config: Config,
+    step: int,
+    tuned: TunedAverage | None = None,
 ) -> list[Path]:
     """Writes `<name>.json`, `<name>_frames.csv`, trajectories and the clips of most flicker; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     report = {
         "data": source.name,
         "split": source.split,
-        "units": {"nme": "percent", "nmf": "released: 100 pixels of a 256 × 256 face", "nmf_paper": "fraction"},
+        "units": {"nme": "percent", "nmf": "hundredths of a pixel of a 256 × 256 face", "nmf_paper": "fraction"},
         "crop": config.video.crop,
         "normalizer": config.data.normalizer,
         "image_size": config.image_size,
         "step": step,
         "methods": {method: result.row(method) for method in result.scores},
+        "average_with_nmf_of_rwr": None if tuned is None else tuned.row(),
         "videos": [_video_row(result, index) for index in range(len(result.keys))],
     }
     paths = [folder / f"{name}.json", folder / f"{name}_frames.csv"]
@@ -114,14 +125,20 @@ def write_clip(
     """Writes the video with landmarks drawn, one picture for each track side by side, each about `height` pixels."""
     with VideoWriter(path, video.file.fps) as writer:
         for time, frame in zip(range(len(video)), video.file, strict=False):
-            scale = max(1.0, height / frame.shape[0])
-            pictures = [
-                visualize.caption(
-                    visualize.draw_landmarks(frame, track.landmarks[time], scheme, scale=scale), captions[method]
-                )
-                for method, track in tracks.items()
-            ]
+            scale = height / frame.shape[0]
+            # The codec has no wider pictures than 8192.
+            scale = min(scale, 8000 / (len(tracks) * frame.shape[1]))
+            pictures = []
+            for method, track in tracks.items():
+                points = geometry.rescale_points(track.landmarks[time], scale)
+                method_picture = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=_resampling(scale))
+                drawn = visualize.draw_landmarks(method_picture, points, scheme)
+                pictures.append(visualize.caption(drawn, captions[method]))
             writer.write(np.concatenate(pictures, axis=1))
+
+
+def _resampling(scale: float) -> int:
+    return cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
 
 
 def plot_accuracy_flicker(path: Path, rows: dict[str, dict[str, dict[str, float]]]) -> None:
@@ -133,9 +150,10 @@ def plot_accuracy_flicker(path: Path, rows: dict[str, dict[str, dict[str, float]
     """
     with visualize.figure(path, columns=len(rows), size=(5.2, 4.4)) as panels:
         for axes, (split, methods) in zip(panels, rows.items(), strict=True):
-            families = itertools.groupby(methods, key=lambda method: method.partition(":")[0])
-            for number, (family, members) in enumerate(families):
-                names = list(members)
+            families: dict[str, list[str]] = {}
+            for method in methods:
+                families.setdefault(method.partition(":")[0], []).append(method)
+            for number, (family, names) in enumerate(families.items()):
                 points = np.array([[methods[name]["nmf"], methods[name]["nme"]] for name in names])
                 tracker, _, filter_name = family.partition("+")
                 color = f"C{number + 3}" if filter_name else COLORS[tracker]
@@ -181,23 +199,10 @@ def plot_trajectories(path: Path, video: Video, tracks: dict[str, Track], *, tit
         for axes, (landmark, axis) in zip(panels, itertools.product(chosen, (0, 1)), strict=True):
             for name, points in curves.items():
                 color = {"ground truth": "tab:gray"}.get(name) or COLORS[name.partition("+")[0]]
-                axes.plot(points[:, landmark, axis], color=color, label=name, linewidth=2 if axis is None else 1.2)
+                width = 2 if name == "ground truth" else 1.2
+                axes.plot(points[:, landmark, axis], color=color, label=name, linewidth=width)
             axes.set_ylabel(f"{'xy'[axis]} of landmark {landmark} (%)", fontsize=8)
             axes.grid(alpha=0.3)
         panels[0].legend(frameon=False, fontsize=8, ncols=len(curves), loc="lower left", bbox_to_anchor=(0, 1))
         for axes in panels[-2:]:
             axes.set_xlabel("frame")
-
-
-def contact_strip(video: Video, tracks: Sequence[Track], scheme: Scheme, *, columns: int = 8) -> np.ndarray:
-    """Frames evenly spaced over the video, a row for each track, each 200 pixels high."""
-    wanted = set(np.linspace(0, len(video) - 1, min(columns, len(video))).round().astype(int).tolist())
-    rows: list[list[np.ndarray]] = [[] for _ in tracks]
-    for time, frame in zip(range(len(video)), video.file, strict=False):
-        if time in wanted:
-            scale = 200 / frame.shape[0]
-            small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-            for row, track in zip(rows, tracks, strict=True):
-                points = (track.landmarks[time] + 0.5) * scale - 0.5
-                row.append(visualize.draw_landmarks(small, points, scheme))
-    return visualize.sheet([picture for row in rows for picture in row], columns=len(wanted))

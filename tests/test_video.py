@@ -9,6 +9,7 @@ import pytest
 
 from jaxlm import systems, video
 from jaxlm.solvers import fixed_point_iteration
+from jaxlm.systems import ldeq as ldeq_system
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "configs"))
 
@@ -117,8 +118,10 @@ def test_videos_of_different_lengths_do_not_disturb_each_other():
     np.testing.assert_array_equal(tracked.output[0], alone.output[0])
     short, _ = video.rwr(toy(), Z0[1:2], FRAMES[1:2, :3], cold_step=toy(30))
     np.testing.assert_array_equal(tracked.output[1, :3], short.output[0])
-    np.testing.assert_array_equal(past.z[1], short.output[0, -1])
-    np.testing.assert_array_equal(past.started, [True, True, False])
+    np.testing.assert_array_equal(past.started, [True, False, False])
+    lost = exists.at[0, 3].set(False)
+    found, _ = video.rwr(toy(), Z0, FRAMES, cold_step=toy(30), exists=lost)
+    np.testing.assert_array_equal(np.flatnonzero(found.restarted[0]), [0, 4])
     assert not np.asarray(tracked.restarted)[~np.asarray(exists)].any()
 
 
@@ -200,3 +203,40 @@ def test_the_energy_s_landmarks_move_towards_the_frame_s_own(ldeq):
     np.testing.assert_allclose(prediction.landmarks[:, 0], frame[:, 0], atol=1e-3)
     start, end = (np.linalg.norm(points - frame[:, 1]) for points in (frame[:, 0], prediction.landmarks[:, 1]))
     assert end < 0.95 * start
+
+
+def test_each_method_applies_the_cell_as_often_as_it_says(ldeq, monkeypatch):
+    """Frame-wise once a step of a still, early and RwR once a step of their own, and RwR cold at the first frame."""
+    from jaxlm.models.ldeq import LDEQ
+
+    config = ldeq[0].copy_and_resolve_references()
+    config.solver.tol = config.video.solver.tol = 0.0
+    config.video.max_residual = 1e9
+    *_, variables, images = ldeq
+    calls, cell = [], LDEQ.cell
+
+    def counted(self, z, args):
+        jax.debug.callback(lambda: calls.append(1))
+        return cell(self, z, args)
+
+    monkeypatch.setattr(LDEQ, "cell", counted)
+    counts = {}
+    for method in ("frame", "early", "rwr"):
+        calls.clear()
+        jax.block_until_ready(systems.build(config).track(method, variables, images, None, None))
+        jax.effects_barrier()
+        counts[method] = len(calls)
+    assert counts == {"frame": 3 * 6, "early": 3 * 2, "rwr": 3 * 2 + 6}
+
+
+def test_a_prediction_is_the_forward_pass_of_training(ldeq):
+    config, *_, variables, images = ldeq
+    model = ldeq_system.make_model(config)
+    for name in ("fixed_point_iteration", "anderson", "broyden"):
+        settings = config.solver.copy_and_resolve_references()
+        settings.update(dict(name=name, max_steps=3, tol=0.0))
+        solver = ldeq_system.make_solver(settings)
+        frame = images[:, 0].astype(jnp.float32)
+        trained = model(variables, frame, solver=solver, gradient="jacobian_free")
+        predicted = model.predict(variables, frame, solver=solver)
+        np.testing.assert_allclose(predicted.heatmaps, trained.heatmaps, atol=1e-5)

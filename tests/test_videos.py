@@ -272,12 +272,11 @@ def test_videos_are_evaluated_by_every_method(workdir, capsys):
 
 def test_a_result_does_not_depend_on_the_batch(workdir):
     config, folder = workdir
-    from jaxlm import systems
 
     variables, _ = app.restore_variables(config, folder)
     source = open_videos(config, "rendered_videos:hard")[0]
     assert list(by_length(source, 1)) == [[0], [1]]
-    follower = video_evaluation.Follower(systems.build(config), variables, config, ("rwr",))
+    follower = video_evaluation.Follower(variables, config, ("rwr",))
     both = follower([video_of(source.records[i]) for i in range(2)])["rwr"]
     for index in range(2):
         alone = follower([video_of(source.records[index])])["rwr"][0]
@@ -303,19 +302,28 @@ def test_a_clip_is_tracked_from_file_to_file(workdir, tmp_path, capsys):
     from jaxlm import systems
 
     system, (variables, _) = systems.build(config), app.restore_variables(config, folder)
-    follower = video_evaluation.Follower(system, variables, config, ("frame", "rwr"))
+    follower = video_evaluation.Follower(variables, config, ("frame", "rwr"), batch_size=1)
     landmarker = track.make_landmarker(system, variables, config)
     tracked = track.track_clip(follower, landmarker, VideoFile(record["video"].decode()), boxes)
     paths = track.write_outputs(tmp_path, tracked, config)
     stem = Path(record["video"].decode()).stem
-    assert [path.name for path in paths] == [f"{stem}.mp4", f"{stem}.csv", f"{stem}_compared.mp4"]
+    assert [path.name for path in paths] == [f"{stem}_landmarks.mp4", f"{stem}_landmarks.csv", f"{stem}_compared.mp4"]
     assert VideoFile(paths[0]).num_frames == 5
     rows = paths[1].read_text().splitlines()
     assert len(rows) == 5 and rows[0].startswith("frame,second,score,x0,y0") and rows[4].startswith("4,0.160,")
-    one = track.track_clip(follower, landmarker, VideoFile(record["video"].decode()), boxes[:1])
+    frame = next(iter(VideoFile(record["video"].decode())))
+    with VideoWriter(tmp_path / "one.mp4", 25) as writer:
+        writer.write(frame)
+    single = VideoFile(tmp_path / "one.mp4")
+    one = track.track_clip(follower, landmarker, single, boxes[:1])
     assert one.tracks["rwr"].landmarks.shape == (1, 68, 2)
-    with pytest.raises(BadSample, match="no face was found"):
-        track.track_clip(follower, landmarker, VideoFile(record["video"].decode()), boxes[3:4])
+    for wrong, message in (
+        (boxes[3:4], "no face was found"),
+        (boxes, "1 frames, but there are 5"),
+        (-boxes[:1], "area"),
+    ):
+        with pytest.raises(BadSample, match=message):
+            track.track_clip(follower, landmarker, single, wrong)
 
 
 def test_boxes_follow_a_face_and_give_up_a_lost_one(tmp_path):
@@ -328,10 +336,10 @@ def test_boxes_follow_a_face_and_give_up_a_lost_one(tmp_path):
         score = 0.9 if len(seen) != 6 else 0.1  # unsure once
         return np.array([box[:2] + 1, box[2:] + 1]), score
 
-    boxes = track.find_boxes(VideoFile(tmp_path / "clip.mp4"), lambda image: found, landmarker)
+    boxes = track.find_boxes(VideoFile(tmp_path / "clip.mp4"), lambda image: found, landmarker, 0.4)
     # Three rounds at the first frame, one at each of the next two; the sixth call loses the face, and it is found anew.
     np.testing.assert_array_equal(np.isnan(boxes).any(axis=1), [False] * 3 + [True] + [False] * 4)
-    nobody = track.find_boxes(VideoFile(tmp_path / "clip.mp4"), lambda image: np.zeros((0, 4)), landmarker)
+    nobody = track.find_boxes(VideoFile(tmp_path / "clip.mp4"), lambda image: np.zeros((0, 4)), landmarker, 0.4)
     assert np.isnan(nobody).all() and len(nobody) == 8
 
 
@@ -349,13 +357,12 @@ def test_the_oracle_labels_in_wflwvs_layout(workdir, tmp_path, monkeypatch):
     assert labels.landmarks.shape == (5, 68, 2) and labels.bboxes.shape == (5, 4)
     # Two copies of one model agree with each other and with the model.
     assert labels.variance.max() < 1e-3
-    from jaxlm import systems
 
     variables, _ = app.restore_variables(config, folder)
     # system.predict takes config.solver's own number of steps.
     steps = config.copy_and_resolve_references()
     steps.video.still_steps = config.solver.max_steps
-    follower = video_evaluation.Follower(systems.build(steps), variables, steps, ("frame",))
+    follower = video_evaluation.Follower(variables, steps, ("frame",))
     single = follower([video_of(record)])["frame"][0]
     np.testing.assert_allclose(labels.landmarks, single.landmarks, atol=0.02)
     write_labels(tmp_path / "out", "clip", labels.landmarks, labels.bboxes, variance=labels.variance)
@@ -389,6 +396,7 @@ def test_hard_and_easy_lists_by_variance(tmp_path):
     assert oracle.write_split(tmp_path, difficulties, 0.25) == (["b"], ["d"])
     assert (tmp_path / "hard_video_IDs.txt").read_text() == "b\n"
     assert oracle.write_split(tmp_path, {"a": 1.0}, 0.5) == ([], [])
+    assert not list(tmp_path.iterdir())  # empty lists would be a data set of nothing
 
 
 def test_rules_of_left_out_models(tmp_path):
@@ -400,3 +408,79 @@ def test_rules_of_left_out_models(tmp_path):
     path.write_text('{"clip": [{"models": ["a"], "frames": 3}]}')
     with pytest.raises(ValueError, match="must be JSON like"):
         oracle.read_left_out(path, ["a"])
+
+
+def test_boxes_are_not_smoothed_over_a_cut():
+    boxes = np.concatenate([moving_box(6), moving_box(6) + 200])
+    smooth = track.smooth_boxes(boxes, 0.4)
+    assert np.abs(smooth - boxes).max() < 4 and geometry.box_iou(smooth[5], smooth[6]) == 0
+
+
+def test_a_video_has_one_size_and_is_read_back(tmp_path, monkeypatch):
+    with pytest.raises(BadSample, match="one size"), VideoWriter(tmp_path / "a.mp4", 25) as writer:
+        writer.write(np.zeros((32, 32, 3), np.uint8))
+        writer.write(np.zeros((32, 48, 3), np.uint8))
+    monkeypatch.setattr(VideoFile, "count", lambda self: 1)  # as if the disk had been full
+    with pytest.raises(OSError, match="not be written whole"):
+        write_video(tmp_path / "b.mp4", 5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_300vw_pictures_without_labels_are_lost_faces(tmp_path):
+    from jaxlm.data.video_builders import ThreeHundredVW
+
+    folder = tmp_path / "v" / "001"
+    (folder / "imgs").mkdir(parents=True)
+    (folder / "annot").mkdir()
+    for frame in range(1, 6):
+        cv2.imwrite(str(folder / "imgs" / f"{frame:06d}.jpg"), np.full((48, 64, 3), 40 * frame, np.uint8))
+    for frame in (1, 2, 4):
+        lines = "\n".join(f"{10 + i / 4 + frame} {20 + i % 7}" for i in range(68))
+        (folder / "annot" / f"{frame}.pts").write_text(f"version: 1\nn_points: 68\n{{\n{lines}\n}}\n")
+    builder = ThreeHundredVW(tmp_path / "v", tmp_path / "cache", scheme="faces68")
+    builder.prepare()
+    record = builder.as_data_source(split="train")[0]
+    np.testing.assert_array_equal(record["mask"].all(axis=1), [True, True, False, True, False])
+    np.testing.assert_allclose(record["landmarks"][[0, 3], 0, 0], [10, 13])
+
+
+def test_the_tuned_average_has_the_flicker_asked_for(workdir):
+    config, folder = workdir
+    source = open_videos(config, "rendered_videos:hard")[0]
+    videos = [video_of(source.records[i]) for i in range(len(source))]
+    rng = np.random.default_rng(0)
+    noisy, calm = ([], [])
+    for video in videos:
+        error = rng.normal(size=video.landmarks.shape)
+        for tracks, strength in ((noisy, 1.0), (calm, 0.8)):
+            landmarks = video.landmarks + strength * error
+            tracks.append(video_evaluation.Track(landmarks, np.ones(landmarks.shape[:2]), np.ones(len(video), bool)))
+    tracks = {"frame": noisy, "rwr": calm}
+    scores = {
+        name: [video_evaluation.score_track(t, v, source.scheme, "box") for t, v in zip(found, videos, strict=True)]
+        for name, found in tracks.items()
+    }
+    result = video_evaluation.VideoResult(["a", "b"], tracks, scores)
+    assert np.isclose(result.row("rwr")["nmf"], 0.8 * result.row("frame")["nmf"], rtol=1e-3)
+    tuned = video_evaluation.tune_average(result, source, config)
+    assert tuned is not None and 0.3 < tuned.alpha < 1
+    assert np.isclose(tuned.nmf, result.row("rwr")["nmf"], rtol=0.01)
+    assert video_evaluation.tune_average(result._replace(tracks={"frame": noisy}), source, config) is None
+
+
+def test_programs_end_in_one_sentence(workdir, tmp_path):
+    import subprocess
+
+    _, folder = workdir
+    (tmp_path / "text.mp4").write_text("not a video")
+    np.save(tmp_path / "boxes.npy", np.zeros((3, 2)))
+    cases = [
+        (["jaxlm.track", f"--workdir={folder}", str(tmp_path / "text.mp4")], "not a video"),
+        (["jaxlm.track", f"--workdir={folder}", f"--boxes={tmp_path / 'boxes.npy'}", "clip.mp4"], "2 columns"),
+        (["jaxlm.oracle", f"--workdirs={folder}", f"--out={tmp_path / 'o'}"], "Name at least one video"),
+    ]
+    for arguments, message in cases:
+        ended = subprocess.run(
+            [sys.executable, "-m", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent.parent
+        )
+        assert ended.returncode == 2 and message in ended.stderr and "Traceback" not in ended.stderr

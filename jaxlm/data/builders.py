@@ -70,7 +70,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         self.scheme: Scheme = get_scheme(scheme)
         self.heldout, self.group, self.on_bad = heldout, re.compile(group), on_bad
         self.skipped: list[str] = []
-        self.notices: list[str] = []  # printed when the preparation is over
+        self.notices: list[str] = []  # of the preparation, printed whenever the data set is opened
         self.check_root()
         identity = [type(self).__name__, scheme, str(heldout), group, on_bad]
         fingerprint = hashlib.sha256("\n".join([*identity, *self.fingerprint()]).encode()).hexdigest()[:16]
@@ -177,7 +177,10 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
                 f"A split of {self.root} has no usable sample: {len(self.skipped)} were skipped"
                 f"{', ' + self.skipped[0] if self.skipped else ', or heldout is too small a fraction'}."
             ) from None
-        for notice in self.notices:
+        notices = Path(self.data_dir) / "notices.txt"
+        if self.notices:
+            notices.write_text("\n".join(self.notices) + "\n")
+        for notice in notices.read_text().splitlines() if notices.exists() else []:
             print(f"{type(self).__name__}: {notice}")
         listing = Path(self.data_dir) / "skipped.txt"
         if self.skipped:

@@ -1,5 +1,6 @@
 """Video files, read frame by frame and written whole, with OpenCV. A folder of pictures counts as a video."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,7 @@ class VideoFile:
         if not self.path.exists():
             raise BadSample(f"{self.path} does not exist.")
         if self.path.is_dir():
-            self.num_frames, self.fps = len(self._pictures()), 25.0
+            self.num_frames, self.fps = len(self.pictures()), 25.0
         else:
             capture = self._open()
             # Some containers promise nothing, or nonsense.
@@ -51,7 +52,7 @@ class VideoFile:
     def __iter__(self) -> Iterator[np.ndarray]:
         """Frames (H, W, 3) uint8 RGB, until the file ends or cannot be decoded any further."""
         if self.path.is_dir():
-            for picture in self._pictures():
+            for picture in self.pictures():
                 image = decode_image(picture.read_bytes())
                 if image is None:
                     raise BadSample(f"{picture} cannot be decoded; replace it or take it away.")
@@ -67,7 +68,28 @@ class VideoFile:
         finally:
             capture.release()
 
-    def _pictures(self) -> list[Path]:
+    def count(self) -> int:
+        """Frames that can be decoded, from one pass over the file; `num_frames` is only its promise."""
+        if self.path.is_dir():
+            return self.num_frames
+        capture, frames = self._open(), 0
+        while capture.grab():
+            frames += 1
+        capture.release()
+        return frames
+
+    def seconds(self) -> np.ndarray:
+        """(T,) time of each frame that can be decoded, which at a variable rate is not its number over `fps`."""
+        if self.path.is_dir():
+            return np.arange(self.num_frames) / self.fps
+        capture, times = self._open(), []
+        while capture.grab():
+            times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+        capture.release()
+        return np.array(times)
+
+    def pictures(self) -> list[Path]:
+        """The frames of a folder, in order."""
         return sorted(path for path in self.path.iterdir() if path.suffix.lower() in PICTURES)
 
     def _open(self) -> cv2.VideoCapture:
@@ -78,7 +100,9 @@ class VideoFile:
 
 
 class VideoWriter:
-    """Writes RGB frames as MPEG-4 into `path` (.mp4); the file appears when the context is left without an error.
+    """Writes RGB frames as MPEG-4 into `path` (.mp4) at a constant rate.
+
+    The file appears when the context is left without an error.
 
     Args:
         path: of the video.
@@ -89,13 +113,24 @@ class VideoWriter:
         self.path, self.fps = Path(path), fps
         self._partial = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
         self._writer: cv2.VideoWriter | None = None
+        self._shape, self._count = (0, 0), 0
 
     def __enter__(self) -> "VideoWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return self
 
     def write(self, frame: np.ndarray) -> None:
-        """Appends a frame (H, W, 3) uint8; an odd side is padded by one pixel, which the codec needs."""
+        """Appends a frame (H, W, 3) uint8; an odd side is padded by one pixel, which the codec needs.
+
+        Raises:
+            BadSample: for a frame of another size than the first.
+        """
+        if self._count and frame.shape[:2] != self._shape:
+            raise BadSample(
+                f"Frame {self._count} has {frame.shape[1]}×{frame.shape[0]} pixels and the first "
+                f"{self._shape[1]}×{self._shape[0]}: a video has one size."
+            )
+        self._shape, self._count = frame.shape[:2], self._count + 1
         frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
         if self._writer is None:
             fourcc = cv2.VideoWriter.fourcc(*"mp4v")
@@ -107,6 +142,18 @@ class VideoWriter:
     def __exit__(self, kind, error, traceback) -> None:
         if self._writer is not None:
             self._writer.release()
-            if kind is None:
+        try:
+            if self._writer is not None and kind is None:
+                self._check()
                 os.replace(self._partial, self.path)
-        self._partial.unlink(missing_ok=True)
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+    def _check(self) -> None:
+        """OpenCV does not say when a write fails, on a full disk for instance: reads the file back."""
+        try:
+            whole = VideoFile(self._partial).count() == self._count
+        except BadSample:
+            whole = False
+        if not whole:
+            raise OSError(errno.ENOSPC, "the video could not be written whole", str(self.path))

@@ -79,26 +79,46 @@ class VideoBuilder(FaceBuilder):
             yield f"{number:06d}", record
 
 
+def load_boxes(path: Path) -> np.ndarray:
+    """Boxes (T, 4) of a `.npy` file with as many columns or more.
+
+    Raises:
+        BadSample: for another form.
+    """
+    boxes = _load(path, (None, None))
+    if boxes.shape[1] < 4:
+        raise BadSample(f"{path} has {boxes.shape[1]} columns; expected x1 y1 x2 y2.")
+    return boxes[:, :4]
+
+
+def check_boxes(boxes: np.ndarray, shape: tuple[int, ...], key: str) -> None:
+    """Raises a BadSample for a box (T, 4) without area or outside a video of (H, W) pixels."""
+    present = np.flatnonzero(np.isfinite(boxes).all(axis=1))
+    height, width = shape
+    x1, y1, x2, y2 = boxes[present].T
+    bad = present[~((x2 > x1) & (y2 > y1) & (x1 < width) & (y1 < height) & (x2 > 0) & (y2 > 0))]
+    if len(bad):
+        box = " ".join(f"{value:g}" for value in boxes[bad[0]])
+        raise BadSample(
+            f"{key}: the box {box} of frame {bad[0]} has no area or lies outside the {width}×{height} video; "
+            "expected x1 y1 x2 y2 in its pixels."
+        )
+
+
 def check_video(sample: VideoSample) -> None:
     """Raises a BadSample for a video that cannot be opened, is shorter than its labels, or has boxes outside it."""
     video = VideoFile(sample.video)
     frames = len(sample.landmarks)
+    if frames == 0:
+        raise BadSample(f"{sample.key} has no labelled frame; take it away.")
     if len(sample.bboxes) != frames:
         raise BadSample(f"{sample.key}: there are {frames} frames of landmarks, but {len(sample.bboxes)} boxes.")
-    if video.num_frames < frames:
+    # What a container promises may be more than it holds, or less.
+    if (held := video.count()) < frames:
         raise BadSample(
-            f"{sample.video} has {video.num_frames} frames, but {frames} are labelled: it is truncated; fetch it again."
+            f"{sample.video} has {held} frames, but {frames} are labelled: it is truncated; fetch it again."
         )
-    height, width = video.shape
-    x1, y1, x2, y2 = sample.bboxes[np.isfinite(sample.bboxes).all(axis=1)].T
-    bad = ~((x2 > x1) & (y2 > y1) & (x1 < width) & (y1 < height) & (x2 > 0) & (y2 > 0))
-    if bad.any():
-        frame = int(np.flatnonzero(np.isfinite(sample.bboxes).all(axis=1))[bad][0])
-        box = " ".join(f"{value:g}" for value in sample.bboxes[frame])
-        raise BadSample(
-            f"{sample.key}: the box {box} of frame {frame} has no area or lies outside the {width}×{height} video; "
-            "expected x1 y1 x2 y2 in its pixels."
-        )
+    check_boxes(sample.bboxes, video.shape, sample.key)
 
 
 class WflwV(VideoBuilder):
@@ -132,9 +152,10 @@ class WflwV(VideoBuilder):
         return splits
 
     def _samples(self, ids: list[str]) -> Iterator[VideoSample | BadSample]:
-        absent = []
+        absent, folder = [], self.root / "videos"
+        videos = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in VIDEOS or p.is_dir()}
         for key in ids:
-            video = next((p for s in VIDEOS if (p := self.root / "videos" / (key + s)).exists()), None)
+            video = videos.get(key)
             if video is None:
                 absent.append(key)
                 continue
@@ -145,15 +166,13 @@ class WflwV(VideoBuilder):
                         f"landmarks/{key}.npy has {landmarks.shape[1]} points a frame; expected 98, "
                         "or what the scheme has."
                     )
-                boxes = _load(self.root / "bboxes" / f"{key}.npy", (len(landmarks), None))
-                if boxes.shape[1] < 4:
-                    raise BadSample(f"bboxes/{key}.npy has {boxes.shape[1]} columns; expected x1 y1 x2 y2.")
+                boxes = load_boxes(self.root / "bboxes" / f"{key}.npy")
             except BadSample as error:
                 yield error
                 continue
             if self.scheme.num_landmarks != landmarks.shape[1]:
                 landmarks = landmarks[:, FACES68_OF_FACES98]
-            yield VideoSample(video, landmarks, boxes[:, :4], key)
+            yield VideoSample(video, landmarks, boxes, key)
         if absent:
             names = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
             self.notices.append(f"{self.root} lacks {len(absent)} of {len(ids)} videos ({names}); going on without.")
@@ -167,6 +186,8 @@ def _load(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
         raise BadSample(f"{path} is missing.") from None
     except (ValueError, OSError, EOFError) as error:
         raise BadSample(f"{path} is not an array of numbers ({error}).") from None
+    if not isinstance(array, np.ndarray):
+        raise BadSample(f"{path} holds several arrays; expected one, as numpy.save writes it.")
     fits = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
     if not fits or not np.issubdtype(array.dtype, np.number):
         wanted = " × ".join("any" if n is None else str(n) for n in shape)
@@ -233,19 +254,19 @@ class ThreeHundredVW(VideoBuilder):
         video = next((p for p in sorted(folder.iterdir()) if p.suffix.lower() in VIDEOS), folder / "imgs")
         if not video.exists():
             raise BadSample(f"{folder} has neither vid.avi nor imgs/; fetch it again.")
-        annotations = {path.stem: path for path in sorted((folder / "annot").glob("*.pts"))}
-        if not annotations:
-            raise BadSample(f"{folder / 'annot'} has no .pts file; fetch it again.")
+        # Frames are numbered from 1, and so are the pictures that some copies hold instead of the video.
+        annotations = {int(p.stem): p for p in sorted((folder / "annot").glob("*.pts")) if p.stem.isdigit()}
         if video.is_dir():
-            names = sorted(path.stem for path in video.iterdir() if path.stem in annotations)
+            numbers = [int(p.stem) if p.stem.isdigit() else -1 for p in VideoFile(video).pictures()]
         else:
-            numbers = [int(name) for name in annotations if name.isdigit()]  # of frames, from 1
-            names = [f"{number:06d}" for number in range(1, max(numbers, default=0) + 1)]
-        landmarks = np.full((len(names), self.scheme.num_landmarks, 2), np.nan)
-        for frame, name in enumerate(names):
-            if name in annotations:
-                landmarks[frame] = readers.read_pts(annotations[name], self.scheme.num_landmarks)
-        boxes = np.full((len(names), 4), np.nan)
+            numbers = list(range(1, max(annotations, default=0) + 1))
+        if not set(numbers) & set(annotations):
+            raise BadSample(f"{folder / 'annot'} has no NNNNNN.pts of a frame of {video.name}; fetch it again.")
+        landmarks = np.full((len(numbers), self.scheme.num_landmarks, 2), np.nan)
+        for frame, number in enumerate(numbers):
+            if number in annotations:
+                landmarks[frame] = readers.read_pts(annotations[number], self.scheme.num_landmarks)
+        boxes = np.full((len(numbers), 4), np.nan)
         present = np.isfinite(landmarks).all(axis=(1, 2))
         boxes[present] = [geometry.box_of_points(shape) for shape in landmarks[present]]
         return VideoSample(video, landmarks, boxes, folder.name)

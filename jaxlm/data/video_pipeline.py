@@ -43,7 +43,7 @@ class Video:
     Attributes:
         file: the frames.
         boxes: (T, 4), NaN where the face is lost.
-        landmarks: (T, K, 2) in pixels of the video, or None; they are only needed by crop protocols that look at them.
+        landmarks: (T, K, 2) in pixels of the video; only crop protocols that need them look at them.
         mask: (T, K).
     """
 

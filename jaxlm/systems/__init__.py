@@ -55,7 +55,7 @@ class System(NamedTuple):
         predict: (variables, images (B, H, W, 3) in [0, 255]) -> Prediction.
         track: for a system with a state: (method, variables, image (B, T, H, W, 3), restart (B, T), exists (B, T),
             past or None) -> (Prediction with leaves (B, T, ...), past of the next frame). Methods are "frame", each
-            frame on its own, "rwr" and "energy"; see `jaxlm.video`.
+            frame on its own, "early", the same with the few steps of RwR, and "rwr" and "energy"; see `jaxlm.video`.
     """
 
     init: Callable[[Array], TrainState]

@@ -145,13 +145,16 @@ def build(config: Config) -> System:
             return z, stats.start_residual, (to_landmarks(z), confidence(z))
 
         cold_step = solve_with(functools.partial(solver, max_steps=config.video.still_steps))
-        steps = {
-            "frame": lambda z, frame: cold_step(z0, frame),
-            "rwr": solve_with(make_solver(config.video.solver)),
-            "energy": descend,
-        }
+        warm_step = solve_with(make_solver(config.video.solver))
+        if method in ("frame", "early"):
+            step = cold_step if method == "frame" else warm_step
+            frames = jnp.moveaxis(image, 1, 0)
+            landmarks, score = (
+                jnp.moveaxis(leaf, 0, 1) for leaf in jax.lax.map(lambda frame: step(z0, frame)[2], frames)
+            )
+            return Prediction(landmarks, score, {"restarted": jnp.ones(image.shape[:2], bool)}), past
         tracked, past = video.rwr(
-            steps[method],
+            {"rwr": warm_step, "energy": descend}[method],
             z0,
             image,
             cold_step=cold_step,
