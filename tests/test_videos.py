@@ -113,7 +113,7 @@ def test_wflwv_splits_lists_and_schemes(tmp_path, capsys):
     ("change", "message"),
     [
         (lambda root: np.save(root / "landmarks/a.npy", np.zeros((4, 97, 2))), "97 points a frame"),
-        (lambda root: np.save(root / "landmarks/a.npy", np.zeros((9, 98, 2))), "shape .4, 5.; expected 9"),
+        (lambda root: np.save(root / "landmarks/a.npy", np.zeros((9, 98, 2))), "9 frames of landmarks, but 4 boxes"),
         (lambda root: np.save(root / "bboxes/a.npy", np.zeros((4, 3))), "3 columns"),
         (lambda root: (root / "bboxes/a.npy").unlink(), r"a\.npy is missing"),
         (lambda root: np.save(root / "landmarks/a.npy", np.array([{}]), allow_pickle=True), "not an array of numbers"),
@@ -445,7 +445,7 @@ def test_300vw_pictures_without_labels_are_lost_faces(tmp_path):
 
 
 def test_the_tuned_average_has_the_flicker_asked_for(workdir):
-    config, folder = workdir
+    config, _folder = workdir
     source = open_videos(config, "rendered_videos:hard")[0]
     videos = [video_of(source.records[i]) for i in range(len(source))]
     rng = np.random.default_rng(0)
