@@ -154,9 +154,10 @@ def plot_accuracy_flicker(path: Path, rows: dict[str, dict[str, dict[str, float]
             for method in methods:
                 families.setdefault(method.partition(":")[0], []).append(method)
             for number, (family, names) in enumerate(families.items()):
+                names = sorted(names, key=lambda name: name.partition(":")[2])
                 points = np.array([[methods[name]["nmf"], methods[name]["nme"]] for name in names])
                 tracker, _, filter_name = family.partition("+")
-                color = f"C{number + 3}" if filter_name else COLORS[tracker]
+                color = f"C{(number + 3) % 10}" if filter_name else COLORS[tracker]
                 style = dict(color=color, label=family, alpha=0.7 if filter_name else 1.0)
                 marker = "o" if filter_name else "*"
                 axes.plot(*points.T, marker=marker, markersize=5 if filter_name else 13, linewidth=1, **style)
