@@ -97,8 +97,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.video = ConfigDict(
         dict(
             crop="ldeq_video",
-            # Of a frame that follows another: a third of a step, then a whole one. A frame without a past takes config.solver
-            # with up to still_steps.
+            # Of a frame that follows another: a third of a step, then a whole one. A frame without a past takes
+            # config.solver with up to still_steps.
             solver=dict(name="fixed_point_iteration", tol=5e-3, max_steps=2, relative=True, beta=0.3, memory=6),
             still_steps=10,
             alpha=0.1,  # of Eq. (8), with energy_steps of L-BFGS
