@@ -19,6 +19,52 @@ def test_gradient_is_zero_at_zero_error(name):
     np.testing.assert_array_equal(slope, 0.0)
 
 
+def test_adaptive_wing_costs_what_the_paper_s_numbers_say():
+    zero, one = jnp.zeros(1), jnp.ones(1)
+    np.testing.assert_allclose(losses.adaptive_wing(one, zero), 8.4959, atol=5e-5)
+    np.testing.assert_allclose(losses.adaptive_wing(zero, one), 10.2594, atol=5e-5)
+    np.testing.assert_allclose(losses.adaptive_wing(jnp.full(1, 0.3), zero), 14 * np.log1p(0.3**2.1), rtol=1e-5)
+    np.testing.assert_allclose(losses.adaptive_wing(jnp.full(1, 0.8), one), 14 * np.log1p(0.2**1.1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("target", [0.0, 0.35, 0.9, 1.0])
+def test_adaptive_wing_is_smooth_at_theta_and_around_zero(float64, target):
+    def loss(error):
+        return losses.adaptive_wing(jnp.asarray(target + error)[None], jnp.full(1, target))[0]
+
+    for error in (-0.9, -0.5, -0.2, -1e-3, 1e-3, 0.2, 0.5 - 1e-7, 0.5, 0.5 + 1e-7, 0.9):
+        slope, step = jax.grad(loss)(error), 1e-6
+        np.testing.assert_allclose(slope, (loss(error + step) - loss(error - step)) / (2 * step), rtol=1e-4, atol=1e-6)
+    assert jax.grad(loss)(0.0) == 0.0 and abs(jax.grad(loss)(1e-12)) < 1.5
+
+
+@pytest.mark.parametrize("loss", [losses.adaptive_wing, losses.wing])
+def test_wings_have_finite_gradients_everywhere_and_zero_at_zero(loss):
+    target = jnp.linspace(0, 1, 11)
+    errors = jnp.concatenate([jnp.zeros(1), 10.0 ** jnp.arange(-38, 3)])
+    pred = target[:, None] + jnp.concatenate([errors, -errors])[None]
+    pairs = jnp.broadcast_to(target[:, None], pred.shape)
+    slopes = jax.grad(lambda p, t: loss(p, t).sum(), argnums=(0, 1))(pred, pairs)
+    assert np.isfinite(slopes[0]).all() and np.isfinite(slopes[1]).all()
+    np.testing.assert_array_equal(np.asarray(slopes[0])[np.asarray(pred == pairs)], 0.0)
+
+
+def test_wing_by_hand():
+    pred, target = jnp.array([0.0, 1.0, -4.0, 12.0]), jnp.zeros(4)
+    expected = [0, 10 * np.log(1.5), 10 * np.log(3), 12 - (10 - 10 * np.log(6))]
+    np.testing.assert_allclose(losses.wing(pred, target), expected, rtol=1e-6)
+
+
+def test_the_weight_map_is_a_dilated_mask():
+    from scipy.ndimage import grey_dilation
+
+    target = np.random.default_rng(0).uniform(0, 0.21, (2, 9, 7, 3)).astype(np.float32)
+    expected = 1 + 10 * (grey_dilation(target, (1, 3, 3, 1)) >= 0.2)
+    assert 1 < expected.mean() < 11
+    np.testing.assert_array_equal(losses.loss_map_weight(jnp.asarray(target)), expected)
+    np.testing.assert_array_equal(losses.loss_map_weight(jnp.asarray(target), weight=0.0), 1.0)
+
+
 def test_masked_mean_ignores_what_is_masked():
     values, mask = jnp.array([1.0, jnp.nan, 3.0]), jnp.array([True, False, True])
     assert losses.masked_mean(values, mask) == 2.0
