@@ -248,7 +248,7 @@ def tune_average(
 ) -> TunedAverage | None:
     """The average of `base`'s landmarks whose NMF is that of `like`: what `like` has to beat in NME.
 
-    None where either method was not run, or no average of α down to 0.3 reaches that NMF.
+    None where either method was not run, `like` flickers no less than `base`, or no average of α down to 0.3 does.
     """
     if base not in result.tracks or like not in result.tracks:
         return None
@@ -264,11 +264,13 @@ def tune_average(
         return TunedAverage(alpha, nme, metrics.mean(np.array([score.nmf for score in scores])))
 
     # From no smoothing downwards the flicker falls and then, with the lag, rises again: the first crossing counts.
-    grid = np.arange(1.0, 0.25, -0.1)
+    if average(1.0).nmf <= wanted:
+        return None
+    grid = np.arange(0.9, 0.25, -0.1)
     crossed = next((alpha for alpha in grid if average(alpha).nmf <= wanted), None)
     if crossed is None:
         return None
-    low, high = float(crossed), min(float(crossed) + 0.1, 1.0)
+    low, high = float(crossed), float(crossed) + 0.1
     for _ in range(6):
         middle = (low + high) / 2
         low, high = (low, middle) if average(middle).nmf > wanted else (middle, high)

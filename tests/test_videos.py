@@ -466,6 +466,7 @@ def test_the_tuned_average_has_the_flicker_asked_for(workdir):
     assert tuned is not None and 0.3 < tuned.alpha < 1
     assert np.isclose(tuned.nmf, result.row("rwr")["nmf"], rtol=0.01)
     assert video_evaluation.tune_average(result._replace(tracks={"frame": noisy}), source, config) is None
+    assert video_evaluation.tune_average(result, source, config, base="rwr", like="frame") is None
 
 
 def test_programs_end_in_one_sentence(workdir, tmp_path):
