@@ -4,10 +4,11 @@ import sys
 from pathlib import Path
 
 import cv2
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm import app, geometry, metrics, oracle, track, video_evaluation
+from jaxlm import app, geometry, metrics, oracle, systems, track, video_evaluation
 from jaxlm.data import rendered_videos
 from jaxlm.data.clips import VideoFile, VideoWriter
 from jaxlm.data.readers import BadSample
@@ -299,7 +300,6 @@ def test_a_clip_is_tracked_from_file_to_file(workdir, tmp_path, capsys):
     record = source.records[0]
     boxes = record["bbox"].copy()
     boxes[3] = np.nan  # a lost face
-    from jaxlm import systems
 
     system, (variables, _) = systems.build(config), app.restore_variables(config, folder)
     follower = video_evaluation.Follower(variables, config, ("frame", "rwr"), batch_size=1)
@@ -377,8 +377,6 @@ def test_the_oracle_labels_in_wflwvs_layout(workdir, tmp_path, monkeypatch):
 
 
 def test_an_uncertain_or_left_out_model_counts_for_less():
-    import jax.numpy as jnp
-
     from jaxlm import heatmaps
 
     sharp = heatmaps.encode_gaussian(jnp.array([[[4.0, 4.0]]]), (16, 16), 0.8)
@@ -485,3 +483,21 @@ def test_programs_end_in_one_sentence(workdir, tmp_path):
             [sys.executable, "-m", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent.parent
         )
         assert ended.returncode == 2 and message in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_a_system_without_a_state_is_followed_frame_by_frame(workdir, capsys):
+    config, folder = workdir
+    variables, _ = app.restore_variables(config, folder)
+    explicit = config.copy_and_resolve_references()
+    explicit.model.explicit = True
+    follower = video_evaluation.Follower(variables, explicit, ("frame", "rwr", "frame+ema:0.5"))
+    assert "no state to start from" in capsys.readouterr().out
+    video = video_of(open_videos(config, "rendered_videos:easy")[0].records[0])
+    tracks = follower([video])
+    assert list(tracks) == ["frame", "frame+ema:0.5"]
+    options = dict(crop=config.video.crop, size=config.image_size, chunk=len(video), min_iou=config.video.min_iou)
+    chunk = next(crop_chunks([video], **options))
+    explicit.eval.flip_average = False
+    stills = systems.build(explicit).predict(variables, jnp.asarray(chunk["image"][0]))
+    expected = geometry.apply_affine(geometry.invert_affine(chunk["transform"][0]), np.asarray(stills.landmarks))
+    np.testing.assert_allclose(tracks["frame"][0].landmarks, expected, atol=0.01)
