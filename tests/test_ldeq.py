@@ -38,7 +38,7 @@ def test_flops_of_the_cell():
 
 def test_heatmaps_peak_at_one_and_landmarks_lie_inside():
     model = small()
-    variables = model.init(jax.random.key(0))
+    variables = jax.jit(model.init)(jax.random.key(0))
     images = jax.random.uniform(jax.random.key(1), (2, 48, 64, 3)) * 255
     output = model(variables, images, solver=SOLVER)
     assert output.heatmaps.shape == (2, 12, 16, 5)
@@ -62,7 +62,7 @@ def test_phi_returns_image_pixels():
 
 def test_the_equilibrium_is_one_and_a_warm_start_keeps_it():
     model = small(temperature=40.0)  # flat heatmaps: an untrained cell that contracts
-    variables = model.init(jax.random.key(0))
+    variables = jax.jit(model.init)(jax.random.key(0))
     images = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3)) * 255
     solver = partial(fixed_point_iteration, tol=1e-5, max_steps=100)
     cold = model(variables, images, solver=solver)
@@ -73,7 +73,7 @@ def test_the_equilibrium_is_one_and_a_warm_start_keeps_it():
 
 def test_explicit_mode_is_the_plain_iteration():
     model = small()
-    variables = model.init(jax.random.key(0))
+    variables = jax.jit(model.init)(jax.random.key(0))
     images = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3)) * 255
     output, stages = model.explicit(variables, images, num_steps=4)
     solver = partial(fixed_point_iteration, tol=0.0, max_steps=4)  # z3, and the tracked application
@@ -83,7 +83,7 @@ def test_explicit_mode_is_the_plain_iteration():
 
 def test_bfloat16_keeps_float32_parameters_and_heatmaps():
     full, half = small(), small(dtype=jnp.bfloat16)
-    variables = half.init(jax.random.key(0))
+    variables = jax.jit(half.init)(jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     images = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3)) * 255
     output = half(variables, images, solver=SOLVER)
@@ -93,7 +93,7 @@ def test_bfloat16_keeps_float32_parameters_and_heatmaps():
 
 def test_batch_statistics_move_in_training_only():
     model = small()
-    variables = model.init(jax.random.key(0))
+    variables = jax.jit(model.init)(jax.random.key(0))
     images = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3)) * 255
     kept = model(variables, images, solver=SOLVER).batch_stats
     moved = model(variables, images, solver=SOLVER, train=True).batch_stats
@@ -104,7 +104,7 @@ def test_batch_statistics_move_in_training_only():
 
 def test_sizes_that_do_not_divide_are_named():
     model = small()
-    variables = model.init(jax.random.key(0))
+    variables = jax.jit(model.init)(jax.random.key(0))
     with pytest.raises(ValueError, match="60 × 32 pixels, but both sides must be divisible by 16"):
         model(variables, jnp.zeros((1, 32, 60, 3)), solver=SOLVER)
     with pytest.raises(ValueError, match="width and growth by 8"):
