@@ -172,7 +172,6 @@ def evaluate_workdir(
         ValueError: for a data set, split or checkpoint that does not exist.
     """
     folder = Path(workdir).expanduser()
-    system = systems.build(config)
     variables, step = restore_variables(config, folder, step)
     sets = list(config.eval.sets) if data is None else [data]
     if root is not None:
@@ -183,13 +182,13 @@ def evaluate_workdir(
     for name in sets:
         suffix = f"_{Path(root).resolve().stem}" if root else ""
         evaluate_set = _evaluate_videos if pipeline.holds_videos(config, name.partition(":")[0]) else _evaluate_stills
-        written += evaluate_set(system, variables, config, name, folder / "eval", step, suffix)
+        written += evaluate_set(variables, config, name, folder / "eval", step, suffix)
     return written
 
 
-def _evaluate_stills(system, variables, config: Config, name: str, folder: Path, step: int, suffix: str) -> list[Path]:
+def _evaluate_stills(variables, config: Config, name: str, folder: Path, step: int, suffix: str) -> list[Path]:
     source = pipeline.open_set(config, name)
-    result = evaluation.evaluate(jax.jit(system.predict), variables, source, config, show_progress=True)
+    result = evaluation.evaluate(jax.jit(systems.build(config).predict), variables, source, config, show_progress=True)
     label = f"{source.name}_{source.split}{suffix}"
     print(f"\n{evaluation.table(result, config, f'{label} at step {step}')}")
     path = evaluation.write_report(folder, label, result, source, config, step)
@@ -197,8 +196,7 @@ def _evaluate_stills(system, variables, config: Config, name: str, folder: Path,
     return [path]
 
 
-def _evaluate_videos(system, variables, config: Config, name: str, folder: Path, step: int, suffix: str) -> list[Path]:
-    del system
+def _evaluate_videos(variables, config: Config, name: str, folder: Path, step: int, suffix: str) -> list[Path]:
     methods = config.video.methods if "video" in config else ()
     follower = video_evaluation.Follower(variables, config, methods)
     reports, rows = [], {}

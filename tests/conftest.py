@@ -13,6 +13,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "configs"))
 
 from jaxtyping import install_import_hook  # noqa: E402
 
@@ -38,3 +39,25 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip(f"no real faces at {REAL_DATA}")
     return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def video_workdir(tmp_path_factory):
+    """A network that has taken six steps on rendered faces: it knows nothing, but it runs."""
+    import quickstart
+
+    from jaxlm.training import train
+
+    folder = tmp_path_factory.mktemp("video")
+    config = quickstart.get_config("smoke")
+    config.image_size = 32
+    config.data.cache = str(folder / "cache")
+    config.data.sources.rendered.update(dict(num_train=16, num_test=4, size=64))
+    config.data.sources.rendered_videos.update(dict(num_videos=2, num_frames=5, size=64))
+    config.train.update(dict(num_steps=2, checkpoint_every=2, batch_size=4))
+    config.video.chunk = 4
+    config.video.batch_size = 2
+    config.video.clips = 1
+    config.video.methods = ("frame", "rwr", "frame+ema:0.7", "frame+savgol:3,1")
+    train(config, folder / "run")
+    return config, folder / "run"

@@ -7,8 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from jaxlm import geometry
 from jaxlm.data import head
+from jaxlm.data.clips import VideoFile, VideoWriter
 from jaxlm.data.schemes import FACES68_OF_FACES98
+from jaxlm.data.video_builders import write_labels
+from jaxlm.data.video_pipeline import Video
 
 
 def face(seed: int, size: int = 96, count: int = 68) -> tuple[np.ndarray, np.ndarray]:
@@ -90,3 +94,32 @@ def write_wflw(root: Path, train: int, test: int) -> None:
             numbers = [*points.ravel(), *box, *flags]
             lines.append(" ".join(f"{v:.4f}" if v % 1 else f"{int(v)}" for v in numbers) + f" {name}")
         (lists / f"list_98pt_rect_attr_{split}.txt").write_text("\n".join(lines) + "\n")
+
+
+def write_video(path: Path, frames: int, shape=(48, 64), fps: float = 25.0) -> np.ndarray:
+    """A grey video in which each frame is brighter than the one before."""
+    values = np.linspace(20, 230, max(frames, 1)).astype(np.uint8)
+    pictures = np.tile(values[:, None, None, None], (1, *shape, 3))[:frames]
+    with VideoWriter(path, fps) as writer:
+        for picture in pictures:
+            writer.write(picture)
+    return pictures
+
+
+def write_wflwv(root: Path, lengths: dict[str, int]) -> None:
+    for number, (key, frames) in enumerate(lengths.items()):
+        write_video(root / "videos" / f"{key}.mp4", frames)
+        rng = np.random.default_rng(number)
+        landmarks = rng.uniform(10, 40, (frames, 98, 2))
+        boxes = np.stack([geometry.box_of_points(shape) for shape in landmarks])
+        write_labels(root, key, landmarks, np.concatenate([boxes, np.ones((frames, 1))], axis=1))
+
+
+def moving_box(frames: int) -> np.ndarray:
+    start = np.array([10.0, 10.0, 30.0, 30.0])
+    return start + np.arange(frames)[:, None]
+
+
+def video_in(path: Path, boxes: np.ndarray) -> Video:
+    write_video(path, len(boxes))
+    return Video(VideoFile(path), boxes, np.zeros((len(boxes), 1, 2)), np.zeros((len(boxes), 1), bool))

@@ -1,0 +1,93 @@
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlm import app, geometry, metrics, systems, video_evaluation
+from jaxlm.data.clips import VideoFile
+from jaxlm.data.video_pipeline import by_length, crop_chunks, open_videos, video_of
+
+
+def test_videos_are_evaluated_by_every_method(video_workdir, capsys):
+    config, folder = video_workdir
+    written = app.evaluate_workdir(config, folder, data="rendered_videos")
+    out = capsys.readouterr().out
+    assert [path.name for path in written] == ["rendered_videos_hard.json", "rendered_videos_easy.json"]
+    report = json.loads(written[0].read_text())
+    assert list(report["methods"]) == list(config.video.methods) and report["crop"] == "ldeq_video"
+    assert {"nme", "nmf", "nmf_paper", "stability", "jitter", "restarts"} == set(report["methods"]["rwr"])
+    assert report["methods"]["frame+ema:0.7"]["jitter"] < report["methods"]["frame"]["jitter"]
+    assert "frame+savgol:3,1" in out and "crop ldeq_video, normalizer inter_ocular" in out
+    names = {path.name for path in (folder / "eval").iterdir()}
+    assert {"rendered_videos_accuracy_flicker.png", "rendered_videos_hard_trajectories.png"} <= names
+    rows = (folder / "eval" / "rendered_videos_hard_frames.csv").read_text().splitlines()
+    assert len(rows) == 1 + 4 * 2 * 5
+    clips = [name for name in names if name.endswith(".mp4")]
+    assert len(clips) == 2 and VideoFile(folder / "eval" / clips[0]).num_frames == 5
+
+
+def test_a_result_does_not_depend_on_the_batch(video_workdir):
+    config, folder = video_workdir
+
+    variables, _ = app.restore_variables(config, folder)
+    source = open_videos(config, "rendered_videos:hard")[0]
+    assert list(by_length(source, 1)) == [[0], [1]]
+    follower = video_evaluation.Follower(variables, config, ("rwr",))
+    both = follower([video_of(source.records[i]) for i in range(2)])["rwr"]
+    for index in range(2):
+        alone = follower([video_of(source.records[index])])["rwr"][0]
+        np.testing.assert_allclose(alone.landmarks, both[index].landmarks, atol=1e-3)
+        score = video_evaluation.score_track(alone, video_of(source.records[index]), source.scheme, "inter_ocular")
+        truth = source.records[index]["landmarks"]
+        np.testing.assert_allclose(score.nmf, metrics.nmf(alone.landmarks.astype(np.float32), truth), rtol=1e-3)
+    assert follower([])["rwr"] == []
+
+
+def test_unknown_methods_are_refused():
+    for name in ("rnn", "frame+median:3", "frame+ema:2"):
+        with pytest.raises(ValueError):
+            video_evaluation.parse_method(name)
+
+
+def test_the_tuned_average_has_the_flicker_asked_for(video_workdir):
+    config, _folder = video_workdir
+    source = open_videos(config, "rendered_videos:hard")[0]
+    videos = [video_of(source.records[i]) for i in range(len(source))]
+    rng = np.random.default_rng(0)
+    noisy, calm = ([], [])
+    for video in videos:
+        error = rng.normal(size=video.landmarks.shape)
+        for tracks, strength in ((noisy, 1.0), (calm, 0.8)):
+            landmarks = video.landmarks + strength * error
+            tracks.append(video_evaluation.Track(landmarks, np.ones(landmarks.shape[:2]), np.ones(len(video), bool)))
+    tracks = {"frame": noisy, "rwr": calm}
+    scores = {
+        name: [video_evaluation.score_track(t, v, source.scheme, "box") for t, v in zip(found, videos, strict=True)]
+        for name, found in tracks.items()
+    }
+    result = video_evaluation.VideoResult(["a", "b"], tracks, scores)
+    assert np.isclose(result.row("rwr")["nmf"], 0.8 * result.row("frame")["nmf"], rtol=1e-3)
+    tuned = video_evaluation.tune_average(result, source, config)
+    assert tuned is not None and 0.3 < tuned.alpha < 1
+    assert np.isclose(tuned.nmf, result.row("rwr")["nmf"], rtol=0.01)
+    assert video_evaluation.tune_average(result._replace(tracks={"frame": noisy}), source, config) is None
+    assert video_evaluation.tune_average(result, source, config, base="rwr", like="frame") is None
+
+
+def test_a_system_without_a_state_is_followed_frame_by_frame(video_workdir, capsys):
+    config, folder = video_workdir
+    variables, _ = app.restore_variables(config, folder)
+    explicit = config.copy_and_resolve_references()
+    explicit.model.explicit = True
+    follower = video_evaluation.Follower(variables, explicit, ("frame", "rwr", "frame+ema:0.5"))
+    assert "no state to start from" in capsys.readouterr().out
+    video = video_of(open_videos(config, "rendered_videos:easy")[0].records[0])
+    tracks = follower([video])
+    assert list(tracks) == ["frame", "frame+ema:0.5"]
+    options = dict(crop=config.video.crop, size=config.image_size, chunk=len(video), min_iou=config.video.min_iou)
+    chunk = next(crop_chunks([video], **options))
+    explicit.eval.flip_average = False
+    stills = systems.build(explicit).predict(variables, jnp.asarray(chunk["image"][0]))
+    expected = geometry.apply_affine(geometry.invert_affine(chunk["transform"][0]), np.asarray(stills.landmarks))
+    np.testing.assert_allclose(tracks["frame"][0].landmarks, expected, atol=0.01)
