@@ -4,7 +4,8 @@ Heatmaps are (..., H, W, K), landmarks (..., K, 2) as (x, y) in cells.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 
 def soft_argmax(heatmaps: Float[Array, "*B H W K"]) -> Float[Array, "*B K 2"]:
@@ -38,20 +39,109 @@ def spread(heatmaps: Float[Array, "*B H W K"]) -> Float[Array, "*B K"]:
     return jnp.sqrt(jnp.maximum(variance, 0.0))
 
 
+def confidence(heatmaps: Float[Array, "*B H W K"]) -> Float[Array, "*B K"]:
+    """Score in (0, 1] of a landmark read by `soft_argmax`: 1 / (1 + the heatmap's `spread` in cells)."""
+    return 1.0 / (1.0 + spread(heatmaps))
+
+
+def around_peak(heatmaps: Float[Array, "*B H W K"], radius: int) -> Float[Array, "*B H W K"]:
+    """Heatmaps of any sign with zeros below 0 and farther than `radius` cells, in x or y, from the highest cell."""
+    height, width = heatmaps.shape[-3:-1]
+    x, y = _peak(heatmaps)
+    columns = jnp.abs(jnp.arange(width).reshape((1,) * x.ndim + (-1,)) - x[..., None]) <= radius
+    rows = jnp.abs(jnp.arange(height).reshape((1,) * y.ndim + (-1,)) - y[..., None]) <= radius
+    near = jnp.einsum("...kh,...kw->...hwk", rows, columns)
+    # A map without a positive cell keeps its highest one, so that a soft-argmax exists.
+    floor = jnp.where(heatmaps == heatmaps.max(axis=(-3, -2), keepdims=True), 1e-6, 0.0)
+    return jnp.where(near, jnp.maximum(heatmaps, floor), 0.0)
+
+
+def quarter_pixel(heatmaps: Float[Array, "*B H W K"]) -> Float[Array, "*B K 2"]:
+    """Highest cell, moved by a quarter of a cell towards its higher neighbour in x and in y (Newell et al., ECCV 2016;
+    section 7.3 of Wang et al., ICCV 2019). At the border, and between equal neighbours, it is not moved."""
+    x, y = _peak(heatmaps)
+    return jnp.stack(
+        [x + 0.25 * _higher_side(heatmaps, x, y, 1, 0), y + 0.25 * _higher_side(heatmaps, x, y, 0, 1)], axis=-1
+    ).astype(heatmaps.dtype)
+
+
+def _peak(heatmaps):
+    """Column and row (..., K) of the highest cell."""
+    height, width = heatmaps.shape[-3:-1]
+    flat = heatmaps.reshape(*heatmaps.shape[:-3], height * width, heatmaps.shape[-1])
+    index = jnp.argmax(flat, axis=-2)
+    return index % width, index // width
+
+
+def _higher_side(heatmaps, x, y, dx, dy):
+    """Sign of the difference between the neighbours at ±(dx, dy); 0 where one of them is outside."""
+    height, width = heatmaps.shape[-3:-1]
+    flat = heatmaps.reshape(*heatmaps.shape[:-3], height * width, heatmaps.shape[-1])
+
+    def value(column, row):
+        index = jnp.clip(row, 0, height - 1) * width + jnp.clip(column, 0, width - 1)
+        return jnp.take_along_axis(flat, index[..., None, :], axis=-2)[..., 0, :]
+
+    interior = (x >= dx) & (x < width - dx) & (y >= dy) & (y < height - dy)
+    return jnp.where(interior, jnp.sign(value(x + dx, y + dy) - value(x - dx, y - dy)), 0.0)
+
+
+def is_inside(landmarks: Float[Array, "*B K 2"], shape: tuple[int, int]) -> Bool[Array, "*B K"]:
+    """Whether a landmark lies in a cell of a map of `shape` (H, W)."""
+    x, y = landmarks[..., 0], landmarks[..., 1]
+    return (x >= -0.5) & (x < shape[1] - 0.5) & (y >= -0.5) & (y < shape[0] - 0.5)
+
+
 def encode_gaussian(
-    landmarks: Float[Array, "*B K 2"], shape: tuple[int, int], sigma: float
+    landmarks: Float[Array, "*B K 2"], shape: tuple[int, int], sigma: float, *, radius: int | None = None
 ) -> Float[Array, "*B H W K"]:
     """Gaussian bumps with sub-pixel centres and height 1 at the landmark.
 
     Args:
-        landmarks: (x, y) in cells.
+        landmarks: (x, y) in cells. The map of one outside the image (`is_inside`) is empty.
         shape: (H, W) of the maps.
         sigma: standard deviation in cells.
+        radius: zero farther than this many cells from the landmark's own cell, in x or y: 3 for the 7 × 7 gaussians of
+            Wang et al., ICCV 2019; the whole map where it is None.
     """
     height, width = shape
-    x, y = landmarks[..., 0], landmarks[..., 1]
-    columns = jnp.arange(width, dtype=landmarks.dtype).reshape((1,) * x.ndim + (-1,)) - x[..., None]
-    rows = jnp.arange(height, dtype=landmarks.dtype).reshape((1,) * y.ndim + (-1,)) - y[..., None]
-    across = jnp.exp(-0.5 * (columns / sigma) ** 2)
-    down = jnp.exp(-0.5 * (rows / sigma) ** 2)
-    return jnp.einsum("...kh,...kw->...hwk", down, across)
+    exists = is_inside(landmarks, shape).astype(landmarks.dtype)
+
+    def profile(centers, length):
+        cells = jnp.arange(length, dtype=landmarks.dtype).reshape((1,) * centers.ndim + (-1,))
+        bump = jnp.exp(-0.5 * ((cells - centers[..., None]) / sigma) ** 2)
+        near = radius is None or jnp.abs(cells - jnp.round(centers)[..., None]) <= radius
+        return jnp.where(near, bump, 0.0)
+
+    down = profile(landmarks[..., 1], height) * exists[..., None]
+    return jnp.einsum("...kh,...kw->...hwk", down, profile(landmarks[..., 0], width))
+
+
+def encode_boundary(
+    landmarks: Float[Array, "*B K 2"], segments: Int[np.ndarray, "S 2"], shape: tuple[int, int], sigma: float
+) -> Float[Array, "*B H W 1"]:
+    """One map of all boundary lines: exp(−D²/2σ²), D the distance to the nearest line, 0 from 3σ on.
+
+    The maximum over all lines of the distance-transform bump, section 7.3 of Wang et al., ICCV 2019, after Wu et al.,
+    CVPR 2018. The transform is exact, to the straight segments between the landmarks of each line.
+
+    Args:
+        landmarks: (x, y) in cells, inside the map or not.
+        segments: landmarks at both ends of each straight segment; `Scheme.segments`.
+        shape: (H, W) of the map.
+        sigma: width of the line in cells.
+    """
+    start = landmarks[..., segments[:, 0], :]
+    along = landmarks[..., segments[:, 1], :] - start
+    height, width = shape
+    lead = (1,) * (landmarks.ndim - 2)
+    rows = jnp.arange(height, dtype=landmarks.dtype).reshape(*lead, height, 1, 1)
+    columns = jnp.arange(width, dtype=landmarks.dtype).reshape(*lead, 1, width, 1)
+    start, along = start[..., None, None, :, :], along[..., None, None, :, :]
+    dx, dy = columns - start[..., 0], rows - start[..., 1]
+    length = jnp.maximum(jnp.sum(along**2, axis=-1), 1e-12)  # landmarks may coincide, as those of a closed eye
+    place = jnp.clip((dx * along[..., 0] + dy * along[..., 1]) / length, 0.0, 1.0)
+    squares = (dx - place * along[..., 0]) ** 2 + (dy - place * along[..., 1]) ** 2
+    nearest = squares.min(axis=-1)
+    bump = jnp.where(nearest < (3 * sigma) ** 2, jnp.exp(-0.5 * nearest / sigma**2), 0.0)
+    return bump[..., None]

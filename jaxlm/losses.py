@@ -90,7 +90,13 @@ def loss_map_weight(
     return lax.stop_gradient(weight * (dilated >= threshold).astype(target.dtype) + 1.0)
 
 
-LANDMARK_LOSSES = {"mse": mse, "l1": l1, "smooth_l1": smooth_l1}
+def baseline_weight(target: Float[Array, "*B H W K"], *, weight: float = 10.0) -> Float[Array, "*B H W K"]:
+    """The naive weight map H·W + 1 that Table 7 of Wang et al., ICCV 2019, compares with (WM_base)."""
+    return lax.stop_gradient(weight * target + 1.0)
+
+
+LANDMARK_LOSSES = {"mse": mse, "l1": l1, "smooth_l1": smooth_l1, "wing": wing}
+HEATMAP_LOSSES = LANDMARK_LOSSES | {"adaptive_wing": adaptive_wing}
 
 
 def masked_mean(values: Float[Array, "*S"], mask: Bool[Array, "*S"]) -> Float[Array, ""]:

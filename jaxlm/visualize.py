@@ -1,7 +1,6 @@
 """Pictures that people look at: landmarks on faces, sheets of faces, error curves."""
 
 import contextlib
-import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,16 +42,29 @@ def draw_landmarks(
     thickness = max(round(min(image.shape[:2]) / 400), 1)
     shift = 4  # OpenCV draws at 1/16 pixel
     fixed = np.round(np.where(exists[:, None], points, 0.0) * 2**shift).astype(np.int64).clip(-(2**30), 2**30)
-    for line in scheme.lines:
-        path = [*line.points, line.points[0]] if line.closed else list(line.points)
-        for a, b in itertools.pairwise(path):
-            if exists[a] and exists[b]:
-                ends = [tuple(int(v) for v in fixed[i]) for i in (a, b)]
-                cv2.line(image, ends[0], ends[1], color, thickness, cv2.LINE_AA, shift)
+    for a, b in scheme.segments:
+        if exists[a] and exists[b]:
+            ends = [tuple(int(v) for v in fixed[i]) for i in (a, b)]
+            cv2.line(image, ends[0], ends[1], color, thickness, cv2.LINE_AA, shift)
     for index in np.flatnonzero(exists):
         center = tuple(int(v) for v in fixed[index])
         cv2.circle(image, center, int(1.4 * thickness * 2**shift), color, -1, cv2.LINE_AA, shift)
     return image
+
+
+def overlay_heatmap(image: np.ndarray, heatmap: np.ndarray, side: int) -> np.ndarray:
+    """A heatmap in colour over the darkened grey image, both enlarged to `side` pixels.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, square.
+        heatmap: (h, w); 0 and below is transparent, 1 and above is brightest.
+        side: of the result.
+    """
+    grey = cv2.cvtColor(cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC), cv2.COLOR_RGB2GRAY)
+    cells = cv2.resize(np.clip(heatmap, 0, 1).astype(np.float32), (side, side), interpolation=cv2.INTER_NEAREST)
+    color = cv2.applyColorMap((255 * cells).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    strength = np.sqrt(cells)[..., None]
+    return ((1 - strength) * 0.6 * grey[..., None] + strength * color).astype(np.uint8)
 
 
 def caption(image: np.ndarray, text: str) -> np.ndarray:

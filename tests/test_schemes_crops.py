@@ -11,11 +11,12 @@ def test_a_scheme_is_consistent(name):
     scheme = SCHEMES[name]
     flip = scheme.flip
     np.testing.assert_array_equal(flip[flip], np.arange(scheme.num_landmarks))
-    left, right = scheme.outer_eye_corners
-    assert flip[left] == right
-    assert {int(flip[i]) for i in scheme.pupils[0]} == set(scheme.pupils[1])
-    assert {int(flip[i]) for i in scheme.parts["left_eye"]} == set(scheme.parts["right_eye"])
-    for part in ("nose", "mouth", "contour"):
+    if scheme.torso is None:
+        left, right = scheme.outer_eye_corners
+        assert flip[left] == right
+        assert {int(flip[i]) for i in scheme.pupils[0]} == set(scheme.pupils[1])
+        assert {int(flip[i]) for i in scheme.parts["left_eye"]} == set(scheme.parts["right_eye"])
+    for part in set(scheme.parts) - {"left_eye", "right_eye"}:
         assert {int(flip[i]) for i in scheme.parts[part]} == set(scheme.parts[part])
     assert len(set(scheme.names)) == scheme.num_landmarks
     used = [i for part in scheme.parts.values() for i in part]
@@ -44,10 +45,15 @@ def test_normalizers_by_hand():
     assert normalizer("inter_pupil", scheme, points, mask) == 5
     assert normalizer("box", scheme, points, mask, np.array([0.0, 0.0, 8.0, 2.0])) == 4
     assert normalizer("diagonal", scheme, points, mask) == 5
+    body = np.zeros((14, 2))
+    body[9], body[2] = [6, 1], [0, 9]
+    assert normalizer("torso", schemes.LSP14, body, mask[:14]) == 10
     mask[36] = False
     assert normalizer("inter_ocular", scheme, points, mask) == 0
     with pytest.raises(ValueError, match="choose one of inter_ocular"):
         normalizer("eyes", scheme, points, mask)
+    with pytest.raises(ValueError, match="lsp14 has no normalizer 'inter_ocular'; choose one of torso, box"):
+        normalizer("inter_ocular", schemes.LSP14, body, mask[:14])
 
 
 BOX, POINTS = np.array([10.0, 20.0, 50.0, 100.0]), np.array([[0.0, 30.0], [40.0, 90.0]])

@@ -1,9 +1,11 @@
 """Landmark schemes: what each index means, its mirror image, the points that normalise errors, the lines to draw.
 
-"Left" and "right" are the viewer's: image left first, as the annotations number them.
+On faces "left" and "right" are the viewer's: image left first, as the annotations number them. On bodies they are the
+person's.
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -25,19 +27,21 @@ class Scheme:
         name: as configs and the command line give it.
         num_landmarks: K.
         mirror_pairs: indices that swap in a mirror image; all others stay.
-        outer_eye_corners: the two points whose distance is "inter_ocular".
-        pupils: two groups of points whose means' distance is "inter_pupil".
+        outer_eye_corners: the two points whose distance is "inter_ocular"; None on a body.
+        pupils: two groups of points whose means' distance is "inter_pupil"; None on a body.
         lines: boundary lines for drawing and for boundary heatmaps.
-        parts: the five face parts of the local re-initialisation.
+        parts: the five face parts of the local re-initialisation; the joints of a body, both sides together.
+        torso: the two points whose distance is "torso"; None on a face.
     """
 
     name: str
     num_landmarks: int
     mirror_pairs: tuple[tuple[int, int], ...]
-    outer_eye_corners: tuple[int, int]
-    pupils: tuple[tuple[int, ...], tuple[int, ...]]
+    outer_eye_corners: tuple[int, int] | None
+    pupils: tuple[tuple[int, ...], tuple[int, ...]] | None
     lines: tuple[Line, ...]
     parts: dict[str, tuple[int, ...]]
+    torso: tuple[int, int] | None = None
 
     @property
     def flip(self) -> np.ndarray:
@@ -46,6 +50,12 @@ class Scheme:
         for a, b in self.mirror_pairs:
             order[a], order[b] = b, a
         return order
+
+    @property
+    def segments(self) -> np.ndarray:
+        """(S, 2) landmarks at both ends of each straight segment of the lines."""
+        paths = [line.points + line.points[:1] if line.closed else line.points for line in self.lines]
+        return np.array([pair for path in paths for pair in itertools.pairwise(path)])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -219,7 +229,36 @@ AFLW19 = Scheme(
     },
 )
 
-SCHEMES = {scheme.name: scheme for scheme in (FACES98, FACES68, COFW29, AFLW21, AFLW19)}
+LSP14 = Scheme(
+    name="lsp14",
+    num_landmarks=14,
+    mirror_pairs=((0, 5), (1, 4), (2, 3), (6, 11), (7, 10), (8, 9)),
+    outer_eye_corners=None,
+    pupils=None,
+    lines=(
+        Line("right_leg", (0, 1, 2)),
+        Line("left_leg", (5, 4, 3)),
+        Line("hips", (2, 3)),
+        Line("right_arm", (6, 7, 8)),
+        Line("left_arm", (11, 10, 9)),
+        Line("shoulders", (8, 12, 9)),
+        Line("right_side", (8, 2)),
+        Line("left_side", (9, 3)),
+        Line("head", (12, 13)),
+    ),
+    parts={
+        "head": (12, 13),
+        "shoulder": (8, 9),
+        "elbow": (7, 10),
+        "wrist": (6, 11),
+        "hip": (2, 3),
+        "knee": (1, 4),
+        "ankle": (0, 5),
+    },
+    torso=(9, 2),
+)
+
+SCHEMES = {scheme.name: scheme for scheme in (FACES98, FACES68, COFW29, AFLW21, AFLW19, LSP14)}
 
 # The 68 points among WFLW's 98, in 300-W's order.
 FACES68_OF_FACES98 = np.array(
@@ -241,7 +280,15 @@ def get_scheme(name: str) -> Scheme:
     return SCHEMES[name]
 
 
-NORMALIZERS = ("inter_ocular", "inter_pupil", "box", "diagonal")
+def normalizers_of(scheme: Scheme) -> tuple[str, ...]:
+    """Names of the lengths that errors can be divided by: those that the scheme has the points for."""
+    return (*_point_groups(scheme), "box", "diagonal")
+
+
+def _point_groups(scheme: Scheme) -> dict[str, list[np.ndarray]]:
+    """Normaliser -> the two groups of landmarks between whose means it lies."""
+    pairs = {"inter_ocular": scheme.outer_eye_corners, "inter_pupil": scheme.pupils, "torso": scheme.torso}
+    return {name: [np.atleast_1d(group) for group in pair] for name, pair in pairs.items() if pair is not None}
 
 
 def normalizer(
@@ -250,8 +297,8 @@ def normalizer(
     """The length that an error of this face is divided by, in the pixels of `landmarks`.
 
     Args:
-        name: "inter_ocular" (outer eye corners), "inter_pupil" (means of the eye points), "box" (√(w·h) of the given
-            box) or "diagonal" (of the box around the points).
+        name: "inter_ocular" (outer eye corners), "inter_pupil" (means of the eye points), "torso" (left shoulder to
+            right hip), "box" (√(w·h) of the given box) or "diagonal" (of the box around the points).
         scheme: of the landmarks.
         landmarks: (K, 2).
         mask: (K,), true where a landmark exists.
@@ -261,23 +308,21 @@ def normalizer(
         The length, or 0 where the points that it needs are missing.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for a name that is unknown, or whose points the scheme does not have.
     """
+    known = normalizers_of(scheme)
+    if name not in known:
+        raise ValueError(f"{scheme.name} has no normalizer {name!r}; choose one of {', '.join(known)}.")
     mask = mask.astype(bool)
-    if name == "inter_ocular":
-        groups = tuple((corner,) for corner in scheme.outer_eye_corners)
-    elif name == "inter_pupil":
-        groups = scheme.pupils
-    elif name in ("box", "diagonal"):
+    if name in ("box", "diagonal"):
         if bbox is None or name == "diagonal":
             if not mask.any():
                 return 0.0
             bbox = np.concatenate([landmarks[mask].min(axis=0), landmarks[mask].max(axis=0)])
         width, height = bbox[2] - bbox[0], bbox[3] - bbox[1]
         return float(np.hypot(width, height) if name == "diagonal" else np.sqrt(max(width * height, 0.0)))
-    else:
-        raise ValueError(f"There is no normalizer {name!r}; choose one of {', '.join(NORMALIZERS)}.")
-    if not all(mask[list(group)].all() for group in groups):
+    groups = _point_groups(scheme)[name]
+    if not all(mask[group].all() for group in groups):
         return 0.0
-    left, right = (landmarks[list(group)].mean(axis=0) for group in groups)
+    left, right = (landmarks[group].mean(axis=0) for group in groups)
     return float(np.linalg.norm(left - right))

@@ -70,6 +70,26 @@ def imagenet_normalize(images: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3
     return (images - mean) / std
 
 
+def normalize_heatmaps(logits: Float[Array, "B H W K"], temperature: float) -> Float[Array, "B H W K"]:
+    """σ of Eq. (3), Micaelli et al., CVPR 2023: exp((z − max z)/T).
+
+    The maximum is taken per channel, so that the peak of each map is 1.
+    """
+    return jnp.exp((logits - logits.max(axis=(1, 2), keepdims=True)) / temperature)
+
+
+def make_dtype(name: str) -> Any:
+    """Type of a network's activations.
+
+    Raises:
+        ValueError: for a name other than float32 and bfloat16.
+    """
+    dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+    if name not in dtypes:
+        raise ValueError(f"model.dtype must be float32 or bfloat16, got {name!r}.")
+    return dtypes[name]
+
+
 def count_parameters(params: Any) -> int:
     """Numbers in a parameter tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

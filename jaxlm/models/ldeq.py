@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Num
 
 from jaxlm import geometry, heatmaps
 from jaxlm.implicit import Solver, equilibrium
-from jaxlm.models.blocks import ConvBlock, imagenet_normalize
+from jaxlm.models.blocks import ConvBlock, imagenet_normalize, normalize_heatmaps
 from jaxlm.models.convolution import conv_general_dilated
 from jaxlm.models.hourglass import Hourglass
 from jaxlm.solvers import SolverStats
@@ -73,11 +73,6 @@ class Cell(nn.Module):
             name="exit",
         )(h)
         return normalize_heatmaps(logits.astype(jnp.float32), self.temperature).astype(z.dtype)
-
-
-def normalize_heatmaps(logits: Float[Array, "B H W K"], temperature: float) -> Float[Array, "B H W K"]:
-    """σ of Eq. (3): exp((z − max z)/T), the maximum taken per channel, so that each map's peak is 1."""
-    return jnp.exp((logits - logits.max(axis=(1, 2), keepdims=True)) / temperature)
 
 
 class Output(NamedTuple):
@@ -233,21 +228,21 @@ class LDEQ:
         *,
         num_steps: int,
         train: bool = False,
-    ) -> tuple[Output, Float[Array, "S B K 2"]]:
+    ) -> tuple[Output, Float[Array, "S B h w K"]]:
         """The weight-tied explicit network: `num_steps` applications of the cell from 0, plainly backpropagated.
 
         Returns:
-            The output of the last application, and the landmarks of every one, for supervision at each stage.
+            The output of the last application, and the heatmaps of every one, for supervision at each stage.
         """
         x, batch_stats = self.inject(variables, images, train)
         args = (variables["params"]["cell"], x)
 
         def step(z, _):
             z = self.cell(z, args)
-            return z, to_landmarks(z)
+            return z, z
 
         z, stages = jax.lax.scan(step, self.initial_heatmaps(images), None, length=num_steps)
-        return Output(stages[-1], z, None, batch_stats), stages
+        return Output(to_landmarks(z), z, None, batch_stats), stages
 
 
 def to_landmarks(z: Float[Array, "B h w K"]) -> Float[Array, "B K 2"]:
