@@ -13,6 +13,7 @@ from jaxlm import metrics, visualize
 from jaxlm.checkpoints import write_atomically
 from jaxlm.config import Config
 from jaxlm.data.pipeline import CropTransform, FaceSource, eval_batches
+from jaxlm.data.schemes import Scheme, get_scheme, normalizer, normalizers_of
 from jaxlm.progress import progress
 
 
@@ -21,25 +22,44 @@ class Result(NamedTuple):
 
     Attributes:
         nme: (N,) as fractions; NaN where the face has no normaliser.
+        errors: (N, K) of each landmark, likewise; NaN where it does not exist.
+        by_normalizer: further normaliser -> (N,) NME.
         landmarks: (N, K, 2) predictions in crop pixels.
         subsets: name -> (N,) membership; "all" first.
     """
 
     nme: np.ndarray
+    errors: np.ndarray
+    by_normalizer: dict[str, np.ndarray]
     landmarks: np.ndarray
     subsets: dict[str, np.ndarray]
 
     def nme_of(self, subset: str = "all") -> float:
         return metrics.mean(self.nme[self.subsets[subset]])
 
-    def row(self, subset: str = "all") -> dict[str, float | int]:
-        """NME and FR10 in percent, AUC10 in [0, 1], and the number of faces."""
-        values = self.nme[self.subsets[subset]]
+    def row(self, subset: str = "all") -> dict[str, Any]:
+        """Number of faces; NME, FR8, FR10 and PCK20 in percent, AUC8 and AUC10 in [0, 1]; NME by other normalisers."""
+        member = self.subsets[subset]
+        values = self.nme[member]
         return {
             "count": int(np.isfinite(values).sum()),
             "nme": 100 * metrics.mean(values),
+            "fr8": 100 * metrics.failure_rate(values, 0.08),
+            "auc8": metrics.auc(values, 0.08),
             "fr10": 100 * metrics.failure_rate(values, 0.1),
             "auc10": metrics.auc(values, 0.1),
+            "pck20": 100 * metrics.pck(self.errors[member], 0.2),
+            "nme_by_normalizer": {name: 100 * metrics.mean(nme[member]) for name, nme in self.by_normalizer.items()},
+        }
+
+    def parts(self, scheme: Scheme) -> dict[str, dict[str, float]]:
+        """NME and PCK20 in percent of each of the scheme's parts, over all samples."""
+        return {
+            name: {
+                "nme": 100 * metrics.mean(self.errors[:, points].ravel()),
+                "pck20": 100 * metrics.pck(self.errors[:, points], 0.2),
+            }
+            for name, points in scheme.parts.items()
         }
 
 
@@ -68,6 +88,7 @@ def evaluate(
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     variables = jax.device_put(jax.device_get(variables), jax.sharding.NamedSharding(mesh, jax.P()))
     nme = np.full(len(source), np.nan)
+    errors = np.full((len(source), source.scheme.num_landmarks), np.nan)
     landmarks = np.zeros((len(source), source.scheme.num_landmarks, 2), np.float32)
     for batch in progress(
         eval_batches(source, config, batch_size),
@@ -80,14 +101,29 @@ def evaluate(
         real = batch["index"] >= 0
         where = batch["index"][real]
         landmarks[where] = np.asarray(prediction.landmarks)[real]
-        errors = metrics.nme(landmarks[where], batch["landmarks"][real], batch["normalizer"][real], batch["mask"][real])
-        nme[where] = np.asarray(errors)
+        measured = landmarks[where], batch["landmarks"][real], batch["normalizer"][real], batch["mask"][real]
+        nme[where] = np.asarray(metrics.nme(*measured))
+        errors[where] = np.asarray(metrics.point_errors(*measured))
     if np.isnan(nme).all():
         raise ValueError(
             f"No face of {source.name} has the points that the normalizer {config.data.normalizer!r} needs; "
             "choose data.normalizer = box or diagonal."
         )
-    return Result(nme, landmarks, _subsets(source))
+    return Result(nme, errors, _by_normalizer(nme, source, config), landmarks, _subsets(source))
+
+
+def _by_normalizer(nme: np.ndarray, source: FaceSource, config: Config) -> dict[str, np.ndarray]:
+    """NME by the scheme's other normalisers: a crop scales all lengths alike, so their ratio is the picture's."""
+    names = [config.data.normalizer, *(n for n in normalizers_of(source.scheme) if n != config.data.normalizer)]
+    lengths = np.zeros((len(names), len(source)))
+    for index in range(len(source)):
+        record = source.records[index]
+        for row, name in enumerate(names):
+            lengths[row, index] = normalizer(
+                name, source.scheme, record["landmarks"], record["mask"], np.asarray(record["bbox"])
+            )
+    ratio = np.divide(lengths[0], lengths, out=np.full_like(lengths, np.nan), where=lengths > 0)
+    return {name: nme * ratio[row] for row, name in enumerate(names) if row and np.isfinite(ratio[row]).any()}
 
 
 def _subsets(source: FaceSource) -> dict[str, np.ndarray]:
@@ -113,13 +149,22 @@ class _Every:
 
 def table(result: Result, config: Config, title: str) -> str:
     """Every subset as a line, under the crop protocol and the normaliser."""
+    others = "".join(f"{name:>14}" for name in result.by_normalizer)
     lines = [
         f"{title}: crop {config.data.crop}, normalizer {config.data.normalizer}, {config.image_size} pixels",
-        f"{'subset':<14}{'faces':>7}{'NME %':>9}{'FR10 %':>9}{'AUC10':>9}",
+        f"{'subset':<14}{'faces':>7}{'NME %':>9}{'FR8 %':>8}{'AUC8':>8}{'FR10 %':>8}{'AUC10':>8}{others}",
     ]
     for subset in result.subsets:
         row = result.row(subset)
-        lines.append(f"{subset:<14}{row['count']:>7}{row['nme']:>9.3f}{row['fr10']:>9.2f}{row['auc10']:>9.4f}")
+        failures = f"{row['fr8']:>8.2f}{row['auc8']:>8.4f}{row['fr10']:>8.2f}{row['auc10']:>8.4f}"
+        others = "".join(f"{value:>14.3f}" for value in row["nme_by_normalizer"].values())
+        lines.append(f"{subset:<14}{row['count']:>7}{row['nme']:>9.3f}{failures}{others}")
+    parts = result.parts(get_scheme(config.scheme))
+    lines.append(f"{'part':<14}" + "".join(f"{name:>11}" for name in parts))
+    lines.append(f"{'NME %':<14}" + "".join(f"{values['nme']:>11.3f}" for values in parts.values()))
+    if config.data.normalizer == "torso":
+        lines.append(f"{'PCK@0.2 %':<14}" + "".join(f"{values['pck20']:>11.1f}" for values in parts.values()))
+        lines.append(f"mean PCK@0.2 {result.row()['pck20']:.2f} %")
     missing = int(np.isnan(result.nme).sum())
     if missing:
         lines.append(f"{missing} faces lack the points that the normalizer needs and are left out.")
@@ -140,12 +185,13 @@ def write_report(folder: Path, name: str, result: Result, source: FaceSource, co
         **result.row(),
         "data": source.name,
         "split": source.split,
-        "units": {"nme": "percent", "fr10": "percent", "auc10": "fraction"},
+        "units": {"nme, fr8, fr10, pck20": "percent", "auc8, auc10": "fraction"},
         "crop": config.data.crop,
         "normalizer": config.data.normalizer,
         "image_size": config.image_size,
         "step": step,
         "subsets": {subset: result.row(subset) for subset in result.subsets if subset != "all"},
+        "parts": result.parts(source.scheme),
     }
     path = folder / f"{name}.json"
     write_atomically(path, json.dumps(visualize.without_nan(report), indent=2) + "\n")

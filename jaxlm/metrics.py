@@ -23,14 +23,44 @@ def nme(
         Mean distance over the existing landmarks, divided by the normaliser; NaN where no landmark exists or the
         normaliser is 0, so that such a face cannot pass for a good one; infinite where a prediction is not finite.
     """
+    errors = point_errors(pred, target, normalizer, mask)
+    exists = ~jnp.isnan(errors)
+    count = exists.sum(axis=-1)
+    total = jnp.where(exists, errors, 0.0).sum(axis=-1)
+    return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)
+
+
+def point_errors(
+    pred: Float[Array | np.ndarray, "B K 2"],
+    target: Float[Array | np.ndarray, "B K 2"],
+    normalizer: Float[Array | np.ndarray, " B"],
+    mask: Bool[Array | np.ndarray, "B K"] | None = None,
+) -> Float[Array, "B K"]:
+    """Error of each landmark over the normaliser, with the arguments of `nme`.
+
+    Returns:
+        Fractions; NaN where the landmark does not exist or the normaliser is 0, infinite where the prediction is not
+        finite.
+    """
     distance = jnp.linalg.norm(jnp.asarray(pred) - jnp.asarray(target), axis=-1)
     distance = jnp.where(jnp.isfinite(distance), distance, jnp.inf)
-    exists = jnp.ones(distance.shape, bool) if mask is None else jnp.asarray(mask)
-    count = exists.sum(axis=-1)
-    total = jnp.where(exists, distance, 0.0).sum(axis=-1)
-    usable = (count > 0) & (normalizer > 0)
-    length = jnp.where(usable, jnp.asarray(normalizer) * count, 1.0)
-    return jnp.where(usable, total / length, jnp.nan)
+    length = jnp.asarray(normalizer)[:, None]
+    usable = jnp.broadcast_to(length > 0, distance.shape)
+    if mask is not None:
+        usable &= jnp.asarray(mask)
+    return jnp.where(usable, distance / jnp.where(length > 0, length, 1.0), jnp.nan)
+
+
+def pck(errors: Float[Array | np.ndarray, "N K"], threshold: float) -> float:
+    """Percentage of correct keypoints (Yang & Ramanan, TPAMI 2013), as a fraction: errors up to `threshold`.
+
+    Args:
+        errors: of each landmark over the normaliser, see `point_errors`; the torso's length for PCK@0.2 on LSP. NaNs
+            are left out; NaN for nothing.
+        threshold: 0.2 for PCK@0.2.
+    """
+    values = _present(errors)
+    return float((values <= threshold).mean()) if len(values) else float("nan")
 
 
 def flicker(

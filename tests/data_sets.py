@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
+import scipy.io
 
 from jaxlm import geometry
 from jaxlm.data import head
@@ -123,3 +125,41 @@ def moving_box(frames: int) -> np.ndarray:
 def video_in(path: Path, boxes: np.ndarray) -> Video:
     write_video(path, len(boxes))
     return Video(VideoFile(path), boxes, np.zeros((len(boxes), 1, 2)), np.zeros((len(boxes), 1), bool))
+
+
+def write_cofw(root: Path, split: str, count: int, *, color: bool = False) -> list[np.ndarray]:
+    """COFW's file as MATLAB writes it: HDF5, columns first, pictures by reference. Returns the landmarks, 0-based."""
+    root.mkdir(parents=True, exist_ok=True)
+    suffix = {"train": "Tr", "test": "T"}[split]
+    shapes, boxes, truth = [], [], []
+    with h5py.File(root / f"COFW_{split}{'_color' if color else ''}.mat", "w") as file:
+        references = file.create_dataset(f"Is{suffix}", (1, count), dtype=h5py.ref_dtype)
+        for number in range(count):
+            image, points = face(number)
+            points = points[:29]
+            pixels = image[..., ::-1] if color else image[..., 0]
+            stored = file.create_dataset(f"#refs#/{number}", data=np.ascontiguousarray(pixels.T))
+            references[0, number] = stored.ref
+            occluded = (np.arange(29) % 5 == 0).astype(float)
+            shapes.append([*(points[:, 0] + 1), *(points[:, 1] + 1), *occluded])
+            low, high = points.min(axis=0), points.max(axis=0)
+            boxes.append([*(low + 1), *(high - low)])
+            truth.append(points)
+        file[f"phis{suffix}"] = np.array(shapes).T
+        file[f"bboxes{suffix}"] = np.array(boxes).T
+    return truth
+
+
+def write_lsp(root: Path, count: int, *, extended: bool) -> np.ndarray:
+    """LSP's or its extension's layout. Returns the joints (count, 14, 2), 0-based."""
+    (root / "images").mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    joints = rng.uniform(5, 70, (count, 14, 2))
+    flags = np.ones((count, 14, 1))
+    flags[:, 4] = 0
+    for number in range(count):
+        cv2.imwrite(str(root / "images" / f"im{number + 1:05d}.jpg"), face(number, size=80)[0])
+    stored = np.concatenate([joints + 1, flags], axis=-1)
+    stored = np.moveaxis(stored, 0, 2) if extended else np.moveaxis(stored, (0, 2), (2, 0))
+    scipy.io.savemat(root / "joints.mat", {"joints": stored})
+    return joints

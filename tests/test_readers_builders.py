@@ -199,7 +199,7 @@ def test_bad_boxes_and_wflw_columns(tmp_path):
         return str(caught.value)
 
     assert "line 1: the box 30 30 30 60 has no area" in message(["30", "30", "30", "60"])
-    assert "lies outside the 96×96 picture" in message(["200", "200", "300", "300"])
+    assert "of 96×96 pixels; expected x1 y1 x2 y2" in message(["200", "200", "300", "300"])
     assert "has a number that is not finite" in message(["nan", "0", "9", "9"])
     row[200:] = ["0", "picture.png"]
     assert "line 1 has 202 columns where WFLW's lists have 207" in message(["0", "0", "9", "9"])

@@ -16,6 +16,7 @@ import numpy as np
 from jaxlm.config import Config
 from jaxlm.data.augment import Augmentation, make_crop
 from jaxlm.data.builders import FaceBuilder, OwnData, ThreeHundredW, Wflw
+from jaxlm.data.mat_builders import Cofw, Lsp
 from jaxlm.data.rendered import RenderedFaces
 from jaxlm.data.rendered_videos import RenderedVideos
 from jaxlm.data.schemes import Scheme, get_scheme
@@ -24,6 +25,8 @@ from jaxlm.data.video_builders import ThreeHundredVW, VideoBuilder, WflwV
 BUILDERS: dict[str, type[FaceBuilder]] = {
     "wflw": Wflw,
     "300w": ThreeHundredW,
+    "cofw": Cofw,
+    "lsp": Lsp,
     "own": OwnData,
     "rendered": RenderedFaces,
     "wflwv": WflwV,

@@ -15,7 +15,7 @@ class Sample:
     """One annotated face.
 
     Attributes:
-        image: path of the picture, read as published.
+        image: path of the picture, read as published, or its encoded bytes.
         landmarks: (K, 2) float, 0-based pixels; NaN where the landmark is missing.
         where: file and line of the annotation, for messages.
         bbox: (4,) x1 y1 x2 y2, or None: the box around the landmarks.
@@ -24,7 +24,7 @@ class Sample:
         key: identifies the sample within its data set.
     """
 
-    image: Path
+    image: Path | bytes
     landmarks: np.ndarray
     where: str
     bbox: np.ndarray | None = None
@@ -225,13 +225,14 @@ def validate(sample: Sample) -> bytes:
         BadSample: for a picture that is missing, truncated or not one; a box of no area or outside the picture; a
             sample without any landmark.
     """
+    name = "its picture" if isinstance(sample.image, bytes) else f"the picture {sample.image}"
     try:
-        content = sample.image.read_bytes()
+        content = sample.image if isinstance(sample.image, bytes) else sample.image.read_bytes()
     except OSError as error:
-        raise BadSample(f"{sample.where}: the picture {sample.image} cannot be read ({error.strerror}).") from None
+        raise BadSample(f"{sample.where}: {name} cannot be read ({error.strerror}).") from None
     picture = decode_image(content)
     if picture is None:
-        raise BadSample(f"{sample.where}: {sample.image} is truncated or not a picture; replace or remove it.")
+        raise BadSample(f"{sample.where}: {name} is truncated or not a picture; replace or remove it.")
     height, width = picture.shape[:2]
     if not np.isfinite(sample.landmarks).all(axis=1).any():
         raise BadSample(f"{sample.where} has no landmark at all; remove it.")
@@ -241,13 +242,13 @@ def validate(sample: Sample) -> bytes:
             raise BadSample(f"{sample.where}: the box {_numbers(sample.bbox)} has no area; expected x1 y1 x2 y2.")
         if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
             raise BadSample(
-                f"{sample.where}: the box {_numbers(sample.bbox)} lies outside the {width}×{height} picture "
-                f"{sample.image}; expected x1 y1 x2 y2 in its pixels."
+                f"{sample.where}: the box {_numbers(sample.bbox)} lies outside {name} of "
+                f"{width}×{height} pixels; expected x1 y1 x2 y2 in its pixels."
             )
     points = sample.landmarks[np.isfinite(sample.landmarks).all(axis=1)]
     center = points.mean(axis=0)
     if not (-width <= center[0] <= 2 * width and -height <= center[1] <= 2 * height):
-        raise BadSample(f"{sample.where}: the landmarks lie outside the {width}×{height} picture {sample.image}.")
+        raise BadSample(f"{sample.where}: the landmarks lie outside {name} of {width}×{height} pixels.")
     if np.ptp(points, axis=0).max() <= 0 and sample.bbox is None:
         raise BadSample(f"{sample.where}: all landmarks coincide and no box is given, so there is nothing to crop.")
     return content
