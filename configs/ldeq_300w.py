@@ -24,7 +24,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.scheme = "faces68"
     config.seed = 0
     config.image_size = 256
-    config.loss = "mse"  # mse, l1 or smooth_l1, on coordinates in units of the image's side
+    # On coordinates in units of the image\'s side: mse, l1, smooth_l1 or wing.
+    config.loss = ConfigDict(dict(on="landmarks", name="mse", options=dict()))
     config.gradient = "implicit"  # implicit, jacobian_free, phantom or unrolled
     config.jacobian_weight = 0.0  # of the Jacobian regularisation
 

@@ -20,7 +20,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.scheme = "faces68"
     config.seed = 0
     config.image_size = 64
-    config.loss = "l1"  # mse, l1 or smooth_l1, on coordinates in units of the image's side
+    # On coordinates in units of the image\'s side: mse, l1, smooth_l1 or wing.
+    config.loss = ConfigDict(dict(on="landmarks", name="l1", options=dict()))
     config.gradient = "jacobian_free"  # implicit, jacobian_free, phantom or unrolled
     config.jacobian_weight = 0.0  # of the Jacobian regularisation
 

@@ -338,10 +338,10 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("field", "value", "message"),
         [
-            ("system", "ldqe", "no system 'ldqe'; choose one of ldeq"),
+            ("system", "ldqe", "no system 'ldqe'; choose one of awing, ldeq"),
             ("model.preset", "huge", "choose one of nano, tiny, small, paper"),
             ("solver.name", "newton", "choose one of fixed_point_iteration"),
-            ("loss", "l7", "choose one of mse"),
+            ("loss.name", "l7", "choose one of mse"),
             ("optim.schedule", "warm", "choose constant, cosine or steps"),
             ("train.num_steps", 0, "must be at least 1"),
         ],

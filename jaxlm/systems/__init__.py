@@ -1,8 +1,11 @@
 """Systems: what one paper adds up to, as a handful of pure functions. `jaxlm.training` knows nothing else about one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
 
 from jaxlm.config import Config
@@ -29,6 +32,17 @@ class TrainState(NamedTuple):
     def variables(self) -> dict[str, Any]:
         """What `System.predict` takes."""
         return self.ema
+
+
+def initial_state(variables: Mapping[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
+    """State before the first step, of freshly initialised {"params", "batch_stats"}."""
+    live = {"params": variables["params"], "batch_stats": variables["batch_stats"]}
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        **live,
+        ema=jax.tree.map(jnp.copy, live),
+        opt_state=optimizer.init(live["params"]),
+    )
 
 
 class Prediction(NamedTuple):
@@ -70,9 +84,9 @@ def build(config: Config) -> System:
     Raises:
         ValueError: naming those that exist.
     """
-    from jaxlm.systems import ldeq
+    from jaxlm.systems import awing, ldeq
 
-    systems = {"ldeq": ldeq.build}
+    systems = {"awing": awing.build, "ldeq": ldeq.build}
     if config.system not in systems:
         raise ValueError(f"There is no system {config.system!r}; choose one of {', '.join(systems)}.")
     return systems[config.system](config)

@@ -1,18 +1,19 @@
 """The LDEQ as a system: Eq. (4) of Micaelli et al., CVPR 2023, trained on still images from z⁰ = 0."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxlm import heatmaps, implicit, losses, metrics, solvers, video
+from jaxlm import heatmaps, implicit, metrics, solvers, video
 from jaxlm.config import Config
 from jaxlm.data.schemes import get_scheme
+from jaxlm.models.blocks import make_dtype
 from jaxlm.models.ldeq import LDEQ, PRESETS, Output, to_landmarks
 from jaxlm.optim import apply_gradients, make_optimizer
-from jaxlm.systems import Prediction, System, TrainState
+from jaxlm.systems import Prediction, System, TrainState, initial_state
+from jaxlm.systems.objective import make_objective
 
 SOLVERS = {
     "fixed_point_iteration": solvers.fixed_point_iteration,
@@ -30,31 +31,13 @@ def build(config: Config) -> System:
     model = make_model(config)
     optimizer = make_optimizer(config.optim, config.train.num_steps)
     solver, adjoint_solver = make_solver(config.solver), make_solver(config.adjoint)
-    if config.loss not in losses.LANDMARK_LOSSES:
-        raise ValueError(f"There is no loss {config.loss!r}; choose one of {', '.join(losses.LANDMARK_LOSSES)}.")
-    elementwise = losses.LANDMARK_LOSSES[config.loss]
+    objective = make_objective(config)
 
     def init(rng: Array) -> TrainState:
-        variables = model.init(rng)
-        params = variables["params"]
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            batch_stats=variables["batch_stats"],
-            ema=jax.tree.map(jnp.copy, {"params": params, "batch_stats": variables["batch_stats"]}),
-            opt_state=optimizer.init(params),
-        )
+        return initial_state(model.init(rng), optimizer)
 
-    def landmark_loss(landmarks, batch):
-        """In units of the image's side; landmarks outside the image cannot be expressed and are left out."""
-        size = batch["image"].shape[1]
-        target = batch["landmarks"]
-        inside = jnp.all((target >= -0.5) & (target <= size - 0.5), axis=-1)
-        values = elementwise(landmarks / size, target / size).sum(axis=-1)
-        return losses.masked_mean(values, batch["mask"] & inside)
-
-    def forward(variables, images, probe=None) -> tuple[Output, Any]:
-        """Output and, for the explicit network, the landmarks of every stage."""
+    def forward(variables, images, probe=None) -> tuple[Output, Array]:
+        """Output, and the heatmaps of every stage: one, but for the explicit network."""
         if config.model.explicit:
             return model.explicit(variables, images, num_steps=config.solver.max_steps, train=True)
         output = model(
@@ -68,13 +51,13 @@ def build(config: Config) -> System:
             phantom_damping=config.phantom.damping,
             adjoint_probe=probe,
         )
-        return output, output.landmarks[None]
+        return output, output.heatmaps[None]
 
     def loss_of(params, probe, state: TrainState, batch, rng):
         images = batch["image"].astype(jnp.float32)
         variables = {"params": params, "batch_stats": state.batch_stats}
         output, stages = forward(variables, images, probe)
-        loss = jnp.mean(jax.vmap(lambda landmarks: landmark_loss(landmarks, batch))(stages))
+        loss = objective(stages, batch)
         logs = {}
         if config.jacobian_weight > 0:
             x, _ = model.inject(variables, images, train=True)
@@ -108,14 +91,14 @@ def build(config: Config) -> System:
     def predict(variables, images: Array) -> Prediction:
         images = images.astype(jnp.float32)
         output = predict_once(variables, images)
-        landmarks, score = output.landmarks, confidence(output.heatmaps)
+        landmarks, score = output.landmarks, heatmaps.confidence(output.heatmaps)
         if config.eval.flip_average:
             order = get_scheme(config.scheme).flip
             mirrored = predict_once(variables, images[:, :, ::-1])
             back = mirrored.landmarks[:, order] * jnp.array([[[-1.0, 1.0]]])
             back = back + jnp.array([[[images.shape[2] - 1.0, 0.0]]])
             landmarks = (landmarks + back) / 2
-            score = (score + confidence(mirrored.heatmaps)[:, order]) / 2
+            score = (score + heatmaps.confidence(mirrored.heatmaps)[:, order]) / 2
         aux = {"heatmaps": output.heatmaps}
         if output.stats is not None:
             aux |= {"residual": output.stats.residual, "best_step": output.stats.best_step}
@@ -129,7 +112,7 @@ def build(config: Config) -> System:
                 traced = functools.partial(chosen, trace=True)
                 output = model.predict(variables, frame.astype(jnp.float32), solver=traced, z0=z)
                 start_residual = output.stats.trace[0]  # pyright: ignore[reportOptionalSubscript, reportOptionalMemberAccess]
-                return output.heatmaps, start_residual, (output.landmarks, confidence(output.heatmaps))
+                return output.heatmaps, start_residual, (output.landmarks, heatmaps.confidence(output.heatmaps))
 
             return step
 
@@ -142,7 +125,7 @@ def build(config: Config) -> System:
                 alpha=config.video.alpha,
                 max_steps=config.video.energy_steps,
             )
-            return z, stats.start_residual, (to_landmarks(z), confidence(z))
+            return z, stats.start_residual, (to_landmarks(z), heatmaps.confidence(z))
 
         cold_step = solve_with(functools.partial(solver, max_steps=config.video.still_steps))
         warm_step = solve_with(make_solver(config.video.solver))
@@ -169,22 +152,14 @@ def build(config: Config) -> System:
     return System(init, train_step, predict, None if config.model.explicit else track)
 
 
-def confidence(z: Float[Array, "B h w K"]) -> Float[Array, "B K"]:
-    """Score of each landmark: 1 / (1 + the root mean squared width of its heatmap in cells)."""
-    return 1.0 / (1.0 + heatmaps.spread(z))
-
-
 def make_model(config: Config) -> LDEQ:
     """The network of `config.model`."""
     if config.model.preset not in PRESETS:
         raise ValueError(f"There is no preset {config.model.preset!r}; choose one of {', '.join(PRESETS)}.")
-    dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-    if config.model.dtype not in dtypes:
-        raise ValueError(f"model.dtype must be float32 or bfloat16, got {config.model.dtype!r}.")
     return LDEQ(
         num_landmarks=get_scheme(config.scheme).num_landmarks,
         temperature=config.model.temperature,
-        dtype=dtypes[config.model.dtype],
+        dtype=make_dtype(config.model.dtype),
         **PRESETS[config.model.preset],
     )
 

@@ -1,0 +1,133 @@
+"""Adaptive Wing on a mixture of real 68-point faces, with a small hourglass for a CPU.
+
+Paper: Wang et al., ICCV 2019. `data.root` holds `300w/` (300-W's own layout, LFPW alone will do), `ytf68/` and
+`aflw68/` (each a `landmarks.csv` beside `images/`). Held out: 10 % of 300-W by image, 10 % of `ytf68` by person.
+
+    python train.py --config=configs/awing_faces68.py --workdir=runs/awing_faces68 --config.data.root=data
+    python eval.py --workdir=runs/awing_faces68
+    python -m jaxlm.ablation --config=configs/awing_faces68.py --table=awing_7 --workdir=runs/table7 \\
+        --config.data.root=data
+
+Variants: the rows of Tables 5, 6 and 7 (`:mse`, `:aw_wm`, `:theta0.4`, …, see `jaxlm/paper_tables.py`), `:soft_argmax`
+(L1 on landmarks through a soft-argmax), `:smoke` (CPU seconds), `:gpu` (the paper's network at 256×256, bfloat16).
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxlm.paper_tables import apply_variant
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config: Any = ConfigDict()
+    config.system = "awing"
+    config.scheme = "faces68"
+    config.seed = 0
+    config.image_size = 96
+    config.loss = ConfigDict(
+        dict(on="heatmaps", name="adaptive_wing", options=dict(alpha=2.1, omega=14.0, epsilon=1.0, theta=0.5))
+    )
+    config.heatmap = ConfigDict(
+        dict(
+            sigma=1.5,  # of the gaussians, in cells
+            radius=-1,  # of their truncation in cells; -1 for none
+            boundary_sigma=1.0,
+            weight_map="dilated",  # none, baseline (H·W + 1) or dilated, Eqs. (4)-(5)
+            weight=10.0,
+            decode_radius=2,  # of local_soft_argmax, in cells
+        )
+    )
+    config.decode = "quarter_pixel"  # or soft_argmax, local_soft_argmax
+
+    config.model = ConfigDict(
+        dict(
+            stacks=2,
+            features=32,
+            depth=3,
+            boundary=True,
+            coordinates=True,
+            boundary_coordinates=True,
+            temperature=0.0,
+            remat=False,
+            dtype="float32",
+        )
+    )
+
+    config.data = ConfigDict()
+    config.data.root = "data"
+    config.data.cache = "~/.cache/jaxlm"
+    config.data.crop = "gt"
+    config.data.normalizer = "inter_ocular"
+    config.data.threads = 2
+    config.data.sources = ConfigDict()
+    config.data.sources["300w"] = ConfigDict(
+        dict(builder="300w", root="300w", train_split="train", weight=0.6, heldout=0.1, group="", on_bad="error")
+    )
+    config.data.sources["ytf68"] = ConfigDict(
+        dict(
+            builder="own",
+            root="ytf68",
+            train_split="train",
+            weight=0.1,
+            heldout=0.1,
+            group=r"^(.*)_\d+\.",
+            on_bad="error",
+        )
+    )
+    config.data.sources["aflw68"] = ConfigDict(
+        dict(builder="own", root="aflw68", train_split="train", weight=0.3, heldout=0.0, group="", on_bad="error")
+    )
+
+    config.augment = ConfigDict(
+        dict(
+            rotation=25.0,
+            scale=0.1,
+            translation=0.04,
+            flip=0.5,
+            blur=0.1,
+            noise=0.1,
+            occlusion=0.3,
+            color=0.3,
+            grey=0.1,
+            low_resolution=0.1,
+        )
+    )
+
+    config.optim = ConfigDict(
+        dict(
+            name="rmsprop",
+            learning_rate=6e-3,
+            weight_decay=1e-5,
+            schedule="steps",
+            warmup_steps=100,
+            drop_at=(0.6, 0.85),
+            drop=0.2,
+            clip_norm=0.0,
+            ema=0.99,
+        )
+    )
+    config.train = ConfigDict(dict(batch_size=16, num_steps=2000, log_every=50, checkpoint_every=1000))
+    config.eval = ConfigDict(dict(batch_size=64, flip_average=True, limit=300))
+    config.eval.sets = ("300w:heldout", "ytf68:heldout")  # source:split; the first says which checkpoint is best
+
+    if variant == "smoke":
+        config.image_size = 64
+        config.model.update(dict(stacks=2, features=16, depth=1))
+        config.optim.warmup_steps = 2
+        config.train.update(dict(num_steps=6, batch_size=8, log_every=2, checkpoint_every=3))
+        config.eval.limit = 16
+    elif variant == "soft_argmax":
+        config.loss = ConfigDict(dict(on="landmarks", name="l1", options=dict()))
+        config.decode = "soft_argmax"
+        config.model.temperature = 2.5
+    elif variant == "gpu":
+        config.image_size = 256
+        config.heatmap.update(dict(sigma=1.75, radius=3, boundary_sigma=1.5))
+        config.model.update(dict(stacks=4, features=256, depth=4, dtype="bfloat16"))
+        config.optim.update(dict(learning_rate=1e-4, drop=0.1, drop_at=(0.6, 0.85)))
+        config.train.update(dict(batch_size=16, num_steps=40000, checkpoint_every=2000))
+        config.data.threads = 16
+    elif variant:
+        apply_variant(config, variant, ("awing_5", "awing_6", "awing_7"), ("smoke", "soft_argmax", "gpu"))
+    return config

@@ -1,0 +1,126 @@
+"""The papers' ablation tables: what each row changes in a config, and the number that the paper prints.
+
+A config file offers the rows as variants (`configs/awing_wflw.py:aw_wm`); `python -m jaxlm.ablation` trains a table.
+"""
+
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from jaxlm.config import Config
+
+
+class Row(NamedTuple):
+    """One row of a table.
+
+    Attributes:
+        label: as the paper writes it.
+        changes: field of the config -> value; a dict replaces the field whole.
+        paper: the paper's number.
+    """
+
+    label: str
+    changes: dict[str, Any]
+    paper: float
+
+
+class Table(NamedTuple):
+    """An ablation.
+
+    Attributes:
+        title: what the paper's table shows, on which data.
+        metric: field of the evaluation's JSON.
+        rows: variant -> row.
+    """
+
+    title: str
+    metric: str
+    rows: dict[str, Row]
+
+
+def _adaptive_wing(**options: float) -> dict[str, Any]:
+    defaults = dict(alpha=2.1, omega=14.0, epsilon=1.0, theta=0.5)
+    return {"loss": dict(on="heatmaps", name="adaptive_wing", options=defaults | options)}
+
+
+_MSE = {"loss": dict(on="heatmaps", name="mse", options={})}
+_GT = {"data.crop": "gt"}  # Section 7.6: the ablations on WFLW crop by the ground truth
+_PARTS = ("boundary", "coordinates", "boundary_coordinates")
+
+
+def _awing(label: str, loss: dict[str, Any], weight_map: str, parts: int, paper: float) -> Row:
+    """A row of Table 7, with the first `parts` of boundary, CoordConv and boundary coordinates."""
+    model = {f"model.{part}": number < parts for number, part in enumerate(_PARTS)}
+    return Row(label, loss | _GT | {"heatmap.weight_map": weight_map} | model, paper)
+
+
+TABLES = {
+    "awing_5": Table(
+        "Table 5 of Wang et al., ICCV 2019: ω and ε on WFLW",
+        "nme",
+        {
+            f"omega{omega}_epsilon{epsilon:g}": Row(
+                f"ω {omega}, ε {epsilon:g}", _adaptive_wing(omega=float(omega), epsilon=epsilon) | _GT, paper
+            )
+            for epsilon, papers in (
+                (0.5, (4.28, 4.25, 4.24, 4.28, 4.29)),
+                (1.0, (4.24, 4.26, 4.21, 4.22, 4.26)),
+                (2.0, (4.23, 4.27, 4.26, 4.28, 4.30)),
+            )
+            for omega, paper in zip((10, 12, 14, 16, 18), papers, strict=True)
+        },
+    ),
+    "awing_6": Table(
+        "Table 6 of Wang et al., ICCV 2019: θ on WFLW",
+        "nme",
+        {
+            f"theta{theta}": Row(f"θ {theta}", _adaptive_wing(theta=theta) | _GT, paper)
+            for theta, paper in zip((0.3, 0.4, 0.5, 0.6, 0.7), (4.25, 4.22, 4.21, 4.26, 4.23), strict=True)
+        },
+    ),
+    "awing_7": Table(
+        "Table 7 of Wang et al., ICCV 2019: the parts of the method on WFLW",
+        "nme",
+        {
+            "mse": _awing("MSE", _MSE, "none", 0, 5.39),
+            "mse_wm": _awing("MSE+WM", _MSE, "dilated", 0, 5.04),
+            "aw": _awing("AW", _adaptive_wing(), "none", 0, 4.65),
+            "aw_wm_base": _awing("AW+WM_base", _adaptive_wing(), "baseline", 0, 4.49),
+            "aw_wm": _awing("AW+WM", _adaptive_wing(), "dilated", 0, 4.30),
+            "aw_wm_b": _awing("AW+WM+B", _adaptive_wing(), "dilated", 1, 4.28),
+            "aw_wm_b_c": _awing("AW+WM+B+C", _adaptive_wing(), "dilated", 2, 4.26),
+            "aw_wm_b_c_cb": _awing("AW+WM+B+C+CB", _adaptive_wing(), "dilated", 3, 4.21),
+        },
+    ),
+    "awing_8": Table(
+        "Table 8 of Wang et al., ICCV 2019: mean PCK@0.2 on LSP",
+        "pck20",
+        {
+            "mse": Row("4HG+MSE", _MSE | {"heatmap.weight_map": "none"}, 81.8),
+            "aw": Row("4HG+AW", _adaptive_wing() | {"heatmap.weight_map": "none"}, 85.9),
+        },
+    ),
+}
+
+
+def apply_variant(config: Config, variant: str, tables: tuple[str, ...], others: tuple[str, ...] = ()) -> None:
+    """Changes `config` to the row `variant` of one of `tables`.
+
+    Args:
+        config: with the fields that the row changes.
+        variant: name of a row.
+        tables: keys of `TABLES`.
+        others: further variants that the config file has, for the message.
+
+    Raises:
+        ValueError: naming the variants that exist.
+    """
+    rows = {name: row for table in tables for name, row in TABLES[table].rows.items()}
+    if variant not in rows:
+        raise ValueError(f"There is no variant {variant!r}; choose one of {', '.join([*others, *rows])}.")
+    for field, value in rows[variant].changes.items():
+        *parents, name = field.split(".")
+        place = config
+        for parent in parents:
+            place = place[parent]
+        place[name] = ConfigDict(value) if isinstance(value, dict) else value
