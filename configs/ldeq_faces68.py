@@ -6,7 +6,8 @@ Paper: Micaelli et al., CVPR 2023. `data.root` holds `300w/` (300-W's own layout
     python train.py --config=configs/ldeq_faces68.py --workdir=runs/faces68 --config.data.root=data
     python eval.py --workdir=runs/faces68
 
-Variants: `:smoke` (CPU seconds), `:gpu` (the paper's network at 256×256, bfloat16, implicit gradients).
+Variants: `:smoke` (CPU seconds), `:gpu` (the paper's network at 256×256, bfloat16, implicit gradients), `:awing`
+(Adaptive Wing and its weight map on the equilibrium's heatmaps instead of L1 on its landmarks).
 """
 
 from typing import Any
@@ -135,6 +136,11 @@ def get_config(variant: str = "") -> ConfigDict:
         config.optim.update(dict(learning_rate=3e-4, warmup_steps=500))
         config.train.update(dict(batch_size=32, num_steps=20000, checkpoint_every=2000))
         config.data.threads = 16
+    elif variant == "awing":
+        config.loss = ConfigDict(
+            dict(on="heatmaps", name="adaptive_wing", options=dict(alpha=2.1, omega=14.0, epsilon=1.0, theta=0.5))
+        )
+        config.heatmap = ConfigDict(dict(sigma=1.0, radius=-1, boundary_sigma=1.0, weight_map="dilated", weight=10.0))
     elif variant:
-        raise ValueError(f"There is no variant {variant!r}; choose smoke or gpu.")
+        raise ValueError(f"There is no variant {variant!r}; choose smoke, gpu or awing.")
     return config

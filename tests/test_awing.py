@@ -3,6 +3,7 @@ import functools
 import awing_faces68
 import jax
 import jax.numpy as jnp
+import ldeq_faces68
 import numpy as np
 import pytest
 
@@ -139,6 +140,18 @@ def test_a_soft_argmax_on_the_hourglass():
     _, logs = jax.eval_shape(system.train_step, state, batch, jax.random.key(0))
     assert set(logs) == {"loss", "nme", "grad_norm"}
     assert jax.jit(system.predict)(untrained(), batch["image"]).aux["heatmaps"].max() == 1.0
+
+
+def test_adaptive_wing_on_the_equilibrium():
+    config = ldeq_faces68.get_config("awing")
+    config.image_size, config.model.preset = 32, "nano"
+    system, batch = systems.build(config), make_batch()
+    state = jax.jit(system.init)(jax.random.key(0))
+    _, logs = jax.jit(system.train_step)(state, batch, jax.random.key(0))
+    assert float(logs["grad_norm"]) > 0 and np.isfinite(float(logs["loss"])) and "residual" in logs
+    del config.heatmap
+    with pytest.raises(ValueError, match=r"needs the block config\.heatmap"):
+        systems.build(config)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,8 @@ def test_explicit_mode_is_the_plain_iteration():
     images = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3)) * 255
     output, stages = model.explicit(variables, images, num_steps=4)
     solver = partial(fixed_point_iteration, tol=0.0, max_steps=4)  # z3, and the tracked application
-    assert stages.shape == (4, 2, 5, 2)
+    assert stages.shape == (4, 2, 8, 8, 5)
+    np.testing.assert_array_equal(stages[-1], output.heatmaps)
     np.testing.assert_allclose(model(variables, images, solver=solver).landmarks, output.landmarks, atol=2e-2)
 
 

@@ -33,6 +33,8 @@ def make_objective(config: Config) -> Objective:
         return functools.partial(_landmark_objective, make_loss(config.loss, losses.LANDMARK_LOSSES), scheme)
     if config.loss.on != "heatmaps":
         raise ValueError(f"loss.on must be landmarks or heatmaps, got {config.loss.on!r}.")
+    if "heatmap" not in config:
+        raise ValueError("loss.on = heatmaps needs the block config.heatmap; see configs/awing_wflw.py.")
     elementwise = make_loss(config.loss, losses.HEATMAP_LOSSES)
     if config.heatmap.weight_map not in WEIGHT_MAPS:
         raise ValueError(

@@ -1,0 +1,124 @@
+"""What the Adaptive Wing loss and rematerialisation cost in a full training step: python benchmarks/hourglass.py
+
+Times the step with MSE and with Adaptive Wing and its weight map, alternating in one run, and prints the median ratio
+(target: at most 1.05), then memory and speed with and without `model.remat`. "Kept" is what the forward pass leaves for
+the backward pass, whatever the compiler does with it; "temporaries" is XLA's plan, on a CPU with its scheduler that
+minimises memory, because the default one there schedules the second computation of a stage early and saves nothing.
+"""
+
+import os
+import statistics
+import time
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_enable_concurrency_optimized_scheduler=false"
+
+import jax
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+
+from jaxlm import systems
+from jaxlm.data.schemes import get_scheme
+from jaxlm.models.blocks import count_parameters
+from jaxlm.paper_tables import apply_variant
+
+CONFIG = config_flags.DEFINE_config_file("config", "configs/awing_wflw.py", "Network, loss and image size.")
+BATCH = flags.DEFINE_integer("batch", 2, "Images in a step.")
+REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds.")
+DTYPE = flags.DEFINE_string("dtype", "float32", "float32 or bfloat16.")
+
+
+def variant(row, *, remat=False):
+    """The config with the loss of a row of Table 7 and nothing else of it."""
+    config = CONFIG.value.copy_and_resolve_references()
+    apply_variant(config, row, ("awing_7",))
+    config.model.update(CONFIG.value.model.to_dict() | dict(dtype=DTYPE.value, remat=remat))
+    return config
+
+
+def random_batch(config):
+    rng, count, size = np.random.default_rng(0), BATCH.value, config.image_size
+    landmarks = get_scheme(config.scheme).num_landmarks
+    return {
+        "image": rng.integers(0, 256, (count, size, size, 3), np.uint8),
+        "landmarks": rng.uniform(0, size - 1, (count, landmarks, 2)).astype(np.float32),
+        "mask": np.ones((count, landmarks), bool),
+        "normalizer": np.ones(count, np.float32),
+    }
+
+
+class Step:
+    """A compiled training step with its own state."""
+
+    def __init__(self, config):
+        self.batch, self.times = random_batch(config), []
+        system = systems.build(config)
+        shapes = jax.eval_shape(system.init, jax.random.key(0))
+        # Values do not matter to the time; drawing them by the system's own init would compile for a minute.
+        self.state = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.01, leaf.dtype), shapes)
+        lowered = jax.jit(system.train_step, donate_argnums=0).lower(self.state, self.batch, jax.random.key(0))
+        self.compiled = lowered.compile()
+        self.parameters = count_parameters(shapes.params)
+        self.kept = kept_bytes(config, shapes, self.batch)
+
+    def run(self):
+        start = time.perf_counter()
+        self.state, logs = self.compiled(self.state, self.batch, jax.random.key(0))
+        jax.block_until_ready(logs)
+        self.times.append(time.perf_counter() - start)
+
+    def line(self):
+        memory, cost = self.compiled.memory_analysis(), self.compiled.cost_analysis()
+        seconds = statistics.median(self.times)
+        temporaries = memory.temp_size_in_bytes / 2**20  # pyright: ignore[reportAttributeAccessIssue]
+        return (
+            f"{seconds:>8.3f} s{BATCH.value / seconds:>9.2f} img/s{cost['flops'] / 1e9:>10.1f} GFLOP"
+            f"{temporaries:>10.0f} MiB temporaries{self.kept / 2**20:>10.0f} MiB kept"
+        )
+
+
+def kept_bytes(config, shapes, batch):
+    """Bytes of the residuals of the network's forward pass."""
+    from jaxlm.systems.awing import make_model
+
+    model = make_model(config)
+
+    def forward(params):
+        variables = {"params": params, "batch_stats": shapes.batch_stats}
+        images = batch["image"].astype(np.float32)
+        return jax.vjp(
+            lambda p: model.apply({**variables, "params": p}, images, True, mutable=["batch_stats"])[0], params
+        )[1]
+
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes.batch_stats)
+    shapes = shapes._replace(batch_stats=zeros)
+    residuals = jax.tree.leaves(jax.eval_shape(forward, shapes.params))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in residuals) - 4 * count_parameters(shapes.params)
+
+
+def main(argv):
+    del argv
+    configs = {
+        "MSE": variant("mse"),
+        "AWing + weight map": variant("aw_wm"),
+        "… and remat": variant("aw_wm", remat=True),
+    }
+    steps = {name: Step(config) for name, config in configs.items()}
+    for step in steps.values():
+        step.run()
+        step.times.clear()
+    for _ in range(REPEATS.value):
+        for step in steps.values():
+            step.run()
+    plain, weighted = steps["MSE"].times, steps["AWing + weight map"].times
+    ratios = [a / b for a, b in zip(weighted, plain, strict=True)]
+    print(
+        f"{steps['MSE'].parameters / 1e6:.2f} M parameters, batch {BATCH.value}, {DTYPE.value}, {jax.default_backend()}"
+    )
+    for name, step in steps.items():
+        print(f"{name:<20}{step.line()}")
+    print(f"AWing / MSE ratio {statistics.median(ratios):.3f} (median; {min(ratios):.3f} to {max(ratios):.3f})")
+
+
+if __name__ == "__main__":
+    app.run(main)
