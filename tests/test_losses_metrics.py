@@ -163,3 +163,16 @@ def test_jitter_ignores_motion_of_the_whole_face_and_steady_motion_of_its_parts(
     expected = np.sqrt((1 + 4 + 1) * (4 / 9 + 1 / 9 + 1 / 9) / 3 / 6) / 10
     np.testing.assert_allclose(metrics.jitter(nervous), expected, rtol=0.1)
     assert np.isnan(metrics.jitter(nervous[:2]))
+
+
+@pytest.mark.parametrize(("weighted", "maps"), [(False, 1), (True, 3)])
+def test_adaptive_wing_is_fused(weighted, maps):
+    """Temporaries of value and gradient: the slope alone and, with the weight map, its dilation."""
+
+    def loss(pred, target):
+        values = losses.adaptive_wing(pred, target)
+        return (values * losses.loss_map_weight(target) if weighted else values).mean()
+
+    shape = jax.ShapeDtypeStruct((2, 64, 64, 68), jnp.float32)
+    memory = jax.jit(jax.value_and_grad(loss)).lower(shape, shape).compile().memory_analysis()
+    assert memory.temp_size_in_bytes <= (maps + 0.01) * 4 * 2 * 64 * 64 * 68
