@@ -9,6 +9,7 @@ minimises memory, because the default one there schedules the second computation
 import os
 import statistics
 import time
+from typing import Any
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_enable_concurrency_optimized_scheduler=false"
 
@@ -21,6 +22,7 @@ from jaxlm import systems
 from jaxlm.data.schemes import get_scheme
 from jaxlm.models.blocks import count_parameters
 from jaxlm.paper_tables import apply_variant
+from jaxlm.systems.awing import make_model
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/awing_wflw.py", "Network, loss and image size.")
 BATCH = flags.DEFINE_integer("batch", 2, "Images in a step.")
@@ -68,9 +70,10 @@ class Step:
         self.times.append(time.perf_counter() - start)
 
     def line(self):
-        memory, cost = self.compiled.memory_analysis(), self.compiled.cost_analysis()
+        memory: Any = self.compiled.memory_analysis()
+        cost: Any = self.compiled.cost_analysis()
         seconds = statistics.median(self.times)
-        temporaries = memory.temp_size_in_bytes / 2**20  # pyright: ignore[reportAttributeAccessIssue]
+        temporaries = memory.temp_size_in_bytes / 2**20
         return (
             f"{seconds:>8.3f} s{BATCH.value / seconds:>9.2f} img/s{cost['flops'] / 1e9:>10.1f} GFLOP"
             f"{temporaries:>10.0f} MiB temporaries{self.kept / 2**20:>10.0f} MiB kept"
@@ -79,8 +82,6 @@ class Step:
 
 def kept_bytes(config, shapes, batch):
     """Bytes of the residuals of the network's forward pass."""
-    from jaxlm.systems.awing import make_model
-
     model = make_model(config)
 
     def forward(params):

@@ -97,6 +97,16 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train = ConfigDict(dict(batch_size=16, num_steps=20160, log_every=50, checkpoint_every=2000))
     config.eval = ConfigDict(dict(batch_size=32, flip_average=False, limit=500))
     config.eval.sets = ("cofw:test",)  # source:split; the first says which checkpoint is best
+    config.video = ConfigDict(
+        dict(
+            crop="box",
+            min_iou=0.4,  # of successive boxes; less is another face
+            batch_size=8,
+            chunk=32,  # frames in memory at a time
+            clips=2,  # of each set, written as mp4
+            methods=("frame", "frame+ema:0.8", "frame+one_euro:2,0.1"),  # frame by frame: there is no state
+        )
+    )
 
     if variant == "smoke":
         config.image_size = 64

@@ -110,6 +110,16 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train = ConfigDict(dict(batch_size=16, num_steps=2000, log_every=50, checkpoint_every=1000))
     config.eval = ConfigDict(dict(batch_size=64, flip_average=True, limit=300))
     config.eval.sets = ("300w:heldout", "ytf68:heldout")  # source:split; the first says which checkpoint is best
+    config.video = ConfigDict(
+        dict(
+            crop="ldeq_video",
+            min_iou=0.4,  # of successive boxes; less is another face
+            batch_size=8,
+            chunk=32,  # frames in memory at a time
+            clips=2,  # of each set, written as mp4
+            methods=("frame", "frame+ema:0.8", "frame+one_euro:2,0.1"),  # frame by frame: there is no state
+        )
+    )
 
     if variant == "smoke":
         config.image_size = 64
@@ -120,7 +130,7 @@ def get_config(variant: str = "") -> ConfigDict:
     elif variant == "soft_argmax":
         config.loss = ConfigDict(dict(on="landmarks", name="l1", options=dict()))
         config.decode = "soft_argmax"
-        config.model.temperature = 2.5
+        config.model.update(dict(temperature=2.5, boundary=False, boundary_coordinates=False))
     elif variant == "gpu":
         config.image_size = 256
         config.heatmap.update(dict(sigma=1.75, radius=3, boundary_sigma=1.5))

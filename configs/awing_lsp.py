@@ -11,7 +11,8 @@
         --config.data.root=/data/lsp
 
 Variants: `:mse`, `:aw`; `:small` is a small network for a CPU on one folder in either layout, 25 % of it held out by a
-hash of the picture; `:smoke` (tiny network, CPU seconds). A body has no boundary, so there is no boundary channel.
+hash of the picture; `:smoke` (tiny network, CPU seconds). A body has no boundary, so there is no boundary channel, nor
+are there coordinates in the rows that the paper calls 4HG.
 """
 
 from typing import Any
@@ -48,7 +49,7 @@ def get_config(variant: str = "") -> ConfigDict:
             features=256,
             depth=4,
             boundary=False,
-            coordinates=True,
+            coordinates=False,
             boundary_coordinates=False,
             temperature=0.0,
             remat=False,

@@ -11,8 +11,8 @@ GPU of 40 GB or a TPU host; with `model.remat=True` for less.
 
 Variants: the rows of Tables 5, 6 and 7 (`:mse`, `:aw`, `:aw_wm`, `:theta0.4`, …, see `jaxlm/paper_tables.py`), which
 crop by the ground truth as the paper's ablations do; `:smoke` (tiny network, CPU seconds). The batch size is not
-published; nor is σ: with 1.75 a 7×7 gaussian's rim lies above the 0.2 of Eq. (4), so that the mask reaches one cell
-into the background, as the paper means it to.
+published; nor is σ: 1.75 is about the least at which the mask of Eq. (4) covers a whole 7×7 gaussian and some of the
+background around it, as the paper describes it. Activations are bfloat16, the paper's were float32 (`model.dtype`).
 """
 
 from typing import Any
@@ -101,6 +101,16 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train = ConfigDict(dict(batch_size=16, num_steps=112500, log_every=50, checkpoint_every=5000))
     config.eval = ConfigDict(dict(batch_size=32, flip_average=False, limit=500))
     config.eval.sets = ("wflw:test",)  # source:split; the first says which checkpoint is best
+    config.video = ConfigDict(
+        dict(
+            crop="awing",
+            min_iou=0.4,  # of successive boxes; less is another face
+            batch_size=8,
+            chunk=32,  # frames in memory at a time
+            clips=2,  # of each set, written as mp4
+            methods=("frame", "frame+ema:0.8", "frame+one_euro:2,0.1"),  # frame by frame: there is no state
+        )
+    )
 
     if variant == "smoke":
         config.image_size = 64

@@ -21,8 +21,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.scheme = "faces98"
     config.seed = 0
     config.image_size = 256
-    # On coordinates in units of the image\'s side: mse, l1, smooth_l1 or wing.
+    # On coordinates in units of the image's side: mse, l1, smooth_l1 (with options, beta=0.01 say) or wing (omega=0.04,
+    # epsilon=0.01). On heatmaps adaptive_wing as well, with the targets of config.heatmap.
     config.loss = ConfigDict(dict(on="landmarks", name="mse", options=dict()))
+    config.heatmap = ConfigDict(dict(sigma=1.75, radius=-1, boundary_sigma=1.0, weight_map="dilated", weight=10.0))
     config.gradient = "implicit"  # implicit, jacobian_free, phantom or unrolled
     config.jacobian_weight = 0.0  # of the Jacobian regularisation
 

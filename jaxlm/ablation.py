@@ -3,7 +3,7 @@
     python -m jaxlm.ablation --config=configs/awing_faces68.py --table=awing_7 --workdir=runs/table7
 
 Every row is an ordinary workdir, `<workdir>/<row>`: a row that is finished is not trained again, and one that was
-interrupted goes on. The table is written after every row.
+interrupted goes on, so rows may also be trained one by one (`--rows=mse,aw`). The table is written after every row.
 """
 
 import json
@@ -14,10 +14,10 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from jaxlm.app import evaluate_workdir, one_sentence, parse_flags, quiet_logs
-from jaxlm.checkpoints import write_atomically
+from jaxlm.checkpoints import load_config, write_atomically
 from jaxlm.config import Config
 from jaxlm.paper_tables import TABLES, Table, apply_variant
-from jaxlm.training import train
+from jaxlm.training import NonFiniteError, train
 from jaxlm.visualize import without_nan
 
 
@@ -25,16 +25,18 @@ def run(config: Config, name: str, workdir: str | Path, rows: list[str] | None =
     """Trains and evaluates rows of a table; writes `table.json` and `table.md` in `workdir`.
 
     Args:
-        config: what all rows share.
+        config: what all rows share, but for the fields that a row changes.
         name: key of `TABLES`.
         workdir: folder of the rows' workdirs.
         rows: some of the table's; all where it is None.
 
     Returns:
-        Row -> {label, paper, measured, and the whole report of the first evaluated set}.
+        Row -> {label, paper, measured, and the whole report of the first evaluated set}, with the rows that the workdir
+        held before. A row whose training diverged has None for what was measured.
 
     Raises:
-        ValueError: for a table or row that does not exist.
+        ValueError: for a table or row that does not exist or does not fit the config, or a row that was begun with
+            another config.
     """
     if name not in TABLES:
         raise ValueError(f"There is no table {name!r}; choose one of {', '.join(TABLES)}.")
@@ -44,13 +46,19 @@ def run(config: Config, name: str, workdir: str | Path, rows: list[str] | None =
     for row in chosen:
         variants[row] = config.copy_and_resolve_references()
         apply_variant(variants[row], row, (name,))
-    results: dict[str, dict[str, Any]] = {}
-    for row, variant in variants.items():
-        print(f"\n{table.rows[row].label} ({row}), {len(results) + 1} of {len(variants)}")
-        train(variant, folder / row)
-        report = json.loads(evaluate_workdir(variant, folder / row)[0].read_text())
+        _check_begun(folder / row, variants[row])
+    results = _earlier(folder / "table.json", table)
+    for number, (row, variant) in enumerate(variants.items(), start=1):
+        print(f"\n{table.rows[row].label} ({row}), {number} of {len(variants)}")
+        report: dict[str, Any] = {}
+        try:
+            train(variant, folder / row)
+            report = json.loads(evaluate_workdir(variant, folder / row)[0].read_text())
+        except NonFiniteError as error:
+            print(f"{row} diverged: {error}")
         labels = {"label": table.rows[row].label, "paper": table.rows[row].paper}
-        results[row] = {**labels, "measured": report[table.metric], "report": report}
+        results[row] = {**labels, "measured": report.get(table.metric), "report": report}
+        results = {row: results[row] for row in table.rows if row in results}
         summary = {"title": table.title, "metric": table.metric, "rows": results}
         write_atomically(folder / "table.json", json.dumps(without_nan(summary), indent=2) + "\n")
         write_atomically(folder / "table.md", markdown(table, results) + "\n")
@@ -58,21 +66,77 @@ def run(config: Config, name: str, workdir: str | Path, rows: list[str] | None =
     return results
 
 
+def check_free(field: str, name: str) -> None:
+    """Raises a ValueError if a field that was set on the command line is one that the rows of a table change."""
+    changed = {change for row in TABLES[name].rows.values() for change in row.changes} if name in TABLES else set()
+    if any(field == change or field.startswith(f"{change}.") for change in changed):
+        raise ValueError(f"--config.{field} is set by the rows of {name}; leave it out.")
+
+
+def _check_begun(workdir: Path, config: Config) -> None:
+    """A row that exists was trained with this very config, or its number would stand for another one."""
+    if not (workdir / "config.json").exists():
+        return
+    saved, ours = (_flat(c.to_dict()) for c in (load_config(workdir), config))
+    ignored = (
+        "data.root",
+        "data.cache",
+        "data.threads",
+        "eval.",
+        "video.",
+        "train.log_every",
+        "train.checkpoint_every",
+    )
+    fields = {field for field in saved | ours if not field.startswith(ignored)}
+    different = sorted(field for field in fields if saved.get(field) != ours.get(field))
+    if different:
+        raise ValueError(
+            f"{workdir} was begun with another {', '.join(different)}; choose another --workdir or the same values."
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _earlier(path: Path, table: Table) -> dict[str, dict[str, Any]]:
+    """Rows of this table that an earlier call wrote."""
+    try:
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return content["rows"] if content["title"] == table.title else {}
+
+
 def markdown(table: Table, results: dict[str, dict[str, Any]]) -> str:
     """Rows with the paper's number, ours, and both relative to the first row."""
     first = next(iter(results.values()))
-    report = first["report"]
+    report = next((result["report"] for result in results.values() if result["report"]), {})
+    measured = "nothing, every row diverged"
+    if report:
+        measured = (
+            f"{report['data']}:{report['split']}, {report['count']} samples, crop {report['crop']}, normalizer "
+            f"{report['normalizer']}, {report['image_size']} pixels, step {report['step']}"
+        )
     lines = [
-        f"{table.title}. Measured: {report['data']}:{report['split']}, {report['count']} samples, crop "
-        f"{report['crop']}, normalizer {report['normalizer']}, {report['image_size']} pixels, step {report['step']}.",
+        f"{table.title}. Measured: {measured}.",
         "",
         f"| | {table.metric}, paper (%) | relative | {table.metric}, measured (%) | relative |",
         "|---|---|---|---|---|",
     ]
     for result in results.values():
-        columns = [f"{result[key]:.2f} | {result[key] / first[key] - 1:+.1%}" for key in ("paper", "measured")]
+        columns = [_beside(result[key], first[key]) for key in ("paper", "measured")]
         lines.append(f"| {result['label']} | {' | '.join(columns)} |")
     return "\n".join(lines)
+
+
+def _beside(value: float | None, first: float | None) -> str:
+    if value is None:
+        return "– | –"
+    return f"{value:.2f} | {value / first - 1:+.1%}" if first else f"{value:.2f} | –"
 
 
 def main(argv):
@@ -80,6 +144,8 @@ def main(argv):
     quiet_logs()
     with one_sentence():
         rows = [row for row in ROWS.value if row] or None
+        for field in config_flags.get_override_values(flags.FLAGS["config"]):
+            check_free(field, TABLE.value)
         run(CONFIG.value, TABLE.value, WORKDIR.value, rows)
 
 

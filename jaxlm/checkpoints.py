@@ -132,7 +132,10 @@ def load_config(workdir: str | Path) -> Config:
     """
     path = Path(workdir).expanduser() / "config.json"
     try:
-        return ConfigDict(_with_tuples(json.loads(path.read_text())))
+        content = _with_tuples(json.loads(path.read_text()))
+        if isinstance(content.get("loss"), str):  # as it was written before there were losses on heatmaps
+            content["loss"] = dict(on="landmarks", name=content["loss"], options={})
+        return ConfigDict(content)
     except FileNotFoundError:
         raise ValueError(f"{workdir} has no config.json: it is not a workdir that train.py wrote.") from None
     except json.JSONDecodeError as error:

@@ -208,15 +208,13 @@ def faces_sheet(result: Result, source: FaceSource, config: Config, count: int =
     tiles = []
     for index in chosen:
         element = transform.crop_of(source.records[index])
-        scale = 256 / config.image_size
-        picture = visualize.draw_landmarks(
-            element["image"], element["landmarks"], source.scheme, mask=element["mask"], scale=scale
-        )
-        picture = visualize.draw_landmarks(
-            picture,
-            (result.landmarks[index] + 0.5) * scale - 0.5,
+        picture = visualize.draw_comparison(
+            element["image"],
+            element["landmarks"],
+            result.landmarks[index],
             source.scheme,
-            color=visualize.RED,
+            mask=element["mask"],
+            side=256,
         )
         tiles.append(visualize.caption(picture, f"{100 * result.nme[index]:.2f} %"))
     return visualize.sheet(tiles, columns=count)

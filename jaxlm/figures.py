@@ -65,15 +65,8 @@ def heatmap_sheet(config: Config, variables: Any, batch: dict[str, np.ndarray]) 
     for row in range(len(answer)):
         image = batch["image"][row]
         over = functools.partial(visualize.overlay_heatmap, image, side=256)
-        drawn = visualize.draw_landmarks(
-            image, batch["landmarks"][row], scheme, mask=batch["mask"][row], scale=256 / len(image)
-        )
-        drawn = visualize.draw_landmarks(
-            drawn,
-            (np.asarray(prediction.landmarks)[row] + 0.5) * 256 / len(image) - 0.5,
-            scheme,
-            color=visualize.RED,
-        )
+        truth, answered = batch["landmarks"][row], np.asarray(prediction.landmarks[row])
+        drawn = visualize.draw_comparison(image, truth, answered, scheme, mask=batch["mask"][row], side=256)
         panels = {
             "truth green, answer red": drawn,
             "target": over(target[row, ..., :count].max(axis=-1)),

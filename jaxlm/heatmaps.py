@@ -62,7 +62,7 @@ def quarter_pixel(heatmaps: Float[Array, "*B H W K"]) -> Float[Array, "*B K 2"]:
     x, y = _peak(heatmaps)
     return jnp.stack(
         [x + 0.25 * _higher_side(heatmaps, x, y, 1, 0), y + 0.25 * _higher_side(heatmaps, x, y, 0, 1)], axis=-1
-    ).astype(heatmaps.dtype)
+    ).astype(jnp.promote_types(heatmaps.dtype, jnp.float32))
 
 
 def _peak(heatmaps):
@@ -118,7 +118,12 @@ def encode_gaussian(
 
 
 def encode_boundary(
-    landmarks: Float[Array, "*B K 2"], segments: Int[np.ndarray, "S 2"], shape: tuple[int, int], sigma: float
+    landmarks: Float[Array, "*B K 2"],
+    segments: Int[np.ndarray, "S 2"],
+    shape: tuple[int, int],
+    sigma: float,
+    *,
+    mask: Bool[Array, "*B K"] | None = None,
 ) -> Float[Array, "*B H W 1"]:
     """One map of all boundary lines: exp(−D²/2σ²), D the distance to the nearest line, 0 from 3σ on.
 
@@ -130,6 +135,7 @@ def encode_boundary(
         segments: landmarks at both ends of each straight segment; `Scheme.segments`.
         shape: (H, W) of the map.
         sigma: width of the line in cells.
+        mask: true where a landmark exists; segments without both ends are left out.
     """
     start = landmarks[..., segments[:, 0], :]
     along = landmarks[..., segments[:, 1], :] - start
@@ -142,6 +148,8 @@ def encode_boundary(
     length = jnp.maximum(jnp.sum(along**2, axis=-1), 1e-12)  # landmarks may coincide, as those of a closed eye
     place = jnp.clip((dx * along[..., 0] + dy * along[..., 1]) / length, 0.0, 1.0)
     squares = (dx - place * along[..., 0]) ** 2 + (dy - place * along[..., 1]) ** 2
+    if mask is not None:
+        squares = jnp.where(mask[..., segments].all(axis=-1)[..., None, None, :], squares, jnp.inf)
     nearest = squares.min(axis=-1)
     bump = jnp.where(nearest < (3 * sigma) ** 2, jnp.exp(-0.5 * nearest / sigma**2), 0.0)
     return bump[..., None]

@@ -29,7 +29,7 @@ def smooth_l1(pred: Float[Array, "*S"], target: Float[Array, "*S"], beta: float 
 def wing(
     pred: Float[Array, "*S"], target: Float[Array, "*S"], omega: float = 10.0, epsilon: float = 2.0
 ) -> Float[Array, "*S"]:
-    """Wing loss (Feng et al., CVPR 2018), Eq. (1) of Wang et al., ICCV 2019.
+    """Wing loss (Feng et al., CVPR 2018), Eq. (2) of Wang et al., ICCV 2019.
 
     ω ln(1 + |d|/ε) where the error |d| is below ω, |d| − C beyond, C making it continuous. Its gradient at zero error
     is set to zero; next to it it is ω/ε.

@@ -45,7 +45,12 @@ def make_optimizer(config: Config, num_steps: int) -> optax.GradientTransformati
     if config.name == "adamw":
         step = optax.adamw(schedule, weight_decay=config.weight_decay, mask=matrices)
     elif config.name in ("sgd", "rmsprop"):
-        direction = optax.sgd(schedule, 0.9, nesterov=True) if config.name == "sgd" else optax.rmsprop(schedule)
+        if config.name == "sgd":
+            direction = optax.sgd(schedule, 0.9, nesterov=True)
+        else:
+            # As in Torch, where the papers trained: a step does not depend on the scale of the loss. Optax's own
+            # defaults put ε inside the root, which holds gradients below 1e-4 back.
+            direction = optax.rmsprop(schedule, decay=0.99, eps=1e-8, eps_in_sqrt=False)
         step = optax.chain(optax.add_decayed_weights(config.weight_decay, matrices), direction)
     else:
         raise ValueError(f"There is no optimizer {config.name!r}; choose adamw, sgd or rmsprop.")

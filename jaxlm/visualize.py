@@ -52,6 +52,24 @@ def draw_landmarks(
     return image
 
 
+def draw_comparison(
+    image: np.ndarray, target: np.ndarray, pred: np.ndarray, scheme: Scheme, *, mask: np.ndarray, side: int
+) -> np.ndarray:
+    """A square image enlarged to `side` pixels, ground truth green where `mask` is true, prediction red.
+
+    Args:
+        image: (S, S, 3) uint8 RGB.
+        target: (K, 2) in its pixels, as `pred`.
+        pred: (K, 2).
+        scheme: whose lines are drawn.
+        mask: (K,).
+        side: of the result.
+    """
+    scale = side / len(image)
+    drawn = draw_landmarks(image, target, scheme, mask=mask, scale=scale)
+    return draw_landmarks(drawn, geometry.rescale_points(pred, scale), scheme, color=RED)
+
+
 def overlay_heatmap(image: np.ndarray, heatmap: np.ndarray, side: int) -> np.ndarray:
     """A heatmap in colour over the darkened grey image, both enlarged to `side` pixels.
 

@@ -1,14 +1,19 @@
 import json
 
+import awing_300w
+import awing_cofw
 import awing_faces68
 import awing_lsp
+import awing_rendered
 import awing_wflw
+import ldeq_faces68
 import pytest
 from data_sets import write_pts
 from ml_collections import ConfigDict
 
-from jaxlm import ablation
+from jaxlm import ablation, checkpoints, systems
 from jaxlm.paper_tables import TABLES, apply_variant
+from jaxlm.training import NonFiniteError
 
 
 def tiny(config, root, cache):
@@ -40,11 +45,37 @@ def test_rows_are_trained_once_and_printed_beside_the_paper(tmp_path, capsys):
     assert again == results and stamps == {path: path.stat().st_mtime_ns for path in stamps}
 
 
-def test_every_row_of_the_paper_fits_its_config():
+TABLE_7 = {  # loss, weight map, boundary, coordinates, boundary coordinates
+    "mse": ("mse", "none", 0, 0, 0),
+    "mse_wm": ("mse", "dilated", 0, 0, 0),
+    "aw": ("adaptive_wing", "none", 0, 0, 0),
+    "aw_wm_base": ("adaptive_wing", "baseline", 0, 0, 0),
+    "aw_wm": ("adaptive_wing", "dilated", 0, 0, 0),
+    "aw_wm_b": ("adaptive_wing", "dilated", 1, 0, 0),
+    "aw_wm_b_c": ("adaptive_wing", "dilated", 1, 1, 0),
+    "aw_wm_b_c_cb": ("adaptive_wing", "dilated", 1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("row", TABLE_7)
+def test_a_row_of_table_7_is_what_its_name_says(row):
+    config = awing_wflw.get_config(row)
+    model = config.model
+    parts = (model.boundary, model.coordinates, model.boundary_coordinates)
+    assert (config.loss.name, config.heatmap.weight_map, *parts) == TABLE_7[row] and config.data.crop == "gt"
+    assert set(TABLES["awing_7"].rows) == set(TABLE_7)
+
+
+def test_every_row_and_config_builds():
     for table, rows in TABLES.items():
         base = awing_lsp if table == "awing_8" else awing_wflw
         for row in rows.rows:
-            assert base.get_config(row).loss.on == "heatmaps"
+            systems.build(base.get_config(row))
+    for module in (awing_300w, awing_cofw, awing_faces68, awing_lsp, awing_rendered, awing_wflw):
+        for variant in ("", "smoke"):
+            systems.build(module.get_config(variant))
+        with pytest.raises(ValueError, match="There is no variant 'x'; choose"):
+            module.get_config("x")
     full, last = awing_wflw.get_config(), awing_wflw.get_config("aw_wm_b_c_cb")
     last.data.crop = full.data.crop
     assert full.to_dict() == last.to_dict()
@@ -54,10 +85,45 @@ def test_every_row_of_the_paper_fits_its_config():
     assert len(TABLES["awing_5"].rows) == 15 and len(TABLES["awing_6"].rows) == 5
 
 
-def test_an_unknown_row_or_table(tmp_path):
+def test_a_row_begun_with_another_config_is_not_taken_for_this_one(tmp_path):
+    config = awing_faces68.get_config("smoke")
+    row = config.copy_and_resolve_references()
+    apply_variant(row, "aw", ("awing_7",))
+    checkpoints.write_config(tmp_path / "aw", row)
+    config.data.root, config.eval.limit = "elsewhere", 3
+    config.optim.learning_rate, config.heatmap.sigma = 1e-4, 2.0
+    with pytest.raises(ValueError, match=r"begun with another heatmap\.sigma, optim\.learning_rate; choose"):
+        ablation.run(config, "awing_7", tmp_path, ["aw"])
+
+
+def test_a_diverged_row_leaves_the_rest_of_the_table(tmp_path, monkeypatch):
+    def train(config, workdir):
+        if workdir.name == "mse":
+            raise NonFiniteError("Step 3: the loss is nan.")
+
+    report = tmp_path / "report.json"
+    report.write_text(
+        json.dumps(dict(nme=4.5, data="d", split="test", count=3, crop="gt", normalizer="box", image_size=9, step=2))
+    )
+    monkeypatch.setattr(ablation, "train", train)
+    monkeypatch.setattr(ablation, "evaluate_workdir", lambda config, workdir: [report])
+    config = awing_faces68.get_config("smoke")
+    ablation.run(config, "awing_7", tmp_path, ["aw"])
+    results = ablation.run(config, "awing_7", tmp_path, ["mse"])  # the row of before stays
+    assert list(results) == ["mse", "aw"] and results["mse"]["measured"] is None
+    table = (tmp_path / "table.md").read_text()
+    assert "| MSE | 5.39 | +0.0% | – | – |" in table and "| AW | 4.65 | -13.7% | 4.50 | – |" in table
+
+
+def test_an_unknown_row_table_or_field(tmp_path):
     with pytest.raises(ValueError, match=r"choose one of smoke, omega10_epsilon0\.5"):
         awing_wflw.get_config("aw_vm")
     with pytest.raises(ValueError, match="There is no table 'awing_9'; choose one of awing_5"):
         ablation.run(awing_wflw.get_config(), "awing_9", tmp_path)
     with pytest.raises(ValueError, match="choose one of mse, aw"):
         apply_variant(awing_lsp.get_config(), "l1", ("awing_8",))
+    with pytest.raises(ValueError, match=r"'aw' changes model\.boundary, which this config of 'ldeq' does not have"):
+        ablation.run(ldeq_faces68.get_config(), "awing_7", tmp_path, ["aw"])
+    with pytest.raises(ValueError, match=r"--config\.loss\.options\.omega is set by the rows"):
+        ablation.check_free("loss.options.omega", "awing_5")
+    ablation.check_free("optim.learning_rate", "awing_5")

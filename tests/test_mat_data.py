@@ -106,6 +106,13 @@ def text_field(root):
     scipy.io.savemat(root / "joints.mat", {"joints": "fourteen"})
 
 
+def flip_bits(root):
+    scipy.io.savemat(root / "joints.mat", {"joints": np.random.default_rng(0).random((14, 3, 5))}, do_compression=True)
+    content = bytearray((root / "joints.mat").read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (root / "joints.mat").write_bytes(bytes(content))
+
+
 def truncate_picture(root):
     path = root / "images" / "im00002.jpg"
     path.write_bytes(path.read_bytes()[:200])
@@ -117,6 +124,7 @@ def truncate_picture(root):
         (drop_picture, "has 4 pictures im"),
         (transpose, r"joints is \(5, 14, 3\), where LSP has"),
         (no_mat, r"joints\.mat cannot be read as a MATLAB file"),
+        (flip_bits, r"joints\.mat cannot be read as a MATLAB file"),
         (other_field, "has no field joints"),
         (text_field, "does not hold numbers"),
         (truncate_picture, r"im00002\.jpg is truncated"),
@@ -152,9 +160,20 @@ def float_picture(file):
     file["IsTr"][0, 1] = file[name].ref
 
 
+def no_reference(file):
+    file["IsTr"][0, 1] = h5py.Reference()
+
+
+def not_references(file):
+    del file["IsTr"]
+    file["IsTr"] = np.zeros((1, 3))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (no_reference, "picture 2 cannot be read"),
+        (not_references, "picture 1 cannot be read"),
         (drop_boxes, "has no field bboxesTr"),
         (fewer_columns, r"phisTr is \(3, 60\)"),
         (float_picture, r"picture 2 is an array \(4, 4\) of float64"),
@@ -171,6 +190,12 @@ def test_not_an_hdf5_file(tmp_path):
     (tmp_path / "COFW_train.mat").write_bytes(b"MATLAB 5.0")
     with pytest.raises(BadSample, match=r"cannot be read as a MATLAB 7\.3 \(HDF5\) file"):
         Cofw(tmp_path, tmp_path / "cache", scheme="cofw29").prepare()
+
+
+def test_more_training_pictures_than_there_are(tmp_path):
+    write_lsp(tmp_path / "lsp", 5, extended=False)
+    with pytest.raises(ValueError, match="num_train = 1000 leaves no test set of the 5"):
+        Lsp(tmp_path / "lsp", tmp_path / "cache", scheme="lsp14", num_train=1000).prepare()
 
 
 @pytest.mark.parametrize(

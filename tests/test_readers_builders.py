@@ -91,6 +91,21 @@ def test_held_out_people_stay_together_and_are_stable(tmp_path):
     assert sorted(again[i]["key"].decode().split("_")[0] for i in range(len(again))) == sorted(people["heldout"])
 
 
+def test_two_programs_prepare_the_same_data(tmp_path, monkeypatch):
+    path, options = write_csv(tmp_path / "csv", 4), dict(scheme="faces68")
+    first, second, third = (OwnData(path, tmp_path / "cache", **options) for _ in range(3))
+    generate = first._generate_examples
+
+    def meanwhile(samples):
+        second.prepare()
+        yield from generate(samples)
+
+    monkeypatch.setattr(first, "_generate_examples", meanwhile)
+    for builder in (first, third):
+        builder.prepare()
+        assert len(builder.as_data_source(split="train")) == 4
+
+
 def test_an_edited_file_is_read_again(tmp_path):
     path = write_csv(tmp_path / "csv", 2)
     own(path, tmp_path)

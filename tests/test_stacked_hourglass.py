@@ -62,6 +62,16 @@ def test_temperature_puts_the_peaks_at_one():
     assert (maps > 0).all()
 
 
+def test_heatmaps_are_float32_whatever_the_activations_are():
+    model = tiny(dtype=jnp.bfloat16)
+    images = jax.random.uniform(jax.random.key(1), (1, 16, 16, 3)) * 255
+    variables = start(model)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    maps = jax.jit(model.apply)(variables, images)
+    assert maps.dtype == jnp.float32 and (maps != maps.astype(jnp.bfloat16)).mean() > 0.9
+    np.testing.assert_allclose(maps, jax.jit(tiny().apply)(variables, images), atol=0.05 * float(jnp.abs(maps).max()))
+
+
 def test_rematerialisation_keeps_less_and_changes_nothing_else():
     images = jax.random.uniform(jax.random.key(1), (2, 64, 64, 3)) * 255
     results, memory = [], []  # memory: numbers kept for the backward pass
@@ -87,6 +97,7 @@ def test_rematerialisation_keeps_less_and_changes_nothing_else():
     [
         (dict(stacks=9), "1 to 8"),
         (dict(features=24), "divisible by 16"),
+        (dict(depth=0), "depth at least 1"),
         (dict(boundary=False), "needs boundary"),
     ],
 )

@@ -169,15 +169,21 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
             names = ", ".join(str(path.relative_to(self.root)) for path in missing)
             print(f"{type(self).__name__}: {self.root} lacks {names}; going on with the rest.")
         config = tfds.download.DownloadConfig(register_checksums=False)
+        prepared = Path(self.data_dir) / "dataset_info.json"
         try:
             with _quiet():
                 self.download_and_prepare(download_config=config)
+        except FileExistsError:  # another program has prepared the same data meanwhile
+            if not prepared.exists():
+                raise
         except AssertionError:  # how TFDS says that a split is empty
             raise ValueError(
                 f"A split of {self.root} has no usable sample: {len(self.skipped)} were skipped"
                 f"{', ' + self.skipped[0] if self.skipped else ', or heldout is too small a fraction'}."
             ) from None
         notices = Path(self.data_dir) / "notices.txt"
+        if not self.info.splits:
+            self.info.read_from_directory(self.data_dir)
         if self.notices:
             notices.write_text("\n".join(self.notices) + "\n")
         for notice in notices.read_text().splitlines() if notices.exists() else []:

@@ -80,4 +80,6 @@ class Lsp(MatBuilder):
         samples = list(mat_readers.read_lsp(self.root))
         if not self.num_train:
             return {"train": samples}
+        if self.num_train >= len(samples):
+            raise ValueError(f"num_train = {self.num_train} leaves no test set of the {len(samples)} of {self.root}.")
         return {"train": samples[: self.num_train], "test": samples[self.num_train :]}

@@ -1,5 +1,6 @@
 """Annotations in MATLAB files, plain or HDF5, read into samples. MATLAB counts pixels from 1."""
 
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ from scipy.io.matlab import MatReadError
 
 from jaxlm.data.readers import BadSample, Sample
 
+_DAMAGED = (
+    OSError, ValueError, TypeError, KeyError, IndexError, RuntimeError, EOFError, NotImplementedError, MatReadError,
+    zlib.error,
+)  # fmt: skip
+
 
 def read_mat(path: Path, fields: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Numeric fields of a MATLAB file of version 7 or older.
@@ -21,7 +27,7 @@ def read_mat(path: Path, fields: tuple[str, ...]) -> dict[str, np.ndarray]:
     """
     try:
         content = scipy.io.loadmat(path, variable_names=fields)
-    except (OSError, ValueError, TypeError, NotImplementedError, MatReadError) as error:
+    except _DAMAGED as error:
         raise BadSample(f"{path} cannot be read as a MATLAB file ({_first_line(error)}).") from None
     for field in fields:
         if field not in content:
@@ -43,12 +49,17 @@ def read_cofw(path: Path, suffix: str) -> Iterator[Sample | BadSample]:
     """
     images, shapes, boxes = (f"{field}{suffix}" for field in ("Is", "phis", "bboxes"))
     with _open_hdf5(path) as file:
-        missing = [field for field in (images, shapes, boxes) if field not in file]
-        if missing:
-            raise BadSample(f"{path} has no field {', '.join(missing)}: it is not COFW's file.")
         content: Any = file
-        references = np.ravel(content[images])
-        annotations, given = np.array(content[shapes]).T, np.array(content[boxes]).T
+        try:
+            missing = [field for field in (images, shapes, boxes) if field not in content]
+            if missing:
+                raise BadSample(f"{path} has no field {', '.join(missing)}: it is not COFW's file.")
+            references = np.ravel(content[images])
+            annotations, given = np.array(content[shapes]).T, np.array(content[boxes]).T
+        except _DAMAGED as error:
+            raise (
+                error if isinstance(error, BadSample) else BadSample(f"{path} is damaged ({_first_line(error)}).")
+            ) from None
         count = len(references)
         if annotations.shape != (count, 87) or given.shape != (count, 4):
             raise BadSample(
@@ -57,8 +68,17 @@ def read_cofw(path: Path, suffix: str) -> Iterator[Sample | BadSample]:
             )
         for number, (reference, shape, box) in enumerate(zip(references, annotations, given, strict=True), start=1):
             where = f"{path}, picture {number}"
-            pixels = np.array(content[reference]).T  # MATLAB stores columns first
-            if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+            try:
+                pixels = np.array(content[reference]).T  # MATLAB stores columns first
+            except _DAMAGED as error:
+                yield BadSample(f"{where} cannot be read ({_first_line(error)}).")
+                continue
+            if (
+                pixels.dtype != np.uint8
+                or not pixels.size
+                or pixels.ndim not in (2, 3)
+                or pixels.shape[2:] not in ((), (3,))
+            ):
                 yield BadSample(f"{where} is an array {pixels.shape} of {pixels.dtype}, not a picture.")
                 continue
             yield Sample(

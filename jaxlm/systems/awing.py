@@ -33,6 +33,8 @@ def build(config: Config) -> System:
         raise ValueError(f"There is no decoder {config.decode!r}; choose one of {', '.join(DECODERS)}.")
     if config.loss.on == "landmarks" and not config.model.temperature > 0:
         raise ValueError("A loss on landmarks goes through a soft-argmax: set model.temperature above 0, to 2.5 say.")
+    if config.loss.on == "landmarks" and model.boundary:
+        raise ValueError("A loss on landmarks does not teach a boundary: set model.boundary = False.")
     order = get_scheme(config.scheme).flip
     if model.boundary:
         order = jnp.append(order, model.num_landmarks)

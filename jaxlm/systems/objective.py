@@ -22,8 +22,8 @@ def make_objective(config: Config) -> Objective:
 
     On landmarks, the soft-argmax of every stage is compared with the ground truth in units of the image's side, and
     the mean over the stages is taken. On heatmaps, every stage is compared with the targets of `config.heatmap`, and
-    the stages add up. Landmarks that do not exist or lie outside the image are left out, and the boundary where one of
-    its landmarks does not exist.
+    the stages add up. Landmarks that do not exist or lie outside the image are left out; the boundary is made of the
+    segments whose ends exist, and left out where there is none.
 
     Raises:
         ValueError: for a loss, an option of it, or a weight map that does not exist.
@@ -35,6 +35,8 @@ def make_objective(config: Config) -> Objective:
         raise ValueError(f"loss.on must be landmarks or heatmaps, got {config.loss.on!r}.")
     if "heatmap" not in config:
         raise ValueError("loss.on = heatmaps needs the block config.heatmap; see configs/awing_wflw.py.")
+    if not (config.heatmap.sigma > 0 and config.heatmap.boundary_sigma > 0):
+        raise ValueError("heatmap.sigma and heatmap.boundary_sigma must be positive.")
     elementwise = make_loss(config.loss, losses.HEATMAP_LOSSES)
     if config.heatmap.weight_map not in WEIGHT_MAPS:
         raise ValueError(
@@ -55,7 +57,12 @@ def make_loss(settings: Config, choices: dict[str, Callable[..., Array]]) -> Cal
     known = list(inspect.signature(loss).parameters)[2:]
     if set(options) - set(known):
         unknown = ", ".join(sorted(set(options) - set(known)))
-        raise ValueError(f"loss.options has {unknown}; {settings.name} takes {', '.join(known) or 'none'}.")
+        raise ValueError(
+            f"loss.options has {unknown}; {settings.name} takes {', '.join(known) or 'none'}: "
+            "set them together, as in --config.loss.options={} or \"{'omega': 10.0}\"."
+        )
+    if any(value <= 0 for value in options.values()):
+        raise ValueError(f"loss.options must be positive, got {options}.")
     return functools.partial(loss, **options)
 
 
@@ -99,8 +106,8 @@ def heatmap_target(
     target = heatmaps.encode_gaussian(landmarks, shape, settings.sigma, radius=radius)
     mask = batch["mask"] & heatmaps.is_inside(landmarks, shape)
     if boundary:
-        lines = heatmaps.encode_boundary(landmarks, scheme.segments, shape, settings.boundary_sigma)
-        complete = batch["mask"][:, scheme.segments.ravel()].all(axis=1, keepdims=True)
+        segments, exists = scheme.segments, batch["mask"]
+        lines = heatmaps.encode_boundary(landmarks, segments, shape, settings.boundary_sigma, mask=exists)
         target = jnp.concatenate([target, lines], axis=-1)
-        mask = jnp.concatenate([mask, complete], axis=-1)
+        mask = jnp.concatenate([mask, exists[:, segments].all(axis=-1).any(axis=-1, keepdims=True)], axis=-1)
     return target, mask
