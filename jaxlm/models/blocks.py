@@ -70,6 +70,16 @@ def imagenet_normalize(images: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3
     return (images - mean) / std
 
 
+def check_sides(images: Array, stride: int, depth: int) -> None:
+    """Raises a ValueError unless a hourglass of this depth, at 1/`stride` of the image's resolution, fits the image."""
+    multiple = stride * 2**depth
+    if images.shape[1] % multiple or images.shape[2] % multiple:
+        raise ValueError(
+            f"The image is {images.shape[2]} × {images.shape[1]} pixels, but both sides must be divisible by "
+            f"{multiple} for a hourglass of depth {depth}."
+        )
+
+
 def normalize_heatmaps(logits: Float[Array, "B H W K"], temperature: float) -> Float[Array, "B H W K"]:
     """σ of Eq. (3), Micaelli et al., CVPR 2023: exp((z − max z)/T).
 

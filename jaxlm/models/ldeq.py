@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Num
 
 from jaxlm import geometry, heatmaps
 from jaxlm.implicit import Solver, equilibrium
-from jaxlm.models.blocks import ConvBlock, imagenet_normalize, normalize_heatmaps
+from jaxlm.models.blocks import ConvBlock, check_sides, imagenet_normalize, normalize_heatmaps
 from jaxlm.models.convolution import conv_general_dilated
 from jaxlm.models.hourglass import Hourglass
 from jaxlm.solvers import SolverStats
@@ -148,12 +148,7 @@ class LDEQ:
         Raises:
             ValueError: if the image's sides are not divisible by 4 · 2^depth.
         """
-        multiple = STRIDE * 2**self.depth
-        if images.shape[1] % multiple or images.shape[2] % multiple:
-            raise ValueError(
-                f"The image is {images.shape[2]} × {images.shape[1]} pixels, but both sides must be divisible by "
-                f"{multiple} for a hourglass of depth {self.depth}."
-            )
+        check_sides(images, STRIDE, self.depth)
         stem = {"params": variables["params"]["stem"], "batch_stats": variables["batch_stats"]}
         images = imagenet_normalize(images.astype(jnp.float32))
         if not train:

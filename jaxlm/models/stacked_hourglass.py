@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxlm.models.blocks import average_pool, imagenet_normalize, normalize_heatmaps, upsample_nearest
+from jaxlm.models.blocks import average_pool, check_sides, imagenet_normalize, normalize_heatmaps, upsample_nearest
 
 STRIDE = 4  # image pixels per heatmap cell
 BOUNDARY_THRESHOLD = 0.05  # of Eq. (6)
@@ -156,12 +156,7 @@ class StackedHourglass(nn.Module):
         Raises:
             ValueError: if the image's sides are not divisible by 4 · 2^depth.
         """
-        multiple = STRIDE * 2**self.depth
-        if images.shape[1] % multiple or images.shape[2] % multiple:
-            raise ValueError(
-                f"The image is {images.shape[2]} × {images.shape[1]} pixels, but both sides must be divisible by "
-                f"{multiple} for hourglasses of depth {self.depth}."
-            )
+        check_sides(images, STRIDE, self.depth)
         x = self._stem(images, train)
         stage = nn.remat(Stage, static_argnums=(3,)) if self.remat else Stage
         outputs, boundary = [], None
