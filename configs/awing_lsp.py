@@ -2,7 +2,8 @@
 
 `data.root` holds `lsp_dataset/` (1000 + 1000 pictures) and `lspet_dataset/` (10000), each `joints.mat` beside
 `images/`, as published. The paper reports a mean PCK@0.2 of the torso (left shoulder to right hip), person-centric, of
-85.9 % with AW and 81.8 % with MSE. The network sees the whole picture as a square, so no ground truth enters the test.
+85.9 % with AW and 81.8 % with MSE. The network sees the box of the joints × 1.25 (`gt`), in the test as well: where a
+person is and how large is given; `--config.data.crop=box` is the whole picture, which is much harder.
 
     python train.py --config=configs/awing_lsp.py --workdir=runs/awing_lsp --config.data.root=/data
     python -m jaxlm.ablation --config=configs/awing_lsp.py --table=awing_8 --workdir=runs/table8 \\
@@ -60,7 +61,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data = ConfigDict()
     config.data.root = "data"
     config.data.cache = "~/.cache/jaxlm"
-    config.data.crop = "box"
+    config.data.crop = "gt"
     config.data.normalizer = "torso"
     config.data.threads = 16
     config.data.sources = ConfigDict()

@@ -50,7 +50,8 @@ def plot_losses(path: Path) -> None:
 def heatmap_sheet(config: Config, variables: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
     """A row a face: the landmarks, the target, its weight map, the answer; with a boundary channel, target and answer.
 
-    Landmark channels are shown by their maximum, as the paper does.
+    Landmark channels are shown by their maximum, as in the paper. The weight's would cover the face in small maps: it is
+    shown by its mean, from 1 to the highest.
     """
     scheme = get_scheme(config.scheme)
     prediction = jax.jit(systems.build(config).predict)(variables, jnp.asarray(batch["image"]))
@@ -67,10 +68,11 @@ def heatmap_sheet(config: Config, variables: Any, batch: dict[str, np.ndarray]) 
         over = functools.partial(visualize.overlay_heatmap, image, side=256)
         truth, answered = batch["landmarks"][row], np.asarray(prediction.landmarks[row])
         drawn = visualize.draw_comparison(image, truth, answered, scheme, mask=batch["mask"][row], side=256)
+        mean_weight = weights[row, ..., :count].mean(axis=-1) - 1
         panels = {
             "truth green, answer red": drawn,
             "target": over(target[row, ..., :count].max(axis=-1)),
-            "weight map": over(weights[row, ..., :count].max(axis=-1) / (config.heatmap.weight + 1)),
+            "mean weight": over(mean_weight / max(mean_weight.max(), 1e-6)),
             "answer": over(answer[row, ..., :count].max(axis=-1)),
         }
         if boundary:
