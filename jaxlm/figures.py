@@ -50,8 +50,8 @@ def plot_losses(path: Path) -> None:
 def heatmap_sheet(config: Config, variables: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
     """A row a face: the landmarks, the target, its weight map, the answer; with a boundary channel, target and answer.
 
-    Landmark channels are shown by their maximum, as in the paper. The weight's would cover the face in small maps: it is
-    shown by its mean, from 1 to the highest.
+    Landmark channels are shown by their maximum, as in the paper. The weight's would cover the face in small maps, so
+    its mean is shown, from 1 to the highest.
     """
     scheme = get_scheme(config.scheme)
     prediction = jax.jit(systems.build(config).predict)(variables, jnp.asarray(batch["image"]))
