@@ -43,13 +43,14 @@ def run(config: Config, name: str, workdir: str | Path, rows: list[str] | None =
     table, folder = TABLES[name], Path(workdir).expanduser()
     chosen = list(table.rows) if rows is None else rows
     variants = {}
-    for row in chosen:
+    for row in dict.fromkeys([*table.rows, *chosen]):  # those of before stand in the same table
         variants[row] = config.copy_and_resolve_references()
         apply_variant(variants[row], row, (name,))
         _check_begun(folder / row, variants[row])
     results = _earlier(folder / "table.json", table)
-    for number, (row, variant) in enumerate(variants.items(), start=1):
-        print(f"\n{table.rows[row].label} ({row}), {number} of {len(variants)}")
+    for number, row in enumerate(chosen, start=1):
+        variant = variants[row]
+        print(f"\n{table.rows[row].label} ({row}), {number} of {len(chosen)}")
         report: dict[str, Any] = {}
         try:
             train(variant, folder / row)
