@@ -2,11 +2,13 @@
 
 Pixel centres lie at integers, the top-left one at (0, 0); a resize by s maps p to (p + ½) s − ½. Points are (x, y),
 boxes x1 y1 x2 y2 with x2 − x1 their width. An affine map is a 2×3 matrix M, p' = M [p; 1]. The functions are written
-for NumPy and JAX arrays alike, so that the host pipeline and jitted code share them.
+for NumPy and JAX arrays alike, so that the host pipeline and jitted code share them. Inside networks an image spans
+[−1, 1] in both directions, edge to edge, whatever its resolution: pixel p of n is (2 p + 1)/n − 1.
 """
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 Points = Any  # (..., K, 2), NumPy or JAX
@@ -19,25 +21,51 @@ def rescale_points(points: Points, scale: float) -> Points:
     return (points + 0.5) * scale - 0.5
 
 
+def to_unit(points: Points, size: int) -> Points:
+    """Pixels of an image of `size` × `size` to [−1, 1], edge to edge."""
+    return (2.0 * points + 1.0) / size - 1.0
+
+
+def from_unit(points: Points, size: int) -> Points:
+    """Inverse of `to_unit`."""
+    return ((points + 1.0) * size - 1.0) / 2.0
+
+
+def unit_to_pixels(matrix: Matrix, source: int, target: int) -> Matrix:
+    """A map (..., 2, 3) of [−1, 1]² as one of pixels, from an image of side `source` to one of side `target`."""
+    linear = matrix[..., :2] * (target / source)
+    offset = from_unit(matrix[..., 2] + matrix[..., :2].sum(axis=-1) * (1 / source - 1), target)
+    return _module(matrix).concatenate([linear, offset[..., None]], axis=-1)
+
+
 def apply_affine(matrix: Matrix, points: Points) -> Points:
     """Maps points (..., K, 2) by matrices (..., 2, 3)."""
     return points @ matrix[..., :2].swapaxes(-1, -2) + matrix[..., None, :, 2]
 
 
-def invert_affine(matrix: np.ndarray) -> np.ndarray:
+def invert_affine(matrix: Matrix) -> Matrix:
     """Inverse map, (..., 2, 3).
 
     Raises:
-        numpy.linalg.LinAlgError: for a singular matrix.
+        numpy.linalg.LinAlgError: for a singular NumPy matrix; a JAX one gives what is not finite.
     """
-    linear = np.linalg.inv(matrix[..., :2])
-    return np.concatenate([linear, -linear @ matrix[..., 2:]], axis=-1)
+    xp = _module(matrix)
+    a, b, c, d = (matrix[..., row, column] for row in (0, 1) for column in (0, 1))
+    determinant = a * d - b * c
+    if xp is np and (determinant == 0).any():
+        raise np.linalg.LinAlgError("Singular affine map.")
+    linear = xp.stack([xp.stack([d, -b], -1), xp.stack([-c, a], -1)], -2) / determinant[..., None, None]
+    return xp.concatenate([linear, -linear @ matrix[..., 2:]], axis=-1)
 
 
-def compose_affine(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
+def compose_affine(outer: Matrix, inner: Matrix) -> Matrix:
     """The map that applies `inner`, then `outer`."""
     linear = outer[..., :2] @ inner[..., :2]
-    return np.concatenate([linear, outer[..., :2] @ inner[..., 2:] + outer[..., 2:]], axis=-1)
+    return _module(outer).concatenate([linear, outer[..., :2] @ inner[..., 2:] + outer[..., 2:]], axis=-1)
+
+
+def _module(array: Any) -> Any:
+    return np if isinstance(array, np.ndarray) else jnp
 
 
 def similarity(scale: float, degrees: float, center: Points, target: Points) -> np.ndarray:
@@ -59,14 +87,14 @@ def similarity(scale: float, degrees: float, center: Points, target: Points) -> 
 
 
 def box_to_crop(box: Box, size: int) -> np.ndarray:
-    """Map that takes a square box onto a crop of `size` × `size` pixels: image → crop.
+    """Map that takes a box onto a crop of `size` × `size` pixels: image → crop. A box that is no square is stretched.
 
     The box is in continuous coordinates of pixel centres, so that [−½, w − ½] covers an image of width w exactly.
     """
     x1, y1, x2, y2 = np.asarray(box, np.float64)
-    scale = size / max(x2 - x1, y2 - y1)
+    scale = size / np.array([x2 - x1, y2 - y1])
     center = np.array([(x1 + x2) / 2, (y1 + y2) / 2])
-    return similarity(scale, 0.0, center, np.full(2, (size - 1) / 2))
+    return np.concatenate([np.diag(scale), ((size - 1) / 2 - scale * center)[:, None]], axis=1)
 
 
 def box_of_points(points: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:

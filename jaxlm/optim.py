@@ -1,5 +1,6 @@
 """Optimisers from configs: schedule, clipping, weight decay, moving average of the parameters."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,8 @@ from jaxlm.systems import TrainState
 
 
 def make_schedule(config: Config, num_steps: int) -> optax.Schedule:
-    """Learning rate over steps: linear warm-up, then "constant", "cosine" to zero, or "steps".
+    """Learning rate over steps: linear warm-up, then "constant", "cosine" to zero, "polynomial" to zero with
+    `power`, or "steps".
 
     Raises:
         ValueError: for an unknown schedule.
@@ -20,42 +22,59 @@ def make_schedule(config: Config, num_steps: int) -> optax.Schedule:
         after = optax.constant_schedule(config.learning_rate)
     elif config.schedule == "cosine":
         after = optax.cosine_decay_schedule(config.learning_rate, max(num_steps - config.warmup_steps, 1))
+    elif config.schedule == "polynomial":
+        after = optax.polynomial_schedule(
+            config.learning_rate, 0.0, config.power, max(num_steps - config.warmup_steps, 1)
+        )
     elif config.schedule == "steps":
         at = {round(fraction * num_steps) - config.warmup_steps: config.drop for fraction in config.drop_at}
         after = optax.piecewise_constant_schedule(config.learning_rate, at)
     else:
-        raise ValueError(f"There is no schedule {config.schedule!r}; choose constant, cosine or steps.")
+        raise ValueError(f"There is no schedule {config.schedule!r}; choose constant, cosine, polynomial or steps.")
     warmup = optax.linear_schedule(0.0, config.learning_rate, max(config.warmup_steps, 1))
     return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 
-def make_optimizer(config: Config, num_steps: int) -> optax.GradientTransformation:
-    """Optimiser of `config.optim`: clipping by global norm, then adamw, sgd (Nesterov 0.9) or rmsprop.
+def make_optimizer(
+    config: Config, schedule: optax.Schedule, trainable: Callable[[Any], Any] | None = None
+) -> optax.GradientTransformation:
+    """Optimiser of `config.optim`: clipping by global norm, then adamw, sgd (Nesterov 0.9), momentum (0.9) or rmsprop.
 
     Weight decay spares biases and norms (vectors).
+
+    Args:
+        config: name, weight_decay and clip_norm.
+        schedule: learning rate.
+        trainable: parameters -> a like tree of booleans; what is false stays as it is. The optimiser's state has the
+            same structure whatever is frozen.
 
     Raises:
         ValueError: for an unknown optimiser.
     """
-    schedule = make_schedule(config, num_steps)
 
     def matrices(params):
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
     if config.name == "adamw":
         step = optax.adamw(schedule, weight_decay=config.weight_decay, mask=matrices)
-    elif config.name in ("sgd", "rmsprop"):
-        if config.name == "sgd":
-            direction = optax.sgd(schedule, 0.9, nesterov=True)
+    elif config.name in ("sgd", "momentum", "rmsprop"):
+        if config.name != "rmsprop":
+            direction = optax.sgd(schedule, 0.9, nesterov=config.name == "sgd")
         else:
             # As in Torch, where the papers trained: a step does not depend on the scale of the loss. Optax's own
             # defaults put ε inside the root, which holds gradients below 1e-4 back.
             direction = optax.rmsprop(schedule, decay=0.99, eps=1e-8, eps_in_sqrt=False)
         step = optax.chain(optax.add_decayed_weights(config.weight_decay, matrices), direction)
     else:
-        raise ValueError(f"There is no optimizer {config.name!r}; choose adamw, sgd or rmsprop.")
+        raise ValueError(f"There is no optimizer {config.name!r}; choose adamw, sgd, momentum or rmsprop.")
     if config.clip_norm > 0:
         step = optax.chain(optax.clip_by_global_norm(config.clip_norm), step)
+    if trainable is not None:
+        # Before, so that the norm is that of what is trained; after, because of weight decay and old momentum.
+        freeze = optax.masked(
+            optax.set_to_zero(), lambda params: jax.tree.map(lambda leaf: not leaf, trainable(params))
+        )
+        step = optax.chain(freeze, step, freeze)
     return step
 
 

@@ -43,7 +43,7 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def make_train_step(system: systems.System) -> Any:
+def make_train_step(system: systems.System | systems.Phase) -> Any:
     """The jitted step, (state, batch, rng) -> (state, logs); the state's memory is reused."""
     return jax.jit(system.train_step, donate_argnums=0)
 
@@ -67,6 +67,8 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     state = replicate(jax.jit(system.init)(rng), mesh)
     checkpoints = Checkpoints(workdir)
     start = checkpoints.last_step or 0
+    if not start and system.fit:
+        state = replicate(system.fit(jax.device_get(state), *pipeline.training_landmarks(config)), mesh)
     if start:
         state, iterator_state = checkpoints.restore(start, state)
         batches.set_state(iterator_state)
@@ -76,7 +78,8 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
         write_config(workdir, config)
 
     log = MetricLog(workdir, start) if is_main else None
-    train_step, metrics = make_train_step(system), {}
+    phases, metrics = list(system.phases or [systems.Phase("", config.train.num_steps, system.train_step)]), {}
+    train_step = None
     predict = jax.jit(system.predict)
     bar = progress(total=config.train.num_steps, initial=start, unit="step", disable=not is_main)
     pending: tuple[int, dict[str, jax.Array]] | None = None
@@ -84,6 +87,12 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     try:
         for step in range(start + 1, config.train.num_steps + 1):
             batch = shard_batch(next(batches), mesh)
+            if train_step is None or step > phases[0].last_step:
+                while step > phases[0].last_step:
+                    phases.pop(0)
+                train_step = make_train_step(phases[0])
+                if log and phases[0].name:
+                    bar.write(f"step {step}: {phases[0].name}, until step {phases[0].last_step}")
             state, logs = train_step(state, batch, jax.random.fold_in(rng, step))
             # The logs of the step before are read while the device works on this one.
             _collect(pending, window, checkpoints)

@@ -25,6 +25,10 @@ class Augmentation:
         scale: zoom, uniform in 1 ± scale.
         translation: uniform in ± this fraction of the crop's side, in each direction.
         flip: probability of a mirror image.
+        box: means and standard deviations, twice 4 numbers, of how a detector's box differs from the box around the
+            landmarks: its centre's offset over the box's sides, and the logarithms of the ratios of the sides. The
+            given box is replaced by a random one of that distribution; empty for the given box. See `jaxlm.boxes`.
+        box_samples: how many different boxes a picture gets; 0 for a new one each time.
         blur: probability of a gaussian blur, its σ uniform in up to 2 % of the side.
         noise: probability of gaussian noise, its σ uniform in up to 12 grey levels.
         occlusion: probability of a rectangle of one colour, of noise or of another place of the picture, of sides
@@ -38,6 +42,8 @@ class Augmentation:
     scale: float = 0.0
     translation: float = 0.0
     flip: float = 0.0
+    box: tuple[float, ...] = ()
+    box_samples: int = 0
     blur: float = 0.0
     noise: float = 0.0
     occlusion: float = 0.0
@@ -84,7 +90,11 @@ def make_crop(
     visibility = np.asarray(record["visibility"], np.float32)
     bbox = np.asarray(record["bbox"], np.float64)
 
-    box = crops.crop_box(crop, bbox, landmarks, mask)
+    if augmentation is not None and rng is not None and augmentation.box and mask.any():
+        face = random_box(geometry.box_of_points(landmarks, mask), augmentation, rng)
+    else:
+        face = bbox
+    box = crops.crop_box(crop, face, landmarks, mask)
     transform = geometry.box_to_crop(box, size)
     flip = False
     if augmentation is not None and rng is not None:
@@ -134,6 +144,20 @@ def warp(image: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
         enlarge = np.array([[sx, 0.0, 0.5 * sx - 0.5], [0.0, sy, 0.5 * sy - 0.5]])
         transform = geometry.compose_affine(transform, enlarge)
     return cv2.warpAffine(image, transform, (size, size), flags=cv2.INTER_LINEAR)
+
+
+def random_box(tight: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """A detector's box (4,) for a face with this box around its landmarks, of `augmentation.box`."""
+    if augmentation.box_samples:
+        # The picture's own boxes: its landmarks tell it from others.
+        seed = [*tight.view(np.uint32).tolist(), int(rng.integers(augmentation.box_samples))]
+        rng = np.random.default_rng(seed)
+    mean, deviation = np.reshape(augmentation.box, (2, 4))
+    x, y, width, height = mean + deviation * np.clip(rng.standard_normal(4), -3.0, 3.0)
+    sides = tight[2:] - tight[:2]
+    center = (tight[:2] + tight[2:]) / 2 + np.array([x, y]) * sides
+    half = np.exp([width, height]) * sides / 2
+    return np.concatenate([center - half, center + half])
 
 
 def _random_similarity(augmentation: Augmentation, size: int, rng: np.random.Generator) -> np.ndarray:

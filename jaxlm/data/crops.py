@@ -1,6 +1,7 @@
 """Crop protocols: which square of the image a model sees. The same model differs by 0.2 NME between published crops.
 
-Every protocol maps the given box and the landmarks of a face to a square box x1 y1 x2 y2 in image pixels.
+Every protocol maps the given box and the landmarks of a face to a box x1 y1 x2 y2 in image pixels, a square in all but
+the one that stretches its box.
 """
 
 from collections.abc import Callable
@@ -50,6 +51,13 @@ def _tddfa_landmarks(box, points):
     return geometry.square_box(geometry.box_of_points(points), np.sqrt(2.0))
 
 
+def _dpr(box, points):
+    """The released weights of progressive re-initialisation: the given box, stretched to a square, its corners at the
+    centres of the first and the last of 128 pixels."""
+    del points
+    return geometry.scale_box(box, 128 / 127)
+
+
 def _box(box, points):
     """The given box as a square, nothing added."""
     del points
@@ -64,12 +72,13 @@ PROTOCOLS: dict[str, Crop] = {
     "ldeq_video": _reinit,
     "tddfa_box": _tddfa_box,
     "tddfa_landmarks": _tddfa_landmarks,
+    "dpr": _dpr,
     "box": _box,
 }
 
 
 def crop_box(protocol: str, box: np.ndarray, landmarks: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Square box (4,) of the face under a protocol.
+    """Box (4,) of the face under a protocol.
 
     Args:
         protocol: a key of `PROTOCOLS`.

@@ -172,6 +172,21 @@ def train_batches(config: Config, *, process_index: int = 0, process_count: int 
     return batches.to_iter_dataset(grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=16))
 
 
+def training_landmarks(config: Config, limit: int = 5000) -> tuple[np.ndarray, np.ndarray]:
+    """Landmarks (N, K, 2) of the training sources in their pictures' pixels, and which exist (N, K).
+
+    Of a source with more than `limit` faces, about as many evenly spaced ones.
+    """
+    landmarks, masks = [], []
+    for name in config.data.sources:
+        if config.data.sources[name].weight > 0:
+            records = open_source(config, name, config.data.sources[name].train_split).records
+            for index in range(0, len(records), -(-len(records) // limit)):
+                landmarks.append(records[index]["landmarks"])
+                masks.append(records[index]["mask"])
+    return np.stack(landmarks), np.stack(masks).astype(bool)
+
+
 def make_augmentation(config: Config) -> Augmentation:
     """Of `config.augment`.
 
@@ -184,6 +199,8 @@ def make_augmentation(config: Config) -> Augmentation:
         raise ValueError(
             f"config.augment has the unknown fields {', '.join(unknown)}; it takes {', '.join(sorted(known))}."
         )
+    if len(config.augment.get("box", ())) not in (0, 8):
+        raise ValueError("augment.box must be empty or hold 8 numbers: 4 means, 4 standard deviations.")
     return Augmentation(**config.augment.to_dict())
 
 

@@ -1,4 +1,4 @@
-"""Stride-1 convolution whose input gradient stays fast inside a loop.
+"""Convolutions that XLA's CPU backend would run slowly: gradients inside loops, and depthwise ones.
 
 XLA's CPU backend runs a convolution fast when its kernel is laid out HWIO. The kernel of an automatic input gradient
 is transposed and, inside a `while_loop`, stays so: each step of an adjoint solve then takes six times as long. Here
@@ -6,6 +6,7 @@ the gradient's kernel is laid out once, outside the loop, as a residual (`benchm
 price: reverse mode only.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -49,3 +50,86 @@ def conv_general_dilated(x: Array, kernel: Array, window_strides: Any, padding: 
     if tuple(window_strides) == (1, 1) and list(padding) == same and odd and plain:
         return same_convolution(x, kernel)
     return lax.conv_general_dilated(x, kernel, window_strides, padding, **options)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise_convolution(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C"], stride: int = 1
+) -> Float[Array, "B h w C"]:
+    """Each channel with its own 3 × 3 kernel, "same" padding.
+
+    XLA's CPU backend runs a grouped convolution channel by channel, and a sum over all pixels one channel at a time. So
+    there it is nine shifted products, and the kernel's gradient is gathered row by row over vectors of channels (ten
+    times as fast; `benchmarks/reinit.py`). Elsewhere it is the grouped convolution. Reverse mode only.
+    """
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, kernel: _shifted_products(_border(lax.optimization_barrier(x)), kernel, stride),
+        default=lambda x, kernel: _grouped(x, kernel, stride),
+    )
+
+
+def _depthwise_forward(x, kernel, stride):
+    return depthwise_convolution(x, kernel, stride), (x, kernel)
+
+
+def _depthwise_backward(stride, kept, gradient):
+    def on_cpu(x, kernel, gradient):
+        # Without the barrier what produces them would be fused into, and computed in, each of the nine products.
+        x, gradient = lax.optimization_barrier((x, gradient))
+        return _input_gradient(x.shape, kernel, gradient, stride), _kernel_gradient(_border(x), gradient, stride)
+
+    def elsewhere(x, kernel, gradient):
+        return jax.vjp(lambda x, kernel: _grouped(x, kernel, stride), x, kernel)[1](gradient)
+
+    return lax.platform_dependent(*kept, gradient, cpu=on_cpu, default=elsewhere)
+
+
+depthwise_convolution.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def _grouped(x, kernel, stride):
+    kernel, pads = kernel[:, :, None], ((1, 1), (1, 1))
+    strides, groups = (stride, stride), x.shape[-1]
+    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=_LAYOUT, feature_group_count=groups)
+
+
+def _border(x):
+    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
+def _shifted_products(padded, kernel, stride):
+    batch, height, width, channels = padded.shape
+    total = jnp.zeros((), padded.dtype)
+    for i in range(3):
+        for j in range(3):
+            end = (batch, height - 2 + i, width - 2 + j, channels)
+            total = total + lax.slice(padded, (0, i, j, 0), end, (1, stride, stride, 1)) * kernel[i, j]
+    return total
+
+
+def _input_gradient(shape, kernel, gradient, stride):
+    if stride > 1:
+        sides = zip(shape[1:3], gradient.shape[1:3], strict=True)
+        gaps = [(0, side - (stride * (small - 1) + 1), stride - 1) for side, small in sides]
+        gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), *gaps, (0, 0, 0)))
+    return _shifted_products(_border(gradient), jnp.flip(kernel, (0, 1)), 1)
+
+
+def _kernel_gradient(padded, gradient, stride):
+    batch, height, width, channels = gradient.shape
+
+    def add_row(totals, row):
+        given = lax.dynamic_index_in_dim(gradient, row, 1, keepdims=False)
+        rows = [lax.dynamic_index_in_dim(padded, row * stride + i, 1, keepdims=False) for i in range(3)]
+        last = stride * (width - 1) + 1
+        shifted = [lax.slice(rows[i], (0, j, 0), (batch, j + last, channels), (1, stride, 1)) for i, j in _TAPS]
+        return tuple(total + x * given for total, x in zip(totals, shifted, strict=True)), None
+
+    totals = (jnp.zeros((batch, width, channels), gradient.dtype),) * len(_TAPS)
+    totals, _ = lax.scan(add_row, totals, jnp.arange(height))
+    return jnp.stack([total.sum(axis=(0, 1)) for total in totals]).reshape(3, 3, channels)
+
+
+_TAPS = [(i, j) for i in range(3) for j in range(3)]

@@ -59,6 +59,35 @@ class Prediction(NamedTuple):
     aux: dict[str, Array]
 
 
+class Phase(NamedTuple):
+    """A step of a training schedule.
+
+    Attributes:
+        name: for the log.
+        last_step: the optimiser step that it ends with.
+        train_step: see `System`.
+    """
+
+    name: str
+    last_step: int
+    train_step: Callable[[TrainState, dict[str, Array], Array], tuple[TrainState, dict[str, Array]]]
+
+
+class Halves(NamedTuple):
+    """A system that normalises a face before it looks for landmarks, cut in two, so that between the halves the
+    normalised face can be taken from the picture itself instead of from the crop.
+
+    Attributes:
+        side: of the normalised face in pixels.
+        locate: (variables, images (B, S, S, 3) in [0, 255]) -> (B, 2, 3), crop pixels → pixels of the normalised face.
+        regress: (variables, normalised faces (B, side, side, 3)) -> Prediction in their pixels.
+    """
+
+    side: int
+    locate: Callable[[Any, Array], Array]
+    regress: Callable[[Any, Array], Prediction]
+
+
 class System(NamedTuple):
     """Pure functions of one experiment.
 
@@ -70,12 +99,19 @@ class System(NamedTuple):
         track: for a system with a state: (method, variables, image (B, T, H, W, 3), restart (B, T), exists (B, T),
             past or None) -> (Prediction with leaves (B, T, ...), past of the next frame). Methods are "frame", each
             frame on its own, "early", the same with the few steps of RwR, and "rwr" and "energy"; see `jaxlm.video`.
+        phases: for a system that is trained in several steps, in order; `train_step` is the last one's.
+        fit: for a system with constants of the training set: (state, landmarks (N, K, 2), mask (N, K)) -> state, called
+            once before the first step.
+        halves: for a system that can take the full picture.
     """
 
     init: Callable[[Array], TrainState]
     train_step: Callable[[TrainState, dict[str, Array], Array], tuple[TrainState, dict[str, Array]]]
     predict: Callable[[Any, Array], Prediction]
     track: Callable[..., tuple[Prediction, Any]] | None = None
+    phases: tuple[Phase, ...] = ()
+    fit: Callable[[TrainState, Any, Any], TrainState] | None = None
+    halves: Halves | None = None
 
 
 def build(config: Config) -> System:
@@ -84,9 +120,9 @@ def build(config: Config) -> System:
     Raises:
         ValueError: naming those that exist.
     """
-    from jaxlm.systems import awing, ldeq
+    from jaxlm.systems import awing, ldeq, reinit
 
-    systems = {"awing": awing.build, "ldeq": ldeq.build}
+    systems = {"awing": awing.build, "ldeq": ldeq.build, "reinit": reinit.build}
     if config.system not in systems:
         raise ValueError(f"There is no system {config.system!r}; choose one of {', '.join(systems)}.")
     return systems[config.system](config)

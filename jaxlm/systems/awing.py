@@ -12,7 +12,7 @@ from jaxlm.config import Config
 from jaxlm.data.schemes import get_scheme
 from jaxlm.models.blocks import make_dtype
 from jaxlm.models.stacked_hourglass import STRIDE, StackedHourglass
-from jaxlm.optim import apply_gradients, make_optimizer
+from jaxlm.optim import apply_gradients, make_optimizer, make_schedule
 from jaxlm.systems import Prediction, System, TrainState, initial_state
 from jaxlm.systems.objective import make_objective
 
@@ -27,7 +27,7 @@ def build(config: Config) -> System:
             temperature.
     """
     model = make_model(config)
-    optimizer = make_optimizer(config.optim, config.train.num_steps)
+    optimizer = make_optimizer(config.optim, make_schedule(config.optim, config.train.num_steps))
     objective = make_objective(config)
     if config.decode not in DECODERS:
         raise ValueError(f"There is no decoder {config.decode!r}; choose one of {', '.join(DECODERS)}.")

@@ -11,7 +11,7 @@ from jaxlm.config import Config
 from jaxlm.data.schemes import get_scheme
 from jaxlm.models.blocks import make_dtype
 from jaxlm.models.ldeq import LDEQ, PRESETS, Output, to_landmarks
-from jaxlm.optim import apply_gradients, make_optimizer
+from jaxlm.optim import apply_gradients, make_optimizer, make_schedule
 from jaxlm.systems import Prediction, System, TrainState, initial_state
 from jaxlm.systems.objective import make_objective
 
@@ -29,7 +29,7 @@ def build(config: Config) -> System:
         ValueError: for an unknown preset, solver, gradient, loss or type.
     """
     model = make_model(config)
-    optimizer = make_optimizer(config.optim, config.train.num_steps)
+    optimizer = make_optimizer(config.optim, make_schedule(config.optim, config.train.num_steps))
     solver, adjoint_solver = make_solver(config.solver), make_solver(config.adjoint)
     objective = make_objective(config)
 

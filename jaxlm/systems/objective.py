@@ -45,8 +45,8 @@ def make_objective(config: Config) -> Objective:
     return functools.partial(_heatmap_objective, elementwise, scheme, config.heatmap)
 
 
-def make_loss(settings: Config, choices: dict[str, Callable[..., Array]]) -> Callable[[Array, Array], Array]:
-    """Elementwise loss (pred, target) of {name, options}.
+def make_loss(settings: Config, choices: dict[str, Callable[..., Array]]) -> Callable[..., Array]:
+    """Elementwise loss (pred, target, mask) of {name, options}; the mask is for those that look at the whole batch.
 
     Raises:
         ValueError: for a name that is not among the choices, or an option that the loss does not have.
@@ -55,6 +55,8 @@ def make_loss(settings: Config, choices: dict[str, Callable[..., Array]]) -> Cal
         raise ValueError(f"There is no loss {settings.name!r} on {settings.on}; choose one of {', '.join(choices)}.")
     loss, options = choices[settings.name], settings.options.to_dict()
     known = list(inspect.signature(loss).parameters)[2:]
+    masked = "mask" in known
+    known = [name for name in known if name != "mask"]
     if set(options) - set(known):
         unknown = ", ".join(sorted(set(options) - set(known)))
         raise ValueError(
@@ -63,7 +65,7 @@ def make_loss(settings: Config, choices: dict[str, Callable[..., Array]]) -> Cal
         )
     if any(value <= 0 for value in options.values()):
         raise ValueError(f"loss.options must be positive, got {options}.")
-    return functools.partial(loss, **options)
+    return lambda pred, target, mask: loss(pred, target, *((mask,) if masked else ()), **options)
 
 
 def _landmark_objective(elementwise, scheme: Scheme, stages: Array, batch: dict[str, Array]) -> Array:
@@ -72,8 +74,10 @@ def _landmark_objective(elementwise, scheme: Scheme, stages: Array, batch: dict[
     inside = heatmaps.is_inside(target, (size, size))
     cells = heatmaps.soft_argmax(stages[..., : scheme.num_landmarks])
     landmarks = geometry.rescale_points(cells, size / stages.shape[-3])
-    values = elementwise(landmarks / size, jnp.broadcast_to(target / size, landmarks.shape)).sum(axis=-1)
-    return losses.masked_mean(values, jnp.broadcast_to(batch["mask"] & inside, values.shape))
+    mask = batch["mask"] & inside
+    both = jnp.broadcast_to(mask[..., None], target.shape)
+    values = jnp.stack([elementwise(stage / size, target / size, both).sum(axis=-1) for stage in landmarks])
+    return losses.masked_mean(values, jnp.broadcast_to(mask, values.shape))
 
 
 def _heatmap_objective(elementwise, scheme: Scheme, settings: Config, stages: Array, batch: dict[str, Array]) -> Array:
@@ -82,7 +86,7 @@ def _heatmap_objective(elementwise, scheme: Scheme, settings: Config, stages: Ar
     weight = WEIGHT_MAPS[settings.weight_map]
     total = jnp.zeros(())
     for heatmap in stages:
-        values = elementwise(heatmap, target)
+        values = elementwise(heatmap, target, None)
         if weight is not None:
             values = values * weight(target, weight=settings.weight)
         total = total + losses.masked_mean(values.mean(axis=(1, 2)), mask)

@@ -1,0 +1,102 @@
+"""How a detector's boxes differ from those around the landmarks: the distribution that training boxes are drawn from.
+
+    python -m jaxlm.boxes --config=configs/reinit_300w.py --data=300w:train
+    python -m jaxlm.boxes --config=configs/reinit_300w.py --data=300w:train --detector=haar
+
+Prints the eight numbers of `config.augment.box`, of the boxes that the data set gives or of a detector's.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+
+from jaxlm import geometry
+from jaxlm.app import one_sentence, parse_flags, quiet_logs
+from jaxlm.data import pipeline
+from jaxlm.data.readers import decode_image
+from jaxlm.detect import HaarDetector
+from jaxlm.progress import progress
+
+
+class BoxOffsets(NamedTuple):
+    """Boxes of N faces against the boxes around their landmarks.
+
+    Attributes:
+        values: (N, 4) offset of the centre over the sides (x, y), logarithms of the ratios of width and height.
+        missed: faces without a box that covers their centre.
+    """
+
+    values: np.ndarray
+    missed: int
+
+    def distribution(self) -> tuple[float, ...]:
+        """Means and standard deviations, the 8 numbers of `config.augment.box`."""
+        return tuple(round(float(x), 3) for x in (*self.values.mean(axis=0), *self.values.std(axis=0)))
+
+
+def offsets(box: np.ndarray, tight: np.ndarray) -> np.ndarray:
+    """(4,) of one box against the box around the landmarks, both x1 y1 x2 y2."""
+    sides, other = box[2:] - box[:2], tight[2:] - tight[:2]
+    shift = (box[:2] + box[2:] - tight[:2] - tight[2:]) / 2 / other
+    return np.concatenate([shift, np.log(sides / other)])
+
+
+def nearest_box(found: np.ndarray, tight: np.ndarray) -> np.ndarray | None:
+    """Of boxes (N, 4) the one that overlaps a face the most, None where none covers the face's centre."""
+    center = (tight[:2] + tight[2:]) / 2
+    found = [box for box in found if (box[:2] < center).all() and (center < box[2:]).all()]
+    return max(found, key=lambda box: geometry.box_iou(box, tight), default=None)
+
+
+def measure(source: pipeline.FaceSource, detector: Any | None = None, limit: int = 0) -> BoxOffsets:
+    """Offsets of a data set's own boxes, or of a detector's: image (H, W, 3) RGB -> boxes (N, 4).
+
+    Args:
+        source: of faces.
+        detector: None for the data set's boxes.
+        limit: about as many evenly spaced faces; 0 for all.
+
+    Raises:
+        ValueError: if no face has a box.
+    """
+    stride = -(-len(source) // limit) if limit else 1
+    values, missed = [], 0
+    for index in progress(range(0, len(source), stride), desc=source.name, unit="face"):
+        record = source.records[index]
+        mask = np.asarray(record["mask"], bool)
+        if mask.sum() < 2:
+            continue
+        tight = geometry.box_of_points(np.asarray(record["landmarks"], np.float64), mask)
+        if detector is None:
+            box = np.asarray(record["bbox"], np.float64)
+        else:
+            image = decode_image(record["image"])
+            box = nearest_box(detector(image), tight) if image is not None else None
+        if box is None:
+            missed += 1
+        else:
+            values.append(offsets(box, tight))
+    if not values:
+        raise ValueError(f"No face of {source.name} was detected; measure the data set's own boxes instead.")
+    return BoxOffsets(np.array(values), missed)
+
+
+def main(argv):
+    del argv
+    quiet_logs()
+    with one_sentence():
+        source = pipeline.open_set(CONFIG.value, DATA.value)
+        found = measure(source, HaarDetector() if DETECTOR.value == "haar" else None, LIMIT.value)
+        print(f"{len(found.values)} faces of {source.name}:{source.split}, {found.missed} missed by the detector")
+        print(f"--config.augment.box={found.distribution()}")
+
+
+if __name__ == "__main__":
+    CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment whose data is measured.")
+    DATA = flags.DEFINE_string("data", None, "source or source:split of config.data.sources.", required=True)
+    DETECTOR = flags.DEFINE_enum("detector", "given", ["given", "haar"], "Whose boxes.")
+    LIMIT = flags.DEFINE_integer("limit", 0, "About as many faces; 0 for all.")
+    flags.mark_flag_as_required("config")
+    app.run(main, flags_parser=parse_flags)
