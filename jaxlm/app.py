@@ -188,12 +188,22 @@ def evaluate_workdir(
 
 def _evaluate_stills(variables, config: Config, name: str, folder: Path, step: int, suffix: str) -> list[Path]:
     source = pipeline.open_set(config, name)
-    result = evaluation.evaluate(jax.jit(systems.build(config).predict), variables, source, config, show_progress=True)
+    predict, halves = jitted_predict(config)
+    result = evaluation.evaluate(predict, variables, source, config, halves=halves, show_progress=True)
     label = f"{source.name}_{source.split}{suffix}"
     print(f"\n{evaluation.table(result, config, f'{label} at step {step}')}")
     path = evaluation.write_report(folder, label, result, source, config, step)
     print(f"written: {path}, {label}_ced.png, {label}_faces.png")
     return [path]
+
+
+def jitted_predict(config: Config) -> tuple[Any, systems.Halves | None]:
+    """`System.predict`, and its halves where `config.eval.full_picture` asks for them, both jitted."""
+    system = systems.build(config)
+    if system.halves is None or not config.eval.full_picture:
+        return jax.jit(system.predict), None
+    halves = system.halves
+    return jax.jit(system.predict), halves._replace(locate=jax.jit(halves.locate), regress=jax.jit(halves.regress))
 
 
 def _evaluate_videos(variables, config: Config, name: str, folder: Path, step: int, suffix: str) -> list[Path]:

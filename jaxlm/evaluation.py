@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxlm import metrics, visualize
+from jaxlm import geometry, metrics, visualize
 from jaxlm.checkpoints import write_atomically
 from jaxlm.config import Config
+from jaxlm.data.augment import Perturbation, warp
 from jaxlm.data.pipeline import CropTransform, FaceSource, eval_batches
+from jaxlm.data.readers import decode_image
 from jaxlm.data.schemes import Scheme, get_scheme, normalizer, normalizers_of
 from jaxlm.progress import progress
+from jaxlm.systems import Halves
 
 
 class Result(NamedTuple):
@@ -69,12 +72,25 @@ def evaluate(
     source: FaceSource,
     config: Config,
     *,
+    halves: Halves | None = None,
+    perturbation: Perturbation | None = None,
     limit: int = 0,
     show_progress: bool = False,
 ) -> Result:
-    """Predicts every sample of a source (or about `limit` evenly spaced ones) and measures it.
+    """Predicts every sample of a source (or about `limit` evenly spaced ones) and measures it in the picture's pixels.
 
     The batch is split over this process's devices and padded to a multiple of them.
+
+    Args:
+        predict: (variables, images) -> Prediction; jitted.
+        variables: of the system.
+        source: of faces.
+        config: of the experiment.
+        halves: of a system that normalises faces, jitted: the normalised face is then taken from the picture itself,
+            and `predict` is not used.
+        perturbation: of the crops.
+        limit: 0 for every sample.
+        show_progress: with a bar.
 
     Raises:
         ValueError: if no sample has the points that the normaliser needs.
@@ -91,17 +107,25 @@ def evaluate(
     errors = np.full((len(source), source.scheme.num_landmarks), np.nan)
     landmarks = np.zeros((len(source), source.scheme.num_landmarks, 2), np.float32)
     for batch in progress(
-        eval_batches(source, config, batch_size),
+        eval_batches(source, config, batch_size, perturbation),
         total=-(-len(source) // batch_size),
         desc=source.name,
         unit="batch",
         disable=not show_progress,
     ):
-        prediction = predict(variables, jax.device_put(batch["image"], sharding))
+        images = jax.device_put(batch["image"], sharding)
+        if halves is None:
+            found = np.asarray(predict(variables, images).landmarks)
+        else:
+            found = _predict_from_picture(halves, variables, images, batch, source)
         real = batch["index"] >= 0
         where = batch["index"][real]
-        landmarks[where] = np.asarray(prediction.landmarks)[real]
-        measured = landmarks[where], batch["landmarks"][real], batch["normalizer"][real], batch["mask"][real]
+        landmarks[where] = found[real]
+        transform = batch["transform"][real].astype(np.float64)
+        back = geometry.invert_affine(transform)  # a stretched crop would distort distances
+        pred, target = (geometry.apply_affine(back, points[real]) for points in (found, batch["landmarks"]))
+        length = batch["normalizer"][real] / np.sqrt(np.abs(np.linalg.det(transform[..., :2])))
+        measured = *(values.astype(np.float32) for values in (pred, target, length)), batch["mask"][real]
         nme[where] = np.asarray(metrics.nme(*measured))
         errors[where] = np.asarray(metrics.point_errors(*measured))
     if np.isnan(nme).all():
@@ -110,6 +134,21 @@ def evaluate(
             "choose data.normalizer = box or diagonal."
         )
     return Result(nme, errors, _by_normalizer(nme, source, config), landmarks, _subsets(source))
+
+
+def _predict_from_picture(
+    halves: Halves, variables: Any, images: jax.Array, batch: dict[str, np.ndarray], source: FaceSource
+) -> np.ndarray:
+    """Landmarks in crop pixels (B, K, 2) of faces that are resampled only once, from the picture."""
+    located = np.asarray(halves.locate(variables, images), np.float64)
+    faces = np.zeros((len(located), halves.side, halves.side, 3), np.uint8)
+    for row, index in enumerate(batch["index"]):
+        if index >= 0:
+            picture = source.records[index]["image"]
+            picture = decode_image(picture) if isinstance(picture, bytes) else picture
+            faces[row] = warp(picture, geometry.compose_affine(located[row], batch["transform"][row]), halves.side)
+    prediction = halves.regress(variables, jax.device_put(faces, images.sharding))
+    return geometry.apply_affine(geometry.invert_affine(located), np.asarray(prediction.landmarks))
 
 
 def _by_normalizer(nme: np.ndarray, source: FaceSource, config: Config) -> dict[str, np.ndarray]:
@@ -200,7 +239,7 @@ def write_report(folder: Path, name: str, result: Result, source: FaceSource, co
 
 def faces_sheet(result: Result, source: FaceSource, config: Config, count: int = 6) -> np.ndarray:
     """Rows of the best, the median and the worst faces; ground truth green, prediction red."""
-    transform = CropTransform(config, None)
+    transform = CropTransform(config)
     order = np.argsort(result.nme)[: np.isfinite(result.nme).sum()]
     count = min(count, len(order))
     middle = (len(order) - count) // 2

@@ -52,6 +52,32 @@ class Augmentation:
     low_resolution: float = 0.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Perturbation:
+    """A box that is wrong by a given amount, as in Table 4 of Shao et al., TPAMI 2021.
+
+    Attributes:
+        scale: the crop's sides grow by this ratio.
+        translation: the crop moves by this ratio of the face box's mean side, in a random direction.
+        degrees: the picture turns by this angle, in a random direction.
+    """
+
+    scale: float = 0.0
+    translation: float = 0.0
+    degrees: float = 0.0
+
+    def move(self, box: np.ndarray, face: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The crop's box (4,), enlarged and moved, of a face box (4,)."""
+        angle = rng.uniform(0.0, 2.0 * np.pi)
+        shift = self.translation * (face[2:] - face[:2]).mean() * np.array([np.cos(angle), np.sin(angle)])
+        return geometry.scale_box(box, 1.0 + self.scale) + np.tile(shift, 2)
+
+    def rotation(self, size: int, rng: np.random.Generator) -> np.ndarray:
+        """(2, 3) turn of a crop about its centre."""
+        center = np.full(2, (size - 1) / 2)
+        return geometry.similarity(1.0, self.degrees * rng.choice([-1.0, 1.0]), center, center)
+
+
 def make_crop(
     record: dict[str, Any],
     *,
@@ -60,17 +86,20 @@ def make_crop(
     size: int,
     normalizer_name: str,
     augmentation: Augmentation | None = None,
+    perturbation: Perturbation | None = None,
     rng: np.random.Generator | None = None,
 ) -> dict[str, Any]:
     """One element of a batch from one record of a builder.
 
     Args:
-        record: image bytes (or RGB array), landmarks (K, 2), mask, visibility (K,), bbox (4,).
+        record: image bytes (or RGB array), landmarks (K, 2), mask, visibility (K,), bbox (4,); `face` (4,), where there
+            is one, is cropped instead of bbox.
         scheme: of the landmarks.
         crop: protocol, a key of `jaxlm.data.crops.PROTOCOLS`.
         size: side of the crop in pixels.
         normalizer_name: see `jaxlm.data.schemes.normalizer`.
         augmentation: with `rng`, the random changes.
+        perturbation: with `rng`, of the crop's box.
         rng: source of all randomness.
 
     Returns:
@@ -93,10 +122,14 @@ def make_crop(
     if augmentation is not None and rng is not None and augmentation.box and mask.any():
         face = random_box(geometry.box_of_points(landmarks, mask), augmentation, rng)
     else:
-        face = bbox
+        face = np.asarray(record.get("face", bbox), np.float64)
     box = crops.crop_box(crop, face, landmarks, mask)
+    if perturbation is not None and rng is not None:
+        box = perturbation.move(box, face, rng)
     transform = geometry.box_to_crop(box, size)
     flip = False
+    if perturbation is not None and rng is not None:
+        transform = geometry.compose_affine(perturbation.rotation(size, rng), transform)
     if augmentation is not None and rng is not None:
         transform = geometry.compose_affine(_random_similarity(augmentation, size, rng), transform)
         flip = rng.random() < augmentation.flip

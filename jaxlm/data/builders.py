@@ -260,16 +260,17 @@ class ThreeHundredW(FaceBuilder):
 
     def _samples(self, folders: dict[str, tuple[str, ...]]) -> Iterator[Sample | BadSample]:
         for folder, subsets in folders.items():
-            for sample in readers.read_pts_folder(self.root / folder, self.scheme.num_landmarks):
+            for sample in readers.read_points_folder(self.root / folder, self.scheme.num_landmarks):
                 if isinstance(sample, Sample):
                     sample.subsets, sample.key = subsets, f"{folder}/{sample.key}"
                 yield sample
 
 
 class OwnData(FaceBuilder):
-    """The user's own faces, split "train": a CSV file, a COCO-keypoints JSON file, or a folder of `.pts` files.
+    """The user's own faces, split "train": a CSV file, a COCO-keypoints JSON file, or a folder of points.
 
-    A folder that holds one `landmarks.csv` or one `.json` file is read by that file.
+    A folder that holds one `landmarks.csv` or one `.json` file is read by that file; any other by its `.pts` or `.txt`
+    files, see `jaxlm.data.readers.read_points_folder`.
     """
 
     def _source(self) -> Path:
@@ -281,12 +282,17 @@ class OwnData(FaceBuilder):
 
     def annotation_files(self):
         source = self._source()
-        return [source] if source.is_file() else sorted(source.rglob("*.pts"))
+        if source.is_file():
+            return [source]
+        points = readers.points_files(source)
+        return [*points, *(path.with_suffix(".rct") for path in points if path.with_suffix(".rct").exists())]
 
     def check_root(self):
         super().check_root()
         if not self.annotation_files():
-            raise ValueError(f"{self.root} holds no .pts files, no landmarks.csv and not exactly one .json file.")
+            raise ValueError(
+                f"{self.root} holds no .pts or .txt files of points, no landmarks.csv and not exactly one .json."
+            )
 
     def published_splits(self):
         source, count = self._source(), self.scheme.num_landmarks
@@ -294,4 +300,4 @@ class OwnData(FaceBuilder):
             return {"train": readers.read_csv(source, count)}
         if source.suffix == ".json":
             return {"train": readers.read_coco(source, count)}
-        return {"train": readers.read_pts_folder(source, count)}
+        return {"train": readers.read_points_folder(source, count)}

@@ -48,6 +48,30 @@ class Cofw(MatBuilder):
         return {split: mat_readers.read_cofw(path, suffixes[split]) for split, path in present.items()}
 
 
+class Aflw(MatBuilder):
+    """AFLW (Köstinger et al., ICCVW 2011) in the protocol of CCL: `AFLWinfo_release.mat` beside AFLW's own
+    `data/flickr/{0,2,3}/`. The subset "frontal" has all 19 landmarks visible; its normaliser is "box".
+    """
+
+    SUBSETS = ("frontal",)
+    ANNOTATIONS, PICTURES = "AFLWinfo_release.mat", "data/flickr"
+
+    def annotation_files(self):
+        return [self.root / self.ANNOTATIONS]
+
+    def check_root(self):
+        super().check_root()
+        if self.scheme.name != "aflw19":
+            raise ValueError(f"This protocol has 19 landmarks: choose the scheme aflw19, not {self.scheme.name!r}.")
+        for name in (self.ANNOTATIONS, self.PICTURES):
+            if not (self.root / name).exists():
+                raise ValueError(f"{self.root} lacks {name}: expected {self.ANNOTATIONS} and {self.PICTURES}/.")
+
+    def published_splits(self):
+        splits = mat_readers.read_aflw(self.root / self.ANNOTATIONS, self.root / self.PICTURES)
+        return {name: samples for name, samples in splits.items() if samples}
+
+
 class Lsp(MatBuilder):
     """Leeds Sports Pose, or its extension: `joints.mat` and `images/`. Person-centric joints.
 

@@ -143,6 +143,47 @@ def read_lsp(folder: Path) -> Iterator[Sample | BadSample]:
         yield Sample(picture, points, f"{path}, {picture.name}", bbox, key=picture.stem)
 
 
+def read_aflw(path: Path, folder: Path) -> dict[str, list[Sample | BadSample]]:
+    """Splits "train" (20000) and "test" (4386) of AFLW as Zhu et al., CVPR 2016 (CCL), re-annotated it: 19 landmarks.
+
+    Args:
+        path: `AFLWinfo_release.mat` with data (N, 38: 19 x, 19 y), mask_new (N, 19, visible), bbox (N, 4: left, right,
+            top, bottom), nameList and ra, the order whose first 20000 train.
+        folder: of the pictures that nameList names, `data/flickr`.
+
+    Raises:
+        BadSample: for a file that is not of this form.
+    """
+    content = read_mat(path, ("data", "mask_new", "bbox", "ra"))
+    points, visible, boxes, order = (content[field] for field in ("data", "mask_new", "bbox", "ra"))
+    names = _names(path, "nameList")
+    count = len(points)
+    shapes = (points.shape, visible.shape, boxes.shape, order.size, len(names))
+    if shapes != ((count, 38), (count, 19), (count, 4), count, count):
+        raise BadSample(
+            f"{path}: data, mask_new, bbox, ra and nameList have {shapes}; expected (N, 38), (N, 19), (N, 4), N, N."
+        )
+    samples: list[Sample | BadSample] = []
+    for index in order.ravel().astype(int) - 1:
+        landmarks = points[index].reshape(2, 19).T.astype(np.float64)
+        landmarks[(landmarks <= 0).any(axis=1)] = np.nan
+        left, right, top, bottom = boxes[index].astype(np.float64)
+        seen = visible[index].astype(np.float32)
+        where, frontal = f"{path}, row {index + 1}", ("frontal",) if seen.all() else ()
+        box = np.array([left, top, right, bottom]) - 1.0
+        samples.append(
+            Sample(folder / names[index], landmarks - 1.0, where, box, seen, frontal, f"{names[index]}#{index}")
+        )
+    return {"train": samples[:20000], "test": samples[20000:]}
+
+
+def _names(path: Path, field: str) -> list[str]:
+    try:
+        return [str(np.ravel(cell)[0]) for cell in scipy.io.loadmat(path, variable_names=(field,))[field].ravel()]
+    except _DAMAGED as error:
+        raise BadSample(f"{path}: {field} does not hold names ({_first_line(error)}).") from None
+
+
 def corners(box: np.ndarray) -> np.ndarray:
     """x1 y1 x2 y2 from 0 of MATLAB's x y width height from 1."""
     x, y, width, height = np.asarray(box, np.float64)

@@ -14,9 +14,9 @@ import grain
 import numpy as np
 
 from jaxlm.config import Config
-from jaxlm.data.augment import Augmentation, make_crop
+from jaxlm.data.augment import Augmentation, Perturbation, make_crop
 from jaxlm.data.builders import FaceBuilder, OwnData, ThreeHundredW, Wflw
-from jaxlm.data.mat_builders import Cofw, Lsp
+from jaxlm.data.mat_builders import Aflw, Cofw, Lsp
 from jaxlm.data.rendered import RenderedFaces
 from jaxlm.data.rendered_videos import RenderedVideos
 from jaxlm.data.schemes import Scheme, get_scheme
@@ -26,6 +26,7 @@ BUILDERS: dict[str, type[FaceBuilder]] = {
     "wflw": Wflw,
     "300w": ThreeHundredW,
     "cofw": Cofw,
+    "aflw": Aflw,
     "lsp": Lsp,
     "own": OwnData,
     "rendered": RenderedFaces,
@@ -205,13 +206,15 @@ def make_augmentation(config: Config) -> Augmentation:
 
 
 class CropTransform(grain.transforms.RandomMap):
-    """Record to batch element, with augmentation; see `make_crop`."""
+    """Record to batch element, with augmentation or a perturbation; see `make_crop`."""
 
-    def __init__(self, config: Config, augmentation: Augmentation | None):
+    def __init__(
+        self, config: Config, augmentation: Augmentation | None = None, perturbation: Perturbation | None = None
+    ):
         self.scheme = get_scheme(config.scheme)
         self.crop, self.size = config.data.crop, config.image_size
         self.normalizer = config.data.normalizer
-        self.augmentation = augmentation
+        self.augmentation, self.perturbation = augmentation, perturbation
 
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         return self.crop_of(element, rng)
@@ -224,22 +227,27 @@ class CropTransform(grain.transforms.RandomMap):
             size=self.size,
             normalizer_name=self.normalizer,
             augmentation=self.augmentation,
+            perturbation=self.perturbation,
             rng=rng,
         )
 
 
-def eval_batches(source: FaceSource, config: Config, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+def eval_batches(
+    source: FaceSource, config: Config, batch_size: int, perturbation: Perturbation | None = None
+) -> Iterator[dict[str, np.ndarray]]:
     """Every sample of a source once, in order, not augmented; the last batch is padded.
+
+    A perturbation depends on the config's seed and the sample's position alone.
 
     Yields:
         Batches of the schema with `index` the sample's position, −1 for padding (whose mask is all false).
     """
-    transform = CropTransform(config, None)
+    transform = CropTransform(config, perturbation=perturbation)
     for start in range(0, len(source), batch_size):
         indices = list(range(start, min(start + batch_size, len(source))))
         elements = []
         for index in indices:
-            element = transform.crop_of(source.records[index])
+            element = transform.crop_of(source.records[index], np.random.default_rng([config.seed, index]))
             elements.append({**element, "index": np.int32(index)})
         padding = {key: np.zeros_like(value) for key, value in elements[0].items()}
         padding["index"] = np.int32(-1)

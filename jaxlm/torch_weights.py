@@ -1,0 +1,62 @@
+"""Released PyTorch weights, read as data and nothing else: no code in a downloaded file is ever run."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class TorchWeights:
+    """Tensors of a checkpoint file, each of which has to be taken once.
+
+    Args:
+        path: `.pth`, `.pth.tar`, … that `torch.save` wrote.
+
+    Raises:
+        ValueError: if PyTorch is not installed, or the file holds anything but tensors.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path).expanduser()
+        try:
+            import torch
+        except ImportError:
+            raise ValueError("Reading PyTorch weights needs PyTorch: pip install 'jaxlm[torch]'.") from None
+        if not self.path.is_file():
+            raise ValueError(f"{self.path} does not exist.")
+        try:
+            content: Any = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+            reason = (str(error).strip().splitlines() or ["empty"])[0][:160]
+            raise ValueError(f"{self.path} is not a file of PyTorch weights alone ({reason}).") from None
+        tensors = content.get("state_dict", content) if isinstance(content, dict) else {}
+        if not tensors or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+            raise ValueError(f"{self.path} holds no state_dict of tensors.")
+        self._left = {name.removeprefix("module."): tensor.numpy() for name, tensor in tensors.items()}
+
+    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The tensor of this name.
+
+        Raises:
+            ValueError: if there is none, or it has another shape.
+        """
+        if name not in self._left:
+            raise ValueError(f"{self.path} has no tensor {name!r}: it is not this network's file.")
+        tensor = self._left.pop(name)
+        if tensor.shape != shape:
+            raise ValueError(f"{self.path}: {name} is {tensor.shape} where the network needs {shape}.")
+        return np.asarray(tensor)
+
+    def skip(self, suffix: str) -> None:
+        """Leaves out what ends so, and has no meaning here."""
+        self._left = {name: tensor for name, tensor in self._left.items() if not name.endswith(suffix)}
+
+    def finish(self) -> None:
+        """Raises a ValueError that names the tensors which were not taken."""
+        if self._left:
+            names = sorted(self._left)
+            raise ValueError(
+                f"{self.path} has {len(names)} tensors that the network does not: {', '.join(names[:4])}"
+                f"{', …' if len(names) > 4 else ''}."
+            )
