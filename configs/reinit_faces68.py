@@ -40,7 +40,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.model = ConfigDict(
         dict(
-            backbone="small",  # small, medium or resnet50
+            backbone="tiny",  # tiny, small, medium or resnet50
             reinitialize="network",  # none (B1), shape (B2) or network (GSR)
             refine="network",  # none, box (G&LSR*) or network (G&LSR)
             kind="affine",  # or similarity
@@ -98,7 +98,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
 
     config.optim = ConfigDict(dict(name="adamw", power=1.0, weight_decay=2e-4, clip_norm=1.0, ema=0.999))
-    config.train = ConfigDict(dict(batch_size=32, num_steps=4000, log_every=50, checkpoint_every=1000))
+    config.train = ConfigDict(dict(batch_size=32, num_steps=3000, log_every=50, checkpoint_every=1000))
     config.eval = ConfigDict(dict(batch_size=64, flip_average=False, limit=300, full_picture=False))
     config.eval.sets = ("300w:heldout", "ytf68:heldout")  # source:split; the first says which checkpoint is best
 

@@ -245,7 +245,7 @@ def faces_sheet(result: Result, source: FaceSource, config: Config, count: int =
     middle = (len(order) - count) // 2
     chosen = [*order[:count], *order[middle : middle + count], *order[-count:]]
     tiles = []
-    for index in chosen:
+    for index in dict.fromkeys(chosen):
         element = transform.crop_of(source.records[index])
         picture = visualize.draw_comparison(
             element["image"],

@@ -150,6 +150,25 @@ def figure(
     write_image(path, pixels)
 
 
+def plot_curves(
+    path: Path,
+    curves: dict[str, dict[str, list[float]]],
+    x: dict[str, tuple[float, ...]],
+    titles: dict[str, str],
+    ylabel: str,
+) -> None:
+    """Panels side by side with one y axis: panel -> name -> values at the panel's x."""
+    with figure(path, columns=len(curves)) as panels:
+        top = max(value for panel in curves.values() for values in panel.values() for value in values)
+        for axes, (panel, lines) in zip(panels, curves.items(), strict=True):
+            for name, values in lines.items():
+                axes.plot(x[panel], values, marker="o", markersize=3, label=name)
+            axes.set(xlabel=titles[panel], ylim=(0, 1.05 * top))
+            axes.grid(alpha=0.3)
+        panels[0].set_ylabel(ylabel)
+        panels[0].legend(frameon=False, fontsize=9)
+
+
 def plot_ced(path: Path, curves: dict[str, np.ndarray], *, threshold: float, title: str) -> None:
     """Cumulative error distribution: fraction of faces with an NME up to x, x to `threshold` (both as fractions)."""
     with figure(path) as (axes,):

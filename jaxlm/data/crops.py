@@ -77,6 +77,13 @@ PROTOCOLS: dict[str, Crop] = {
 }
 
 
+def looks_at_box(protocol: str) -> bool:
+    """Whether a protocol's crop depends on the given box, and not on the landmarks alone."""
+    points = np.array([[0.0, 0.0], [1.0, 1.0]])
+    first, second = (PROTOCOLS[protocol](np.array(box), points) for box in ((0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 4.0, 4.0)))
+    return not np.array_equal(first, second)
+
+
 def crop_box(protocol: str, box: np.ndarray, landmarks: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Box (4,) of the face under a protocol.
 

@@ -58,7 +58,14 @@ MEDIUM = Layout(
 # For tests and first tries.
 NANO = Layout(stem=8, rows=(Bottlenecks(2, 8, 1, 2), Bottlenecks(2, 16, 1, 2), Bottlenecks(2, 16, 2, 4)), last=16)
 
-LAYOUTS = {"nano": NANO, "small": SMALL, "medium": MEDIUM}
+# For images of 64×64 on a CPU: 4×4 cells are left to the fully connected layers, as the place of things needs.
+TINY = Layout(
+    stem=16,
+    rows=(Bottlenecks(1, 16, 1, 1), Bottlenecks(4, 24, 2, 2), Bottlenecks(4, 32, 2, 2), Bottlenecks(4, 48, 2, 2)),
+    last=64,
+)
+
+LAYOUTS = {"nano": NANO, "tiny": TINY, "small": SMALL, "medium": MEDIUM}
 
 
 class InvertedResidual(nn.Module):
