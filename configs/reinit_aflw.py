@@ -32,7 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seed = 0
     config.image_size = 256  # of the crop that is sampled; the localization network sees it at 128
     # On landmarks in units of the inter-ocular distance. unit: of the errors in Eq. (9); 100 is percent of it.
-    config.loss = ConfigDict(dict(on="landmarks", name="adaptive_l1", options=dict(unit=20.0)))
+    config.loss = ConfigDict(dict(on="landmarks", name="adaptive_l1", options=dict(unit=5.0)))
     # The four training steps: their share of train.num_steps, and the learning rate that decays to zero in each.
     config.phases = ConfigDict(
         dict(

@@ -122,10 +122,11 @@ def _regressor(weights: TorchWeights, like: Any, statistics: Any) -> tuple[Any, 
         layers = [layer for layer in ("expand", "depthwise", "project") if layer in shapes]
         for layer, place in zip(layers, (0, 3, 6), strict=False):
             source = f"features.{number}.conv.{place}.weight"
+            shape = shapes[layer]["kernel"].shape
             if layer == "depthwise":
-                params[layer] = _kernel(weights, source, shapes[layer].shape)
+                params[layer] = {"kernel": _kernel(weights, source, shape)}
             else:
-                params[layer] = {"kernel": _kernel(weights, source, (1, 1, *shapes[layer]["kernel"].shape))[0, 0]}
+                params[layer] = {"kernel": _kernel(weights, source, (1, 1, *shape))[0, 0]}
             norm(f"{layer}_norm", f"features.{number}.conv.{place + 1}", params, running, shapes)
         trunk[block], stats[block] = params, running
     last = len(blocks) + 1

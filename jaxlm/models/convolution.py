@@ -101,7 +101,7 @@ def _border(x):
 
 def _shifted_products(padded, kernel, stride):
     batch, height, width, channels = padded.shape
-    total = jnp.zeros((), padded.dtype)
+    total, kernel = jnp.zeros((), padded.dtype), kernel.reshape(3, 3, 1, 1, 1, channels)
     for i in range(3):
         for j in range(3):
             end = (batch, height - 2 + i, width - 2 + j, channels)

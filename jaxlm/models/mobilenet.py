@@ -68,6 +68,22 @@ TINY = Layout(
 LAYOUTS = {"nano": NANO, "tiny": TINY, "small": SMALL, "medium": MEDIUM}
 
 
+class DepthwiseConv(nn.Module):
+    """3×3 convolution of each channel by itself, without bias.
+
+    Attributes:
+        stride: in both directions.
+    """
+
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
+        initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        kernel = self.param("kernel", initializer, (3, 3, 1, x.shape[-1]))
+        return depthwise_convolution(x, kernel[:, :, 0], self.stride)
+
+
 class InvertedResidual(nn.Module):
     """Expansion by 1×1, depthwise 3×3, linear projection by 1×1; a shortcut where the shapes agree.
 
@@ -87,9 +103,7 @@ class InvertedResidual(nn.Module):
         y = x
         if self.expansion != 1:
             y = nn.relu(_norm(train, "expand_norm")(pointwise(width, "expand")(y)))
-        kernel = self.param("depthwise", nn.initializers.variance_scaling(2.0, "fan_out", "normal"), (3, 3, 1, width))
-        y = depthwise_convolution(y, kernel[:, :, 0], self.stride)
-        y = nn.relu(_norm(train, "depthwise_norm")(y))
+        y = nn.relu(_norm(train, "depthwise_norm")(DepthwiseConv(self.stride, name="depthwise")(y)))
         y = _norm(train, "project_norm")(pointwise(self.features, "project")(y))
         return x + y if x.shape == y.shape else y
 

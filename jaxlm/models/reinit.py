@@ -112,7 +112,7 @@ class PartRegressor(nn.Module):
         blocks = ((1, 8, 2), (6, 16, 2), (6, 24, 2), (6, 32, 1), (6, 48, 2), (6, 64, 1))
         for number, (expansion, features, stride) in enumerate(blocks):
             x = InvertedResidual(features, stride, expansion, name=f"block{number}")(x, train)
-        head = RegressionHead((800,), 2 * self.num_landmarks, name="head")
+        head = RegressionHead((832,), 2 * self.num_landmarks, name="head")
         return head(x.reshape(len(x), -1)).reshape(-1, self.num_landmarks, 2)
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
@@ -110,7 +111,7 @@ class System(NamedTuple):
     predict: Callable[[Any, Array], Prediction]
     track: Callable[..., tuple[Prediction, Any]] | None = None
     phases: tuple[Phase, ...] = ()
-    fit: Callable[[TrainState, Any, Any], TrainState] | None = None
+    fit: Callable[[TrainState, np.ndarray, np.ndarray], TrainState] | None = None
     halves: Halves | None = None
 
 

@@ -1,0 +1,375 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reinit_300w
+import reinit_aflw
+import reinit_faces68
+import reinit_wflw
+
+from jaxlm import geometry, losses, systems, training
+from jaxlm.data.schemes import get_scheme
+from jaxlm.models.blocks import count_parameters
+from jaxlm.models.reinit import STAGES, ProgressiveNetwork, ShapeRegressor
+from jaxlm.systems import reinit
+
+ROOT = Path(__file__).parents[1]
+SCHEME = get_scheme("faces68")
+PARTS = tuple(points for name, points in SCHEME.parts.items() if name != "contour")
+
+
+def make_config(**fields):
+    config = reinit_faces68.get_config()
+    config.model.update(dict(backbone="nano", global_side=32, local_side=32))
+    config.train.num_steps = 40
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def make_batch(count=4, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": jnp.asarray(rng.integers(0, 256, (count, 128, 128, 3)), jnp.uint8),
+        "landmarks": jnp.asarray(64 + 25 * mean_face()[None] + rng.normal(size=(count, 68, 2)), jnp.float32),
+        "mask": jnp.ones((count, 68), bool).at[0, 3].set(False),
+        "normalizer": jnp.full((count,), 25.0),
+    }
+
+
+def mean_face():
+    rng = np.random.default_rng(7)
+    half = rng.uniform(0.1, 1.0, (68, 2))
+    face = np.array([half[min(i, SCHEME.flip[i])] * [1 if i <= SCHEME.flip[i] else -1, 1] for i in range(68)])
+    low, high = face.min(axis=0), face.max(axis=0)
+    return (2 * (face - low) / (high - low) - 1).astype(np.float32)
+
+
+def start(config):
+    system = systems.build(config)
+    state = jax.jit(system.init)(jax.random.key(0))
+    assert system.fit is not None
+    return system, system.fit(state, mean_face()[None] * 50, np.ones((1, 68), bool))
+
+
+@pytest.fixture(scope="module")
+def progressive():
+    return start(make_config())
+
+
+def randomised(variables, seed=0):
+    """Every parameter moved, so that nothing is the identity any more."""
+    rng = np.random.default_rng(seed)
+    move = lambda leaf: leaf + 0.05 * jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype)  # noqa: E731
+    return {**variables, "params": jax.tree.map(move, variables["params"])}
+
+
+def test_before_training_every_face_is_the_mean_face(progressive):
+    system, state = progressive
+    prediction = jax.jit(system.predict)(state.variables, make_batch()["image"])
+    expected = geometry.from_unit(mean_face() / 1.2, 128)
+    np.testing.assert_allclose(prediction.landmarks, np.broadcast_to(expected, (4, 68, 2)), atol=2e-3)
+    assert (prediction.score == 1).all()
+
+
+@pytest.mark.parametrize(("reinitialize", "refine"), [("none", "none"), ("shape", "box"), ("network", "network")])
+def test_the_stages_compose_as_equation_7(reinitialize, refine):
+    model = ProgressiveNetwork(
+        68, PARTS, "nano", reinitialize=reinitialize, refine=refine, global_side=32, local_side=32
+    )
+    images = make_batch()["image"].astype(jnp.float32)
+    variables = randomised(jax.jit(model.init)(jax.random.key(0), images))
+    variables["batch_stats"]["mean_shape"] = jnp.asarray(mean_face())
+    outputs = jax.jit(model.apply)(variables, images)
+    expected = np.array(outputs.shape)
+    for part, local in zip(PARTS, outputs.locals, strict=False):
+        expected[:, part] = geometry.apply_affine(np.asarray(local.matrix), np.asarray(local.shape))
+        start = geometry.apply_affine(np.asarray(local.matrix), np.asarray(local.initial))
+        np.testing.assert_allclose(start, outputs.shape[:, list(part)], atol=1e-4)
+        assert local.patch.shape == (4, 32, 32, 3)
+    expected = geometry.apply_affine(np.asarray(outputs.matrix), expected)
+    np.testing.assert_allclose(outputs.landmarks, expected, atol=1e-4)
+    contour = list(SCHEME.parts["contour"])
+    back = geometry.apply_affine(np.asarray(outputs.matrix), np.asarray(outputs.shape))
+    np.testing.assert_allclose(outputs.landmarks[:, contour], back[:, contour], atol=1e-4)
+    moved = np.abs(np.asarray(outputs.landmarks) - back).max(axis=(0, 2))
+    assert (moved[list(PARTS[0])] > 1e-3).all() == (refine != "none")
+
+
+@pytest.mark.usefixtures("float64")
+def test_gradients_of_the_two_stages_are_the_finite_differences():
+    """The whole network, from the image through two samplers and Eq. (7), in a few random directions."""
+    model = ProgressiveNetwork(68, PARTS, "nano", global_side=32, local_side=32)
+    images = make_batch(1)["image"].astype(jnp.float64)
+    variables = randomised(jax.jit(model.init)(jax.random.key(0), images))
+    variables["batch_stats"]["mean_shape"] = jnp.asarray(mean_face())
+    params, statistics = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float64), (variables["params"], variables["batch_stats"])
+    )
+    weight = jnp.asarray(np.random.default_rng(1).normal(size=(1, 68, 2)))
+
+    @jax.jit
+    def value(params):
+        return (weight * model.apply({"params": params, "batch_stats": statistics}, images).landmarks).sum()
+
+    gradient = jax.jit(jax.grad(value))(params)
+    for stage in STAGES:  # one stage at a time, so that each has to be right
+        direction = jax.tree.map(jnp.zeros_like, params)
+        direction[stage] = randomised({"params": direction}, seed=2)["params"][stage]
+        ends = [
+            value(jax.tree.map(lambda leaf, d, step=step: leaf + step * d, params, direction)) for step in (1e-7, -1e-7)
+        ]
+        exact = sum(jax.tree.leaves(jax.tree.map(lambda g, d: (g * d).sum(), gradient, direction)))
+        np.testing.assert_allclose((ends[0] - ends[1]) / 2e-7, exact, rtol=2e-4, err_msg=stage)
+        assert abs(exact) > 1e-3
+
+
+def test_each_training_step_trains_its_own_stages_and_nothing_else(progressive):
+    system, state = progressive
+    plan = [(phase.name, phase.last_step) for phase in system.phases]
+    assert plan == [("reinit", 8), ("regress", 28), ("local", 36), ("finetune", 40)]
+    batch = make_batch()
+    for phase in system.phases:
+        new, logs = jax.jit(phase.train_step)(state, batch, jax.random.key(0))
+        assert np.isfinite(logs["loss"]) and logs["grad_norm"] > 0
+        # Weight decay and momentum of what is frozen must not move it, either.
+        new, _ = jax.jit(phase.train_step)(new, batch, jax.random.key(0))
+        for part in ("params", "batch_stats"):
+            before, after = (getattr(s, part) for s in (state, new))
+            for name in before:
+                same = jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), before[name], after[name]))
+                assert same == (name not in reinit.PHASES[phase.name]), (phase.name, part, name)
+        state = new
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"model.reinitialize": "none", "model.refine": "none"}, ["regress", "finetune"]),
+        ({"model.refine": "none"}, ["reinit", "regress", "finetune"]),
+        ({"phases.finetune.share": 0.0, "model.refine": "box"}, ["reinit", "regress", "local"]),
+    ],
+)
+def test_steps_that_a_model_does_not_have_leave_their_share_to_the_others(fields, expected):
+    plan = reinit.phase_plan(make_config(**fields))
+    assert [name for name, _ in plan] == expected and plan[-1][1] == 40
+
+
+def test_the_learning_rate_decays_to_zero_in_each_step():
+    config = make_config()
+    plan = reinit.phase_plan(config)
+    schedule = reinit.phase_schedule(config, plan)
+    begin = 0
+    for name, last in plan:
+        rate = config.phases[name].learning_rate
+        np.testing.assert_allclose(schedule(begin), rate, rtol=1e-6)
+        np.testing.assert_allclose(schedule((begin + last) // 2), rate / 2, rtol=1e-5)
+        begin = last
+
+
+def test_the_stages_learn():
+    """Four faces are learnt by heart, step by step: each step lowers what it is there for."""
+    config = make_config(**{"train.num_steps": 160, "optim.clip_norm": 0.0, "loss.name": "l1", "loss.options": {}})
+    for name in config.phases:
+        config.phases[name].share = 1.0
+    system, state = start(config)
+    batch, done, errors = make_batch(), 0, []
+    turned = geometry.similarity(0.8, 12.0, np.full(2, 63.5), np.array([66.0, 60.0]))
+    batch["landmarks"] = jnp.asarray(geometry.apply_affine(turned, np.asarray(batch["landmarks"])), jnp.float32)
+    for phase in system.phases:
+        step = jax.jit(phase.train_step, donate_argnums=0)
+        for _ in range(done, phase.last_step):
+            state, logs = step(state, batch, jax.random.key(0))
+            errors.append(float(logs["nme"]))
+        done = phase.last_step
+    assert errors[39] < 0.7 * errors[0]  # the mean face, in its place
+    assert errors[79] < 0.8 * errors[39] and errors[-1] < errors[79]
+
+
+def test_the_halves_are_the_whole(progressive):
+    """Located in the crop, resampled from the picture: with the crop as the picture it is the prediction."""
+    system, state = progressive
+    variables = randomised(state.variables)
+    images = make_batch()["image"]
+    y, x = np.mgrid[:128, :128]
+    smooth = jnp.asarray(
+        np.stack([127 + 100 * np.sin(x / 17), 127 + 90 * np.cos(y / 23), x + y], -1)[None] % 256, jnp.float32
+    )
+    images = jnp.broadcast_to(smooth, images.shape)
+    whole = jax.jit(system.predict)(variables, images)
+    assert system.halves is not None
+    located = np.asarray(jax.jit(system.halves.locate)(variables, images))
+    from jaxlm.sampler import warp
+
+    side = system.halves.side
+    unit = geometry.invert_affine(np.asarray(whole.aux["matrix"]))
+    np.testing.assert_allclose(located, geometry.unit_to_pixels(unit, 128, side), rtol=1e-4, atol=1e-3)
+    faces = warp(images, whole.aux["matrix"], side)
+    found = jax.jit(system.halves.regress)(variables, faces)
+    back = geometry.apply_affine(geometry.invert_affine(located), np.asarray(found.landmarks))
+    np.testing.assert_allclose(back, whole.landmarks, atol=1e-2)
+
+
+def test_parameters_of_table_2():
+    """98 points: the number of parameters of the released regressor; 68 points: 15 420 fewer."""
+    for points, expected in ((98, 493_510), (68, 478_090)):
+        shapes = jax.eval_shape(
+            lambda key, points=points: ShapeRegressor("small", points).init(key, jnp.zeros((1, 256, 256, 3)), False),
+            jax.random.key(0),
+        )
+        assert count_parameters(shapes["params"]) == expected
+
+
+@pytest.mark.usefixtures("float64")
+def test_adaptive_weights_are_equation_9():
+    rng = np.random.default_rng(0)
+    error = rng.normal(size=(6, 5, 2))
+    expected = np.exp(-error.std(axis=0) * np.abs(error - error.mean(axis=0)))
+    np.testing.assert_allclose(losses.adaptive_landmark_weight(jnp.asarray(error)), expected, rtol=1e-12)
+    mask = rng.random((6, 5, 2)) < 0.6
+    mask[:, 0] = False
+    found = losses.adaptive_landmark_weight(jnp.asarray(np.where(mask, error, 1e6)), jnp.asarray(mask))
+    for k in range(5):
+        for axis in range(2):
+            z = error[mask[:, k, axis], k, axis]
+            if len(z):
+                expected = np.exp(-z.std() * np.abs(z - z.mean()))
+                np.testing.assert_allclose(found[mask[:, k, axis], k, axis], expected, rtol=1e-9)
+    assert (np.asarray(found)[~mask] == 0).all()
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_adaptive_loss_is_the_weighted_l1_without_gradient_through_the_weights():
+    rng = np.random.default_rng(0)
+    pred, target = (jnp.asarray(rng.normal(size=(6, 5, 2))) for _ in range(2))
+    weight = losses.adaptive_landmark_weight(3.0 * (pred - target))
+    np.testing.assert_allclose(losses.adaptive_l1(pred, target, unit=3.0), weight * jnp.abs(pred - target), rtol=1e-12)
+    gradient = jax.grad(lambda pred: losses.adaptive_l1(pred, target, unit=3.0).sum())(pred)
+    np.testing.assert_allclose(gradient, weight * jnp.sign(pred - target), rtol=1e-12)
+
+
+def test_the_adaptive_loss_drops_into_the_deep_equilibrium():
+    import ldeq_faces68
+
+    from jaxlm.systems.objective import make_objective
+
+    config = ldeq_faces68.get_config("smoke")
+    config.loss.name, config.loss.options = "adaptive_l1", {"unit": 0.0001}
+    stages = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 3, 16, 16, 68)), jnp.float32)
+    batch = {
+        "image": jnp.zeros((3, 64, 64, 3)),
+        "landmarks": jnp.asarray(np.random.default_rng(1).uniform(5, 60, (3, 68, 2)), jnp.float32),
+        "mask": jnp.ones((3, 68), bool),
+    }
+    nearly = make_objective(config)(stages, batch)
+    config.loss.options = {"unit": 50.0}
+    weighted = make_objective(config)(stages, batch)
+    config.loss.name, config.loss.options = "l1", {}
+    plain = make_objective(config)(stages, batch)
+    np.testing.assert_allclose(nearly, plain, rtol=1e-5)
+    assert weighted < 0.9 * plain
+
+
+def test_eight_devices_weigh_over_the_whole_batch():
+    """The statistics of Eq. (9) are those of the global batch when it is split over devices."""
+    code = """
+import sys, numpy as np, jax, jax.numpy as jnp
+sys.path[:0] = [sys.argv[1]]
+from jaxlm import losses, training
+mesh = training.data_mesh()
+error = np.random.default_rng(0).normal(size=(16, 5, 2)).astype(np.float32)
+split = training.shard_batch({"error": error}, mesh)["error"]
+found = jax.jit(losses.adaptive_landmark_weight)(split)
+expected = np.exp(-error.std(axis=0) * np.abs(error - error.mean(axis=0)))
+assert len(found.sharding.device_set) == jax.device_count() == 8
+np.testing.assert_allclose(found, expected, rtol=1e-5)
+"""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "match"),
+    [
+        ("model.reinitialize", "twice", "model.reinitialize must be one of none, shape, network"),
+        ("model.backbone", "vgg", "resnet50"),
+        ("model.reinit_side", 64, "must be 128"),
+        ("loss.name", "adaptive_wing", "adaptive_l1"),
+        ("loss.on", "heatmaps", "loss.on must be landmarks"),
+        ("phases.reinit.share", -1.0, "negative"),
+    ],
+)
+def test_what_does_not_exist_is_named(field, value, match):
+    with pytest.raises(ValueError, match=match):
+        systems.build(make_config(**{field: value}))
+
+
+def test_every_config_and_backbone_builds():
+    for config in (
+        *(
+            reinit_300w.get_config(variant)
+            for variant in ("small", "medium", "large", "b1", "b2", "glsr_star", "smoke")
+        ),
+        *(reinit_wflw.get_config(variant) for variant in ("", "large", "released", "adaptive", "smoke")),
+        *(reinit_aflw.get_config(variant) for variant in ("", "gsr", "smoke")),
+    ):
+        system = systems.build(config)
+        state = jax.eval_shape(system.init, jax.random.key(0))
+        images = jax.ShapeDtypeStruct((2, config.image_size, config.image_size, 3), jnp.float32)
+        prediction = jax.eval_shape(system.predict, state.variables, images)
+        assert prediction.landmarks.shape == (2, get_scheme(config.scheme).num_landmarks, 2)
+    with pytest.raises(ValueError, match="glsr"):
+        reinit_300w.get_config("nothing")
+
+
+def test_training_goes_on_inside_and_between_the_steps_to_the_same_bits(tmp_path):
+    from data_sets import write_pts
+
+    write_pts(tmp_path / "data" / "300w" / "lfpw" / "trainset", 24)
+
+    def run(name, stop=None):
+        config = make_config()
+        config.data.root, config.data.cache = str(tmp_path / "data"), str(tmp_path / "cache")
+        for source in ("ytf68", "aflw68"):
+            del config.data.sources[source]
+        config.eval.sets = ()
+        config.train.update(dict(num_steps=8, batch_size=4, log_every=1, checkpoint_every=1))
+        for phase in config.phases:
+            config.phases[phase].share = 1.0
+        if stop:
+            original = training.make_train_step
+
+            def interrupting(phase):
+                step = original(phase)
+
+                def limited(state, batch, rng):
+                    if int(jax.device_get(state.step)) == stop:
+                        raise KeyboardInterrupt
+                    return step(state, batch, rng)
+
+                return limited
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(training, "make_train_step", interrupting)
+                with pytest.raises(KeyboardInterrupt):
+                    training.train(config, tmp_path / name)
+            return None
+        training.train(config, tmp_path / name)
+        from jaxlm.app import restore_variables
+
+        return restore_variables(config, tmp_path / name)[0]
+
+    whole = run("whole")
+    for stop in (3, 6):
+        run("parts", stop)
+    parts = run("parts")
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), whole, parts))
+    assert optax.global_norm(whole["params"]) > 0
