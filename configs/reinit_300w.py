@@ -5,7 +5,7 @@ The paper reports, inter-pupil, on the full test set 5.17 % for the small networ
 for the medium one and 3.95 % for ResNet-50; on the private set, inter-ocular, AUC10 0.5504, 0.5895 and 0.6280 (FR10
 0.67, 0.17 and 0.17 %). It crops by the boxes of 300-W's official detector × 1.2; `.pts` files carry no boxes, so the
 box around the landmarks stands in for them, and the training boxes are drawn around it. COFW-68 is evaluated by
-`python eval.py --workdir=… --data=cofw --config.data.root=/data/COFW` (4.50, 4.30 and 4.21 %).
+`python eval.py --workdir=… --data=cofw --root=/data/COFW` (4.50, 4.30 and 4.21 %).
 
 The paper trains for 150 epochs of 20 perturbed boxes per picture in batches of 64 and does not say
 how the four steps share the epochs; here they are the whole, and `config.phases` shares them. Its networks
@@ -69,9 +69,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.sources = ConfigDict()
     config.data.sources["300w"] = ConfigDict(
         dict(builder="300w", root="", train_split="train", weight=1.0, heldout=0.0, group="", on_bad="error")
-    )
-    config.data.sources.cofw = ConfigDict(
-        dict(builder="cofw", root="", train_split="train", weight=0.0, heldout=0.0, group="", on_bad="error")
     )
 
     config.augment = ConfigDict(

@@ -31,7 +31,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # The four training steps: their share of train.num_steps, and the learning rate that decays to zero in each.
     config.phases = ConfigDict(
         dict(
-            reinit=dict(share=0.2, learning_rate=1e-3),
+            reinit=dict(share=0.3, learning_rate=2e-3),
             regress=dict(share=0.5, learning_rate=2e-3),
             local=dict(share=0.2, learning_rate=2e-3),
             finetune=dict(share=0.1, learning_rate=2e-4),

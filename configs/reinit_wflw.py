@@ -66,9 +66,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.sources.wflw = ConfigDict(
         dict(builder="wflw", root="", train_split="train", weight=1.0, heldout=0.0, group="", on_bad="error")
     )
-    config.data.sources.own = ConfigDict(
-        dict(builder="own", root="", train_split="train", weight=0.0, heldout=0.0, group="", on_bad="error")
-    )
 
     config.augment = ConfigDict(
         dict(

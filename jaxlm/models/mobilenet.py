@@ -56,7 +56,7 @@ MEDIUM = Layout(
 )
 
 # For tests and first tries.
-NANO = Layout(stem=8, rows=(Bottlenecks(2, 8, 1, 2), Bottlenecks(2, 16, 1, 2), Bottlenecks(2, 16, 2, 4)), last=16)
+NANO = Layout(stem=8, rows=(Bottlenecks(2, 8, 1, 2), Bottlenecks(2, 16, 1, 2)), last=16)
 
 # For images of 64×64 on a CPU: 4×4 cells are left to the fully connected layers, as the place of things needs.
 TINY = Layout(

@@ -18,6 +18,7 @@ from jaxlm.models.resnet import ResNet50
 from jaxlm.sampler import warp
 
 STAGES = ("reinit", "regressor", "local_reinit", "local_regressor")  # top-level names of the parameters
+SIX_BLOCKS = ((1, 8, 2), (6, 16, 2), (6, 24, 2), (6, 32, 1), (6, 48, 2), (6, 64, 1))
 BACKBONES = (*mobilenet.LAYOUTS, "resnet50")
 
 
@@ -101,16 +102,17 @@ class PartRegressor(nn.Module):
 
     Attributes:
         num_landmarks: of the part.
+        blocks: expansion, channels and stride of each.
     """
 
     num_landmarks: int
+    blocks: tuple[tuple[int, int, int], ...]
 
     @nn.compact
     def __call__(self, patches: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B k 2"]:
         x = nn.Conv(8, (3, 3), strides=2, padding=1, use_bias=False, name="stem")(patches)
         x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name="stem_norm")(x))
-        blocks = ((1, 8, 2), (6, 16, 2), (6, 24, 2), (6, 32, 1), (6, 48, 2), (6, 64, 1))
-        for number, (expansion, features, stride) in enumerate(blocks):
+        for number, (expansion, features, stride) in enumerate(self.blocks):
             x = InvertedResidual(features, stride, expansion, name=f"block{number}")(x, train)
         head = RegressionHead((832,), 2 * self.num_landmarks, name="head")
         return head(x.reshape(len(x), -1)).reshape(-1, self.num_landmarks, 2)
@@ -199,7 +201,8 @@ class ProgressiveNetwork(nn.Module):
         if self.refine == "network":
             self.local_reinit = LocalReinitialization(len(self.parts), self.kind)
         if self.refine != "none":
-            self.local_regressor = LocalRegression(tuple(map(len, self.parts)))
+            blocks = SIX_BLOCKS if self.backbone != "nano" else ()
+            self.local_regressor = LocalRegression(tuple(map(len, self.parts)), blocks)
 
     def __call__(self, images: Float[Array, "B S S 3"], train: tuple[str, ...] = ()) -> Outputs:
         """All stages.
@@ -287,10 +290,11 @@ class LocalRegression(nn.Module):
     """A regressor for each part."""
 
     sizes: tuple[int, ...]
+    blocks: tuple[tuple[int, int, int], ...]
 
     @nn.compact
     def __call__(self, patches: list[Array], train: bool) -> tuple[Array, ...]:
-        networks = [PartRegressor(size, name=f"part{number}") for number, size in enumerate(self.sizes)]
+        networks = [PartRegressor(size, self.blocks, name=f"part{number}") for number, size in enumerate(self.sizes)]
         return tuple(network(patch, train) for network, patch in zip(networks, patches, strict=True))
 
 

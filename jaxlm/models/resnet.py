@@ -18,7 +18,7 @@ class Bottleneck(nn.Module):
     stride: int = 1
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w 4*features"]:
+    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w D"]:
         y = nn.relu(_conv_norm(x, self.features, 1, 1, train, "reduce"))
         y = nn.relu(_conv_norm(y, self.features, 3, self.stride, train, "middle"))
         y = _conv_norm(y, 4 * self.features, 1, 1, train, "expand")

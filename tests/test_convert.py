@@ -1,0 +1,200 @@
+import io
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlm import app, checkpoints, convert, geometry, systems
+from jaxlm.config import load_config_file
+from jaxlm.models.mobilenet import SMALL
+from jaxlm.torch_weights import TorchWeights
+
+torch: object = pytest.importorskip("torch")
+
+FILES = ("98_points_global_reinit.pth.tar", "98_points_global_regress.pth.tar", "98_points_local_reinit.pth.tar")
+
+
+def make_localization():
+    nn = torch.nn
+    layers = [
+        *(nn.Conv2d(3, 8, 5, 2), nn.MaxPool2d(2), nn.PReLU(), nn.Conv2d(8, 16, 3), nn.PReLU(), nn.Conv2d(16, 16, 3)),
+        *(
+            nn.MaxPool2d(2),
+            nn.PReLU(),
+            nn.Conv2d(16, 32, 3),
+            nn.PReLU(),
+            nn.Conv2d(32, 32, 3),
+            nn.MaxPool2d(2),
+            nn.PReLU(),
+        ),
+        *(nn.Conv2d(32, 64, 3), nn.PReLU()),
+    ]
+    head = nn.Sequential(nn.Linear(256, 32), nn.PReLU(), nn.Linear(32, 6))
+    return torch.nn.ModuleDict({"localization": nn.Sequential(*layers), "fc_loc": head})
+
+
+def make_regressor():
+    nn = torch.nn
+
+    def conv(inputs, outputs, kernel, stride=1, groups=1):
+        pad = (kernel - 1) // 2
+        return [nn.Conv2d(inputs, outputs, kernel, stride, pad, groups=groups, bias=False), nn.BatchNorm2d(outputs)]
+
+    class Block(nn.Module):
+        def __init__(self, inputs, outputs, stride, expansion):
+            super().__init__()
+            width = inputs * expansion
+            expand = [*conv(inputs, width, 1), nn.ReLU()] if expansion != 1 else []
+            middle = [*conv(width, width, 3, stride, width), nn.ReLU()]
+            self.conv = nn.Sequential(*expand, *middle, *conv(width, outputs, 1))
+
+        def forward(self, x):
+            y = self.conv(x)
+            return x + y if x.shape == y.shape else y
+
+    features, inputs = [nn.Sequential(*conv(3, SMALL.stem, 3, 2), nn.ReLU())], SMALL.stem
+    for row in SMALL.rows:
+        for repeat in range(row.repeats):
+            features.append(Block(inputs, row.features, row.stride if repeat == 0 else 1, row.expansion))
+            inputs = row.features
+    features.append(nn.Sequential(*conv(inputs, SMALL.last, 1), nn.ReLU()))
+    head = nn.Sequential(nn.Linear(256, 256), nn.PReLU(), nn.Linear(256, 256), nn.PReLU(), nn.Linear(256, 196))
+    return nn.ModuleDict({"features": nn.Sequential(*features), "pts_net": head})
+
+
+def make_local():
+    nn = torch.nn
+    heads = {}
+    for part in ("left_eye", "right_eye", "nose", "mouth"):
+        heads[f"{part}_net"] = nn.Sequential(
+            nn.Linear(196, 128), nn.PReLU(), nn.Linear(128, 64), nn.PReLU(), nn.Linear(64, 6)
+        )
+    return nn.ModuleDict(heads)
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """Networks of the released form with random weights, and the files that hold them."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("released")
+    networks = make_localization(), make_regressor(), make_local()
+    for network, name in zip(networks, FILES, strict=True):
+        network.eval()
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 2.0)
+        state = {f"module.{key}": value for key, value in network.state_dict().items()}
+        torch.save({"epoch": 3, "state_dict": state}, folder / name)
+    # A matrix near the identity, as a trained network gives it.
+    np.save(folder / "mean_98_face.npy", np.random.default_rng(0).uniform(0.1, 0.9, 196))
+    return folder, networks
+
+
+@pytest.fixture(scope="module")
+def workdir(released, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("converted") / "run"
+    convert.convert("dpr", released[0], folder)
+    return folder
+
+
+def test_the_converted_network_is_the_released_one(released, workdir):
+    """θ, the landmarks and the parts' θ, each in the pixels of the released code, from our own checkpoint."""
+    folder, (localization, regressor, local) = released
+    config = checkpoints.load_config(workdir)
+    variables, step = app.restore_variables(config, workdir)
+    assert step == 0 and config.model.refine == "network" and config.data.crop == "dpr"
+    system = systems.build(config)
+    assert system.halves is not None
+    rng = np.random.default_rng(1)
+    crop, face = (rng.integers(0, 256, (1, side, side, 3)) for side in (128, 256))
+
+    def tensor(image):  # BGR, channels first, in [-1, 1]
+        return torch.tensor(image[..., ::-1] / 127.5 - 1.0, dtype=torch.float32).permute(0, 3, 1, 2)
+
+    with torch.no_grad():
+        theta = localization["fc_loc"](localization["localization"](tensor(crop)).flatten(1)).numpy().reshape(2, 3)
+        shape = regressor["pts_net"](regressor["features"](tensor(face)).flatten(1)).numpy().reshape(98, 2)
+    expected = theta.astype(np.float64)
+    expected[:, 2] *= 128
+    located = jax.jit(system.halves.locate)(variables, jnp.asarray(crop, jnp.float32))[0]
+    np.testing.assert_allclose(located, 2.0 * expected, rtol=1e-3, atol=2e-3)
+    mean = np.load(folder / "mean_98_face.npy").reshape(98, 2)
+    points = 256 * (mean + 0.5 * shape)
+    prediction = jax.jit(system.halves.regress)(variables, jnp.asarray(face, jnp.float32))
+    # The parts' regressor is untrained: it moves nothing, so these are the global stage's landmarks.
+    np.testing.assert_allclose(prediction.landmarks[0], points, atol=2e-2)
+
+    from jaxlm.systems.reinit import make_model
+
+    model = make_model(config)
+    *_, thetas, _ = jax.jit(lambda v, x: model.apply(v, x, method="regress"))(variables, jnp.asarray(face, jnp.float32))
+    for part, ours in zip(("left_eye", "right_eye", "nose", "mouth"), thetas, strict=True):
+        with torch.no_grad():
+            theirs = local[f"{part}_net"](torch.tensor(points.reshape(1, -1), dtype=torch.float32)).numpy()
+        theirs = theirs.reshape(2, 3).astype(np.float64)
+        theirs[:, 2] *= 128
+        np.testing.assert_allclose(
+            geometry.unit_to_pixels(np.asarray(ours[0], np.float64), 256, 128), theirs, rtol=5e-3, atol=0.5
+        )
+
+
+def test_every_tensor_is_accounted_for(released, tmp_path):
+    folder, (localization, *_) = released
+    for name in ("mean_98_face.npy", *FILES):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    config = load_config_file("reinit_wflw.py:released")
+    for change, message in (
+        ({"fc_loc.9.weight": torch.zeros(2)}, "1 tensors that the network does not: fc_loc.9.weight"),
+        ({"fc_loc.0.bias": None}, "no tensor 'fc_loc.0.bias'"),
+        ({"fc_loc.2.bias": torch.zeros(4)}, "fc_loc.2.bias is .4,. where the network needs .6,."),
+    ):
+        state = {**localization.state_dict(), **change}
+        torch.save({key: value for key, value in state.items() if value is not None}, tmp_path / FILES[0])
+        with pytest.raises(ValueError, match=message):
+            convert.convert_dpr(tmp_path, config)
+    (tmp_path / FILES[0]).write_bytes((folder / FILES[0]).read_bytes())
+    (tmp_path / "mean_98_face.npy").unlink()
+    with pytest.raises(ValueError, match=r"mean_98_face\.npy does not exist"):
+        convert.convert_dpr(tmp_path, config)
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "written"), "w"))
+
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(ValueError, match="not a file of PyTorch weights alone"):
+        TorchWeights(tmp_path / "evil.pth")
+    assert not (tmp_path / "written").exists()
+    (tmp_path / "text.pth").write_text("hello")
+    buffer = io.BytesIO()
+    pickle.dump({"a": 1}, buffer)
+    (tmp_path / "plain.pth").write_bytes(buffer.getvalue())
+    for name in ("text.pth", "plain.pth"):
+        with pytest.raises(ValueError, match=name):
+            TorchWeights(tmp_path / name)
+    with pytest.raises(ValueError, match="does not exist"):
+        TorchWeights(tmp_path / "none.pth")
+
+
+def test_a_workdir_in_use_is_left_alone(released, workdir):
+    with pytest.raises(ValueError, match="holds checkpoints already"):
+        convert.convert("dpr", released[0], workdir)
+    with pytest.raises(ValueError, match="choose one of dpr"):
+        convert.convert("dlib", released[0], workdir)
+
+
+def test_the_released_weights_on_the_five_samples(real_data, tmp_path):
+    """5.18 % on average: what the published demonstration gives on its own pictures."""
+    convert.convert("dpr", real_data / "dpr" / "weights", tmp_path / "run")
+    config = checkpoints.load_config(tmp_path / "run")
+    config.data.cache = str(tmp_path / "cache")
+    written = app.evaluate_workdir(config, tmp_path / "run", data="own", root=str(real_data / "dpr" / "wflw_samples"))
+    import json
+
+    report = json.loads(written[0].read_text())
+    assert report["count"] == 5 and abs(report["nme"] - 5.18) < 0.05 and report["crop"] == "dpr"
