@@ -163,3 +163,27 @@ def write_lsp(root: Path, count: int, *, extended: bool) -> np.ndarray:
     stored = np.moveaxis(stored, 0, 2) if extended else np.moveaxis(stored, (0, 2), (2, 0))
     scipy.io.savemat(root / "joints.mat", {"joints": stored})
     return joints
+
+
+def write_aflw(root: Path, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """AFLW in CCL's layout. Returns landmarks (count, 19, 2), 0-based, which are visible, and the order of `ra`."""
+    rng = np.random.default_rng(0)
+    points, visible = rng.uniform(10, 80, (count, 19, 2)), rng.random((count, 19)) < 0.8
+    visible[count // 2 :] = True
+    order = rng.permutation(count)
+    names = np.empty((count, 1), object)
+    for number in range(count):
+        names[number, 0] = f"{number % 2 * 2}/image{number:05d}.jpg"
+        picture = root / "data" / "flickr" / names[number, 0]
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(picture), face(number)[0])
+    low, high = points.min(axis=1) + 1, points.max(axis=1) + 1
+    content = {
+        "data": (points + 1).transpose(0, 2, 1).reshape(count, 38),
+        "mask_new": visible.astype(np.uint8),
+        "bbox": np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=1),
+        "nameList": names,
+        "ra": order[None] + 1,
+    }
+    scipy.io.savemat(root / "AFLWinfo_release.mat", content)
+    return points, visible, order

@@ -1,4 +1,5 @@
 import io
+import json
 import pickle
 
 import jax
@@ -88,7 +89,6 @@ def released(tmp_path_factory):
                 module.running_var.uniform_(0.5, 2.0)
         state = {f"module.{key}": value for key, value in network.state_dict().items()}
         torch.save({"epoch": 3, "state_dict": state}, folder / name)
-    # A matrix near the identity, as a trained network gives it.
     np.save(folder / "mean_98_face.npy", np.random.default_rng(0).uniform(0.1, 0.9, 196))
     return folder, networks
 
@@ -172,7 +172,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
     assert not (tmp_path / "written").exists()
     (tmp_path / "text.pth").write_text("hello")
     buffer = io.BytesIO()
-    pickle.dump({"a": 1}, buffer)
+    pickle.dump({"a": 1}, buffer, protocol=2)
     (tmp_path / "plain.pth").write_bytes(buffer.getvalue())
     for name in ("text.pth", "plain.pth"):
         with pytest.raises(ValueError, match=name):
@@ -194,7 +194,5 @@ def test_the_released_weights_on_the_five_samples(real_data, tmp_path):
     config = checkpoints.load_config(tmp_path / "run")
     config.data.cache = str(tmp_path / "cache")
     written = app.evaluate_workdir(config, tmp_path / "run", data="own", root=str(real_data / "dpr" / "wflw_samples"))
-    import json
-
     report = json.loads(written[0].read_text())
     assert report["count"] == 5 and abs(report["nme"] - 5.18) < 0.05 and report["crop"] == "dpr"

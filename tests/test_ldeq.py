@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxlm.models.blocks import average_pool, count_parameters, upsample_nearest
-from jaxlm.models.convolution import conv_general_dilated, same_convolution
+from jaxlm.models.convolution import conv_general_dilated, depthwise_convolution, same_convolution
 from jaxlm.models.ldeq import LDEQ, PRESETS, normalize_heatmaps, to_landmarks
 from jaxlm.solvers import anderson, fixed_point_iteration
 
@@ -139,3 +139,27 @@ def test_convolution_and_its_gradients_are_xlas(side):
     numbers = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
     strided = conv_general_dilated(x, kernel, (2, 2), pad, dimension_numbers=numbers)
     np.testing.assert_allclose(strided, reference(x, kernel)[:, ::2, ::2], rtol=1e-10)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("height", "width", "stride"), [(6, 7, 1), (6, 8, 2), (7, 5, 2), (1, 1, 2)])
+def test_depthwise_convolution_and_its_gradients_are_xlas(height, width, stride):
+    rng = np.random.default_rng(0)
+    x, kernel = jnp.asarray(rng.normal(size=(2, height, width, 3))), jnp.asarray(rng.normal(size=(3, 3, 3)))
+
+    def grouped(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel[:, :, None],
+            (stride, stride),
+            ((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=3,
+        )
+
+    expected, expected_vjp = jax.vjp(grouped, x, kernel)
+    found, found_vjp = jax.vjp(lambda x, kernel: depthwise_convolution(x, kernel, stride), x, kernel)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    weights = jnp.asarray(rng.normal(size=found.shape))
+    for ours, theirs in zip(found_vjp(weights), expected_vjp(weights), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-12)

@@ -3,10 +3,10 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
-from data_sets import face, write_cofw, write_lsp
+from data_sets import face, write_aflw, write_cofw, write_lsp
 
-from jaxlm.data.mat_builders import Cofw, Lsp
-from jaxlm.data.mat_readers import read_mat
+from jaxlm.data.mat_builders import Aflw, Cofw, Lsp
+from jaxlm.data.mat_readers import read_aflw, read_mat
 from jaxlm.data.readers import BadSample
 
 
@@ -211,3 +211,34 @@ def test_more_training_pictures_than_there_are(tmp_path):
 def test_another_folder(tmp_path, builder, scheme, message):
     with pytest.raises(ValueError, match=message):
         builder(tmp_path, tmp_path / "cache", scheme=scheme)
+
+
+def test_aflw_in_the_protocol_of_ccl(tmp_path):
+    points, visible, order = write_aflw(tmp_path / "AFLW", 8)
+    builder = Aflw(tmp_path / "AFLW", tmp_path / "cache", scheme="aflw19")
+    found = {int(record["key"].decode().partition("#")[2]): record for record in records(builder, "train")}
+    assert sorted(found) == list(range(8)) and list(builder.info.splits) == ["train"]
+    for number, record in found.items():
+        np.testing.assert_allclose(record["landmarks"], points[number], atol=1e-4)
+        np.testing.assert_array_equal(record["visibility"], visible[number])
+        np.testing.assert_allclose(
+            record["bbox"], [*points[number].min(axis=0), *points[number].max(axis=0)], atol=1e-4
+        )
+        assert record["subsets"][0] == visible[number].all() and record["mask"].all()
+        np.testing.assert_allclose(picture(record), face(number)[0], atol=60)
+    samples = read_aflw(tmp_path / "AFLW" / "AFLWinfo_release.mat", tmp_path / "AFLW" / "data" / "flickr")["train"]
+    assert [sample.key.partition("#")[2] for sample in samples] == [str(number) for number in order]
+    with pytest.raises(ValueError, match="aflw19"):
+        Aflw(tmp_path / "AFLW", tmp_path / "cache", scheme="faces68")
+    (tmp_path / "AFLW" / "AFLWinfo_release.mat").unlink()
+    with pytest.raises(ValueError, match=r"lacks AFLWinfo_release\.mat"):
+        Aflw(tmp_path / "AFLW", tmp_path / "cache", scheme="aflw19")
+
+
+def test_a_damaged_aflw_is_a_sentence(tmp_path):
+    write_aflw(tmp_path, 4)
+    content = scipy.io.loadmat(tmp_path / "AFLWinfo_release.mat")
+    content["bbox"] = content["bbox"][:3]
+    scipy.io.savemat(tmp_path / "AFLWinfo_release.mat", {k: v for k, v in content.items() if not k.startswith("__")})
+    with pytest.raises(BadSample, match=r"expected .N, 38., .N, 19., .N, 4., N, N"):
+        read_aflw(tmp_path / "AFLWinfo_release.mat", tmp_path)

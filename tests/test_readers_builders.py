@@ -265,3 +265,23 @@ def test_the_300w_faces_that_are_here(real_data, tmp_path):
     builder.prepare()
     counts = {name: split.num_examples for name, split in builder.info.splits.items()}
     assert sum(counts.values()) == 805 and 50 < counts["heldout"] < 120
+
+
+def test_a_folder_of_counted_points_with_boxes(tmp_path):
+    """`.txt` with the number of points first, 0-based, and the face's box in `.rct`."""
+    for number in range(3):
+        image, points = face(number)
+        cv2.imwrite(str(tmp_path / f"{number}.jpg"), image)
+        lines = "\n".join(f"{x:.4f} {y:.4f}" for x, y in points)
+        (tmp_path / f"{number}.txt").write_text(f"68\n{lines}\n")
+    (tmp_path / "1.rct").write_text("10 12 80 90\n")
+    (tmp_path / "notes.txt").write_text("not points: there is no picture beside it")
+    samples = list(readers.read_points_folder(tmp_path, 68))
+    assert [sample.key for sample in samples] == ["0", "1", "2"]
+    np.testing.assert_allclose(samples[2].landmarks, face(2)[1], atol=1e-4)
+    np.testing.assert_array_equal(samples[1].bbox, [10, 12, 80, 90])
+    assert samples[0].bbox is None
+    (tmp_path / "1.rct").write_text("10 12 80")
+    (tmp_path / "2.txt").write_text("68\n1 2\n3 x\n")
+    messages = [str(sample) for sample in readers.read_points_folder(tmp_path, 68)][1:]
+    assert "1.rct must hold the face's box" in messages[0] and "2.txt has a line that is not two numbers" in messages[1]
