@@ -77,7 +77,8 @@ def speed():
     for name in ("b1", "gsr", "glsr"):
         model = model_of(name)
         variables = initialised(model, images)
-        predict = jax.jit(lambda variables, images, model=model: model.apply(variables, images).landmarks)
+        apply: Any = model.apply
+        predict = jax.jit(lambda variables, images, apply=apply: apply(variables, images).landmarks)
         median, least = clock(lambda predict=predict, variables=variables: predict(variables, images), 100)
         print(f"{name:<6}{1 / median:>8.1f} frames/s, median of 100 (best {1 / least:.1f})")
 
@@ -159,8 +160,9 @@ def make_torch_step(batch, *, channels_last):
             inputs = row.features
     layers += [*conv(inputs, SMALL.last, 1), tnn.ReLU(), tnn.Flatten()]
     layers += [tnn.Linear(4 * SMALL.last, 256), tnn.PReLU(), tnn.Linear(256, 256), tnn.PReLU(), tnn.Linear(256, 136)]
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    network = tnn.Sequential(*layers).to(memory_format=layout)
+    layout: Any = torch.channels_last if channels_last else torch.contiguous_format
+    network: Any = tnn.Sequential(*layers)
+    network = network.to(memory_format=layout)
     images = torch.randn(batch, 3, 256, 256).to(memory_format=layout)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
 

@@ -15,7 +15,7 @@ from ml_collections import config_flags
 from jaxlm import geometry
 from jaxlm.app import one_sentence, parse_flags, quiet_logs
 from jaxlm.data import pipeline
-from jaxlm.data.readers import decode_image
+from jaxlm.data.augment import picture_of
 from jaxlm.detect import HaarDetector
 from jaxlm.progress import progress
 
@@ -46,8 +46,8 @@ def offsets(box: np.ndarray, tight: np.ndarray) -> np.ndarray:
 def nearest_box(found: np.ndarray, tight: np.ndarray) -> np.ndarray | None:
     """Of boxes (N, 4) the one that overlaps a face the most, None where none covers the face's centre."""
     center = (tight[:2] + tight[2:]) / 2
-    found = [box for box in found if (box[:2] < center).all() and (center < box[2:]).all()]
-    return max(found, key=lambda box: geometry.box_iou(box, tight), default=None)
+    over_it = [box for box in found if (box[:2] < center).all() and (center < box[2:]).all()]
+    return max(over_it, key=lambda box: geometry.box_iou(box, tight), default=None)
 
 
 def measure(source: pipeline.FaceSource, detector: Any | None = None, limit: int = 0) -> BoxOffsets:
@@ -72,8 +72,7 @@ def measure(source: pipeline.FaceSource, detector: Any | None = None, limit: int
         if detector is None:
             box = np.asarray(record["bbox"], np.float64)
         else:
-            image = decode_image(record["image"])
-            box = nearest_box(detector(image), tight) if image is not None else None
+            box = nearest_box(detector(picture_of(record)), tight)
         if box is None:
             missed += 1
         else:

@@ -12,9 +12,8 @@ import numpy as np
 from jaxlm import geometry, metrics, visualize
 from jaxlm.checkpoints import write_atomically
 from jaxlm.config import Config
-from jaxlm.data.augment import Perturbation, warp
+from jaxlm.data.augment import Perturbation, picture_of, warp
 from jaxlm.data.pipeline import CropTransform, FaceSource, eval_batches
-from jaxlm.data.readers import decode_image
 from jaxlm.data.schemes import Scheme, get_scheme, normalizer, normalizers_of
 from jaxlm.progress import progress
 from jaxlm.systems import Halves
@@ -125,9 +124,9 @@ def evaluate(
         back = geometry.invert_affine(transform)  # a stretched crop would distort distances
         pred, target = (geometry.apply_affine(back, points[real]) for points in (found, batch["landmarks"]))
         length = batch["normalizer"][real] / np.sqrt(np.abs(np.linalg.det(transform[..., :2])))
-        measured = *(values.astype(np.float32) for values in (pred, target, length)), batch["mask"][real]
-        nme[where] = np.asarray(metrics.nme(*measured))
-        errors[where] = np.asarray(metrics.point_errors(*measured))
+        pred, target, length = (values.astype(np.float32) for values in (pred, target, length))
+        nme[where] = np.asarray(metrics.nme(pred, target, length, batch["mask"][real]))
+        errors[where] = np.asarray(metrics.point_errors(pred, target, length, batch["mask"][real]))
     if np.isnan(nme).all():
         raise ValueError(
             f"No face of {source.name} has the points that the normalizer {config.data.normalizer!r} needs; "
@@ -144,8 +143,7 @@ def _predict_from_picture(
     faces = np.zeros((len(located), halves.side, halves.side, 3), np.uint8)
     for row, index in enumerate(batch["index"]):
         if index >= 0:
-            picture = source.records[index]["image"]
-            picture = decode_image(picture) if isinstance(picture, bytes) else picture
+            picture = picture_of(source.records[index])
             faces[row] = warp(picture, geometry.compose_affine(located[row], batch["transform"][row]), halves.side)
     prediction = halves.regress(variables, jax.device_put(faces, images.sharding))
     return geometry.apply_affine(geometry.invert_affine(located), np.asarray(prediction.landmarks))

@@ -21,8 +21,7 @@ from jaxlm.app import jitted_predict, one_sentence, parse_flags, quiet_logs, res
 from jaxlm.checkpoints import load_config, write_atomically
 from jaxlm.config import Config
 from jaxlm.data import crops, pipeline
-from jaxlm.data.augment import Perturbation
-from jaxlm.data.readers import decode_image
+from jaxlm.data.augment import Perturbation, picture_of
 from jaxlm.detect import HaarDetector
 from jaxlm.progress import progress
 
@@ -86,8 +85,7 @@ def face_boxes(source: pipeline.FaceSource) -> dict[str, np.ndarray]:
         given = np.asarray(record["bbox"], np.float64)
         mask = np.asarray(record["mask"], bool)
         tight = geometry.box_of_points(np.asarray(record["landmarks"], np.float64), mask) if mask.any() else given
-        picture = decode_image(record["image"])
-        detected = boxes.nearest_box(detector(picture), tight) if picture is not None else None
+        detected = boxes.nearest_box(detector(picture_of(record)), tight)
         for name, box in (("landmarks", tight), ("given", given), ("haar", given if detected is None else detected)):
             found[name].append(box)
     return {name: np.stack(values) for name, values in found.items()}

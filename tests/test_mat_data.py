@@ -225,7 +225,7 @@ def test_aflw_in_the_protocol_of_ccl(tmp_path):
             record["bbox"], [*points[number].min(axis=0), *points[number].max(axis=0)], atol=1e-4
         )
         assert record["subsets"][0] == visible[number].all() and record["mask"].all()
-        np.testing.assert_allclose(picture(record), face(number)[0], atol=60)
+        assert np.abs(picture(record).astype(float) - face(number)[0]).mean() < 5  # JPEG
     samples = read_aflw(tmp_path / "AFLW" / "AFLWinfo_release.mat", tmp_path / "AFLW" / "data" / "flickr")["train"]
     assert [sample.key.partition("#")[2] for sample in samples] == [str(number) for number in order]
     with pytest.raises(ValueError, match="aflw19"):

@@ -277,10 +277,10 @@ def test_predictions_of_a_mirror_image_are_mirrored(tmp_path):
 
     config = quickstart.get_config("smoke")
     system = systems.build(config)
-    state = system.init(jax.random.key(0))
+    state, predict = jax.jit(system.init)(jax.random.key(0)), jax.jit(system.predict)
     images = jnp.asarray(np.random.default_rng(0).integers(0, 256, size=(2, 64, 64, 3)), jnp.float32)
-    plain = system.predict(state.variables, images).landmarks
-    mirrored = system.predict(state.variables, images[:, :, ::-1]).landmarks
+    plain = predict(state.variables, images).landmarks
+    mirrored = predict(state.variables, images[:, :, ::-1]).landmarks
     from jaxlm.data.schemes import FACES68
 
     np.testing.assert_allclose(

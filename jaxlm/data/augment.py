@@ -109,11 +109,7 @@ def make_crop(
     Raises:
         BadSample: if the picture cannot be decoded.
     """
-    image = record["image"]
-    if isinstance(image, bytes):
-        image = decode_image(image)
-        if image is None:
-            raise BadSample(f"The cached picture of {record['key']!r} cannot be decoded; delete the cache.")
+    image = picture_of(record)
     landmarks = np.asarray(record["landmarks"], np.float64)
     mask = np.asarray(record["mask"], bool)
     visibility = np.asarray(record["visibility"], np.float32)
@@ -161,6 +157,20 @@ def make_crop(
         "transform": transform.astype(np.float32),
         "normalizer": np.float32(length),
     }
+
+
+def picture_of(record: dict[str, Any]) -> np.ndarray:
+    """A record's picture (H, W, 3) uint8 RGB.
+
+    Raises:
+        BadSample: if it cannot be decoded.
+    """
+    image = record["image"]
+    if isinstance(image, bytes):
+        image = decode_image(image)
+        if image is None:
+            raise BadSample(f"The cached picture of {record['key']!r} cannot be decoded; delete the cache.")
+    return image
 
 
 def warp(image: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:

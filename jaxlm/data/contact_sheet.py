@@ -6,6 +6,7 @@ move with the picture.
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -32,8 +33,9 @@ def contact_sheet(sources: list[FaceSource], config: Config, columns: int, tile:
     probabilities = ("flip", "blur", "noise", "occlusion", "grey", "low_resolution")
     for field in dataclasses.fields(Augmentation):
         value = getattr(configured, field.name)
-        if value:
-            rows[field.name] = Augmentation(**{field.name: 1.0 if field.name in probabilities else value})
+        if value and field.name != "box_samples":  # shows in one row of boxes
+            change: Any = {field.name: 1.0 if field.name in probabilities else value}
+            rows[field.name] = Augmentation(**change)
     rows["all"] = configured
     tiles = []
     for name, augmentation in rows.items():
