@@ -29,7 +29,13 @@ WHAT = flags.DEFINE_list("what", ["sizes", "speed", "step", "depthwise"], "Which
 BATCH = flags.DEFINE_integer("batch", 16, "Images in a training step.")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds.")
 
-PAPER = {"b1": (335.4e3, 48.5e6), "gsr": (593.2e3, 52.6e6), "glsr": (1.83e6, 57.7e6)}
+PAPER = {
+    "b1": (335.4e3, 48.5e6),
+    "gsr": (593.2e3, 52.6e6),
+    "glsr": (1.83e6, 57.7e6),
+    "medium": (2.91e6, 0.27e9),
+    "large": (24.39e6, 5.28e9),
+}
 LAYERS = (nn.Conv, nn.Dense, DepthwiseConv)
 
 
@@ -55,13 +61,13 @@ def count_macs(model, variables, images) -> int:
 
 
 def sizes():
-    print(f"{'':<6}{'parameters':>12}{'paper':>10}{'':>8}{'multiply-adds':>16}{'paper':>10}")
+    print(f"{'':<8}{'parameters':>12}{'paper':>10}{'':>8}{'multiply-adds':>16}{'paper':>10}")
     for name, (parameters, macs) in PAPER.items():
         model, images = model_of(name), jnp.zeros((1, 256, 256, 3))
         variables: Any = jax.eval_shape(model.init, jax.random.key(0), images)
         ours, flops = count_parameters(variables["params"]), count_macs(model, variables, images)
         print(
-            f"{name:<6}{ours:>12,}{parameters / 1e3:>9.1f}K{ours / parameters - 1:>+8.1%}"
+            f"{name:<8}{ours:>12,}{parameters / 1e3:>9.1f}K{ours / parameters - 1:>+8.1%}"
             f"{flops / 1e6:>15.1f}M{macs / 1e6:>9.1f}M{flops / macs - 1:>+8.1%}"
         )
 
@@ -80,7 +86,7 @@ def speed():
         apply: Any = model.apply
         predict = jax.jit(lambda variables, images, apply=apply: apply(variables, images).landmarks)
         median, least = clock(lambda predict=predict, variables=variables: predict(variables, images), 100)
-        print(f"{name:<6}{1 / median:>8.1f} frames/s, median of 100 (best {1 / least:.1f})")
+        print(f"{name:<8}{1 / median:>8.1f} frames/s, median of 100 (best {1 / least:.1f})")
 
 
 def clock(function, repeats):

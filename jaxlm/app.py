@@ -177,7 +177,7 @@ def evaluate_workdir(
     if root is not None:
         if data is None:
             raise ValueError("--root goes with --data naming a builder, as in --data=own --root=faces.csv.")
-        config = _with_source(config, data.partition(":")[0], root)
+        config = with_source(config, data.partition(":")[0], root)
     written = []
     for name in sets:
         suffix = f"_{Path(root).resolve().stem}" if root else ""
@@ -230,7 +230,7 @@ def _evaluate_videos(variables, config: Config, name: str, folder: Path, step: i
     return reports
 
 
-def _with_source(config: Config, builder: str, root: str) -> Config:
+def with_source(config: Config, builder: str, root: str) -> Config:
     """A config whose source `builder` is that builder's data under `root`, all of it."""
     choices = [name for name in pipeline.BUILDERS if not name.startswith("rendered")]
     if builder not in choices:

@@ -115,13 +115,23 @@ def check_workdir(workdir: Path, config: Config) -> None:
         return
     saved = load_config(workdir)
     check_same_model(saved, config, workdir)
-    for field in ("seed", "image_size", "train.batch_size", "data.sources"):
+    if not checkpoint_exists(workdir, after=0):
+        return  # converted weights: no training to continue
+    fields = ["seed", "image_size", "train.batch_size", "data.sources"]
+    if "phases" in config:
+        fields += ["phases", "train.num_steps"]  # they say where each training step begins and ends
+    for field in fields:
         ours, theirs = (_plain(functools.reduce(getattr, field.split("."), c)) for c in (config, saved))
         if json.loads(json.dumps(ours)) != json.loads(json.dumps(theirs)):
             raise ValueError(
-                f"{workdir} was begun with another {field}, so its data cannot be continued; "
+                f"{workdir} was begun with another {field}, so it cannot be continued to the same bits; "
                 "choose another workdir or the same value."
             )
+
+
+def checkpoint_exists(workdir: Path, *, after: int = -1) -> bool:
+    """Whether a workdir holds a checkpoint of a step beyond `after`."""
+    return any(path.name.isdigit() and int(path.name) > after for path in (workdir / "checkpoints").glob("*"))
 
 
 def load_config(workdir: str | Path) -> Config:

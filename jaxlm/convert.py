@@ -19,7 +19,7 @@ from absl import app, flags
 
 from jaxlm import systems
 from jaxlm.app import one_sentence, quiet_logs
-from jaxlm.checkpoints import Checkpoints, write_config
+from jaxlm.checkpoints import Checkpoints, checkpoint_exists, write_config
 from jaxlm.config import Config, load_config_file
 from jaxlm.systems import TrainState
 from jaxlm.torch_weights import TorchWeights
@@ -214,14 +214,16 @@ def convert(name: str, files: Path, workdir: Path, config: Config | None = None)
     """
     if name not in CONVERTERS:
         raise ValueError(f"There is no converter {name!r}; choose one of {', '.join(CONVERTERS)}.")
-    if (workdir / "checkpoints").exists():
+    if checkpoint_exists(workdir):
         raise ValueError(f"{workdir} holds checkpoints already; choose another --workdir.")
     config_file, converter = CONVERTERS[name]
     config, state = converter(files, config or load_config_file(config_file))
-    checkpoints = Checkpoints(workdir)
-    checkpoints.save(0, state, {}, {})
-    checkpoints.close()
     write_config(workdir, config)
+    checkpoints = Checkpoints(workdir)
+    try:
+        checkpoints.save(0, state, {}, {})
+    finally:
+        checkpoints.close()
     return config
 
 

@@ -55,13 +55,13 @@ class Result(NamedTuple):
         }
 
     def parts(self, scheme: Scheme) -> dict[str, dict[str, float]]:
-        """NME and PCK20 in percent of each of the scheme's parts, over all samples."""
+        """NME and PCK20 in percent of each of the scheme's groups, over all samples."""
         return {
             name: {
                 "nme": 100 * metrics.mean(self.errors[:, points].ravel()),
                 "pck20": 100 * metrics.pck(self.errors[:, points], 0.2),
             }
-            for name, points in scheme.parts.items()
+            for name, points in scheme.groups.items()
         }
 
 
@@ -139,14 +139,18 @@ def _predict_from_picture(
     halves: Halves, variables: Any, images: jax.Array, batch: dict[str, np.ndarray], source: FaceSource
 ) -> np.ndarray:
     """Landmarks in crop pixels (B, K, 2) of faces that are resampled only once, from the picture."""
-    located = np.asarray(halves.locate(variables, images), np.float64)
+    located = np.array(halves.locate(variables, images), np.float64)
+    lost = ~(np.abs(np.linalg.det(located[..., :2])) > 1e-6)
+    located[lost] = np.eye(2, 3)
     faces = np.zeros((len(located), halves.side, halves.side, 3), np.uint8)
     for row, index in enumerate(batch["index"]):
         if index >= 0:
             picture = picture_of(source.records[index])
             faces[row] = warp(picture, geometry.compose_affine(located[row], batch["transform"][row]), halves.side)
     prediction = halves.regress(variables, jax.device_put(faces, images.sharding))
-    return geometry.apply_affine(geometry.invert_affine(located), np.asarray(prediction.landmarks))
+    landmarks = geometry.apply_affine(geometry.invert_affine(located), np.asarray(prediction.landmarks))
+    landmarks[lost] = np.inf
+    return landmarks
 
 
 def _by_normalizer(nme: np.ndarray, source: FaceSource, config: Config) -> dict[str, np.ndarray]:
@@ -187,8 +191,9 @@ class _Every:
 def table(result: Result, config: Config, title: str) -> str:
     """Every subset as a line, under the crop protocol and the normaliser."""
     others = "".join(f"{name:>14}" for name in result.by_normalizer)
+    resampled = ", from the full picture" if config.eval.get("full_picture") else ""
     lines = [
-        f"{title}: crop {config.data.crop}, normalizer {config.data.normalizer}, {config.image_size} pixels",
+        f"{title}: crop {config.data.crop}, normalizer {config.data.normalizer}, {config.image_size} pixels{resampled}",
         f"{'subset':<14}{'faces':>7}{'NME %':>9}{'FR8 %':>8}{'AUC8':>8}{'FR10 %':>8}{'AUC10':>8}{others}",
     ]
     for subset in result.subsets:
@@ -226,6 +231,7 @@ def write_report(folder: Path, name: str, result: Result, source: FaceSource, co
         "crop": config.data.crop,
         "normalizer": config.data.normalizer,
         "image_size": config.image_size,
+        "full_picture": bool(config.eval.get("full_picture")),
         "step": step,
         "subsets": {subset: result.row(subset) for subset in result.subsets if subset != "all"},
         "parts": result.parts(source.scheme),

@@ -92,6 +92,8 @@ def box_to_crop(box: Box, size: int) -> np.ndarray:
     The box is in continuous coordinates of pixel centres, so that [−½, w − ½] covers an image of width w exactly.
     """
     x1, y1, x2, y2 = np.asarray(box, np.float64)
+    if not (x2 > x1 and y2 > y1):
+        raise ValueError(f"The box {x1:g} {y1:g} {x2:g} {y2:g} has no area, so there is nothing to crop.")
     scale = size / np.array([x2 - x1, y2 - y1])
     center = np.array([(x1 + x2) / 2, (y1 + y2) / 2])
     return np.concatenate([np.diag(scale), ((size - 1) / 2 - scale * center)[:, None]], axis=1)

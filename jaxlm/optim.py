@@ -70,11 +70,11 @@ def make_optimizer(
     if config.clip_norm > 0:
         step = optax.chain(optax.clip_by_global_norm(config.clip_norm), step)
     if trainable is not None:
-        # Before, so that the norm is that of what is trained; after, because of weight decay and old momentum.
+        # Afterwards, because of weight decay and old momentum.
         freeze = optax.masked(
             optax.set_to_zero(), lambda params: jax.tree.map(lambda leaf: not leaf, trainable(params))
         )
-        step = optax.chain(freeze, step, freeze)
+        step = optax.chain(step, freeze)
     return step
 
 

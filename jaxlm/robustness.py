@@ -17,7 +17,7 @@ import numpy as np
 from absl import app, flags
 
 from jaxlm import boxes, evaluation, geometry, visualize
-from jaxlm.app import jitted_predict, one_sentence, parse_flags, quiet_logs, restore_variables
+from jaxlm.app import jitted_predict, one_sentence, parse_flags, quiet_logs, restore_variables, with_source
 from jaxlm.checkpoints import load_config, write_atomically
 from jaxlm.config import Config
 from jaxlm.data import crops, pipeline
@@ -128,7 +128,7 @@ def run(workdirs: list[Path], data: str | None, out: Path, root: str | None = No
         workdirs: of trained systems with one landmark scheme.
         data: "source" or "source:split" of the first workdir's config; its first evaluation set where it is None.
         out: folder to write.
-        root: another `data.root` than the first workdir's.
+        root: the files of that data set, `data` being a builder's name.
 
     Raises:
         ValueError: for a workdir, data set or scheme that does not fit.
@@ -140,7 +140,9 @@ def run(workdirs: list[Path], data: str | None, out: Path, root: str | None = No
         raise ValueError("Two workdirs have the same name, which the tables go by; rename one.")
     first = configs[0]
     if root is not None:
-        first.data.root = root
+        if data is None:
+            raise ValueError("--root goes with --data naming a builder, as in --data=own --root=faces.csv.")
+        first = with_source(first, data.partition(":")[0], root)
     if data is None and not first.eval.sets:
         raise ValueError(f"{workdirs[0]} has no eval.sets; choose a data set by --data.")
     source = pipeline.open_set(first, data or first.eval.sets[0])
@@ -148,7 +150,7 @@ def run(workdirs: list[Path], data: str | None, out: Path, root: str | None = No
     results = {}
     for workdir, config in zip(workdirs, configs, strict=True):
         print(f"{workdir.name}: crop {config.data.crop}, {config.image_size} pixels")
-        config.data.normalizer = first.data.normalizer
+        config.data.normalizer, config.seed = first.data.normalizer, first.seed  # the same perturbations for all
         variables, _ = restore_variables(config, workdir)
         results[workdir.name] = measure(variables, config, source, faces)
     title = f"NME (%), {first.data.normalizer}, {len(source)} faces of {source.name}:{source.split}"
@@ -174,6 +176,6 @@ def main(argv):
 if __name__ == "__main__":
     WORKDIRS = flags.DEFINE_list("workdirs", None, "Trained workdirs, compared on the same faces.", required=True)
     DATA = flags.DEFINE_string("data", None, "source or source:split; the first evaluation set without it.")
-    ROOT = flags.DEFINE_string("root", None, "Another data.root.")
+    ROOT = flags.DEFINE_string("root", None, "Files of the data set that --data names by its builder.")
     OUT = flags.DEFINE_string("out", None, "Folder for the tables and the plot.", required=True)
     app.run(main, flags_parser=parse_flags)

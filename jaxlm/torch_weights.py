@@ -27,13 +27,13 @@ class TorchWeights:
             raise ValueError(f"{self.path} does not exist.")
         try:
             content: Any = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
             reason = (str(error).strip().splitlines() or ["empty"])[0][:160]
             raise ValueError(f"{self.path} is not a file of PyTorch weights alone ({reason}).") from None
         tensors = content.get("state_dict", content) if isinstance(content, dict) else {}
         if not tensors or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
             raise ValueError(f"{self.path} holds no state_dict of tensors.")
-        self._left = {name.removeprefix("module."): tensor.numpy() for name, tensor in tensors.items()}
+        self._left = {str(name).removeprefix("module."): _numpy(tensor) for name, tensor in tensors.items()}
 
     def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """The tensor of this name.
@@ -60,3 +60,8 @@ class TorchWeights:
                 f"{self.path} has {len(names)} tensors that the network does not: {', '.join(names[:4])}"
                 f"{', …' if len(names) > 4 else ''}."
             )
+
+
+def _numpy(tensor: Any) -> np.ndarray:
+    """Floating numbers as float32, whatever their precision."""
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()

@@ -66,12 +66,14 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     rng = jax.random.key(config.seed)
     state = replicate(jax.jit(system.init)(rng), mesh)
     checkpoints = Checkpoints(workdir)
-    start = checkpoints.last_step or 0
-    if not start and system.fit:
+    saved = checkpoints.last_step
+    start = saved or 0
+    if saved is None and system.fit:
         state = replicate(system.fit(jax.device_get(state), *pipeline.training_landmarks(config)), mesh)
-    if start:
-        state, iterator_state = checkpoints.restore(start, state)
-        batches.set_state(iterator_state)
+    if saved is not None:
+        state, iterator_state = checkpoints.restore(saved, state)
+        if iterator_state:  # converted weights have none
+            batches.set_state(iterator_state)
         if is_main:
             print(f"Resumed at step {start} of {config.train.num_steps} from {workdir}/checkpoints/{start}.")
     if is_main:

@@ -1,16 +1,21 @@
 import io
 import json
 import pickle
+import shutil
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from data_sets import face
+from ml_collections import ConfigDict
 
 from jaxlm import app, checkpoints, convert, geometry, systems
 from jaxlm.config import load_config_file
 from jaxlm.models.mobilenet import SMALL
 from jaxlm.torch_weights import TorchWeights
+from jaxlm.training import train
 
 torch: object = pytest.importorskip("torch")
 
@@ -186,6 +191,34 @@ def test_a_workdir_in_use_is_left_alone(released, workdir):
         convert.convert("dpr", released[0], workdir)
     with pytest.raises(ValueError, match="choose one of dpr"):
         convert.convert("dlib", released[0], workdir)
+
+
+def test_training_goes_on_from_the_released_weights(workdir, tmp_path):
+    """The parts are trained on top of the released global stage, which stays as it is."""
+    shutil.copytree(workdir, tmp_path / "run")
+    config = checkpoints.load_config(workdir)
+    root = tmp_path / "faces"
+    root.mkdir()
+    for number in range(8):
+        picture, points = face(number, size=64, count=98)
+        cv2.imwrite(str(root / f"{number}.png"), picture)
+        lines = "\n".join(f"{x} {y}" for x, y in points)
+        (root / f"{number}.txt").write_text(f"98\n{lines}\n")
+    config.data.root, config.data.cache = str(root), str(tmp_path / "cache")
+    config.data.sources = ConfigDict({"own": {"builder": "own", "root": "", "train_split": "train", "weight": 1.0}})
+    for phase in config.phases:
+        config.phases[phase].share = float(phase == "local")
+    config.train.update(dict(num_steps=1, batch_size=2, log_every=1, checkpoint_every=1))
+    train(config, tmp_path / "run")
+    before, _ = app.restore_variables(config, workdir)
+    after, step = app.restore_variables(config, tmp_path / "run", "last")
+    assert step == 1
+    for name in before["params"]:
+        same = jax.tree.all(
+            jax.tree.map(lambda a, b: bool((a == b).all()), before["params"][name], after["params"][name])
+        )
+        assert same == (name in ("reinit", "regressor")), name
+    np.testing.assert_array_equal(before["batch_stats"]["mean_shape"], after["batch_stats"]["mean_shape"])
 
 
 def test_the_released_weights_on_the_five_samples(real_data, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import reinit_300w
 import reinit_aflw
@@ -193,6 +194,51 @@ def test_the_stages_learn(taught):
     _, _, values = taught
     for first in (0, 10, 20, 30):
         assert np.mean(values[first + 7 : first + 10]) < np.mean(values[first : first + 3]), first
+
+
+def test_the_last_step_measures_in_the_crop():
+    """Errors in the normalised states could be lowered by zooming out, so all of Eqs. (5) and (6) is taken in F_0."""
+    config = make_config()
+    system, state = start(config)
+    state = state._replace(params=randomised(state.variables)["params"])
+    batch = make_batch()
+    _, logs = jax.jit(system.train_step)(state, batch, jax.random.key(0))
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    apply = jax.jit(lambda v, x: reinit.make_model(config).apply(v, x, STAGES, mutable=["batch_stats"])[0])
+    outputs = apply(variables, batch["image"].astype(jnp.float32))
+    target, mask = geometry.to_unit(np.asarray(batch["landmarks"]), 128), np.asarray(batch["mask"])
+    distance = np.linalg.norm(target[:, 36] - target[:, 45], axis=-1)
+    usual = np.linalg.norm(mean_face()[36] - mean_face()[45]) / 1.2
+    distance = np.maximum(distance, usual / 2)
+    expected = 0.0
+    for shape in (geometry.apply_affine(np.asarray(outputs.matrix), np.asarray(outputs.shape)), outputs.landmarks):
+        expected += (np.abs(shape - target).sum(axis=-1) / distance[:, None])[mask].mean()
+    np.testing.assert_allclose(logs["loss"], expected, rtol=1e-3)
+
+
+def test_faces_whose_eyes_coincide_have_a_gradient():
+    system, state = start(make_config(**{"model.refine": "none"}))
+    batch = make_batch()
+    batch["landmarks"] = batch["landmarks"].at[0, 45].set(batch["landmarks"][0, 36])
+    batch["mask"] = batch["mask"].at[1, 36].set(False)
+    _, logs = jax.jit(system.train_step)(state, batch, jax.random.key(0))
+    assert np.isfinite(logs["loss"]) and np.isfinite(logs["grad_norm"])
+
+
+def test_what_was_frozen_starts_with_fresh_moments_and_the_schedule_goes_on():
+    optimizer = optax.adamw(optax.linear_schedule(1.0, 0.0, 100), weight_decay=0.0)
+    params = {"a": jnp.ones(3)}
+    state = optimizer.init(params)
+    for _ in range(50):
+        _, state = optimizer.update({"a": jnp.zeros(3)}, state, params)
+    whole = systems.TrainState(jnp.asarray(50), params, {}, {}, state)
+    sizes = {}
+    for now in (False, True):
+        restarted = reinit._restart(optimizer, whole, jnp.asarray(now))
+        update, _ = optimizer.update({"a": jnp.ones(3)}, restarted, params)
+        sizes[now] = float(-update["a"][0])
+    np.testing.assert_allclose(sizes[True], 0.5, rtol=1e-3)  # the learning rate, half way down
+    assert sizes[False] > 1.0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from jaxlm import boxes, geometry, robustness
 from jaxlm.data import crops, pipeline
-from jaxlm.data.augment import Augmentation, Perturbation, make_crop, random_box
+from jaxlm.data.augment import Augmentation, Perturbation, label_noise, make_crop, random_box
 from jaxlm.data.schemes import get_scheme
 from jaxlm.training import train
 
@@ -66,6 +66,24 @@ def test_training_boxes_follow_the_distribution_and_repeat_themselves():
     drawn = {tuple(random_box(tight, few, rng)) for _ in range(400)}
     assert len(drawn) == 20
     assert not drawn & {tuple(random_box(tight + 1.0, few, rng)) for _ in range(400)}
+
+
+def test_label_noise_is_a_disc_and_the_same_every_time():
+    sample = record()
+    mask = np.ones(68, bool)
+    landmarks = np.asarray(sample["landmarks"])
+    reach = 10 / 256 * np.ptp(landmarks, axis=0).max()
+    errors = np.linalg.norm(label_noise(landmarks, mask, 10.0), axis=1)
+    assert errors.max() < reach and errors.max() > 0.9 * reach
+    np.testing.assert_allclose(np.square(errors).mean(), reach**2 / 2, rtol=0.25)
+    crops_of = [
+        make_crop(sample, scheme=SCHEME, crop="reinit", size=64, normalizer_name="inter_ocular",
+                  augmentation=Augmentation(label_noise=radius), rng=np.random.default_rng(seed))
+        for radius, seed in ((10.0, 0), (10.0, 1), (0.0, 0))
+    ]  # fmt: skip
+    np.testing.assert_array_equal(crops_of[0]["landmarks"], crops_of[1]["landmarks"])
+    moved = np.linalg.norm(crops_of[0]["landmarks"] - crops_of[2]["landmarks"], axis=1) * 96 / 64
+    np.testing.assert_allclose(moved, errors, atol=1e-3)
 
 
 def test_the_box_that_a_detector_means_covers_the_face():

@@ -85,3 +85,12 @@ def test_unknown_names_say_what_exists():
         crops.crop_box("tight", BOX, POINTS, np.ones(2, bool))
     with pytest.raises(ValueError, match="choose one of faces98"):
         get_scheme("faces5")
+
+
+def test_errors_are_reported_of_the_groups_of_table_1():
+    groups = get_scheme("faces68").groups
+    assert list(groups) == ["contour", "eyebrows", "eyes", "nose", "mouth"]
+    assert groups["eyebrows"] == tuple(range(17, 27)) and groups["eyes"] == tuple(range(36, 48))
+    assert {96, 97} <= set(get_scheme("faces98").groups["eyes"])
+    for scheme in SCHEMES.values():
+        assert sorted(i for points in scheme.groups.values() for i in points) == list(range(scheme.num_landmarks))

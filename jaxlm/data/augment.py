@@ -21,6 +21,8 @@ class Augmentation:
     """Ranges of the random changes; the zeros of the defaults leave a crop as it is.
 
     Attributes:
+        label_noise: annotations are wrong by a vector that is uniform in a disc of this radius, in pixels of a face of
+            256 × 256, always the same for a picture: Table 1 of Shao et al., TPAMI 2021.
         rotation: degrees, uniform in ±.
         scale: zoom, uniform in 1 ± scale.
         translation: uniform in ± this fraction of the crop's side, in each direction.
@@ -38,6 +40,7 @@ class Augmentation:
         low_resolution: probability of being shrunk by up to 4 and enlarged again.
     """
 
+    label_noise: float = 0.0
     rotation: float = 0.0
     scale: float = 0.0
     translation: float = 0.0
@@ -123,6 +126,8 @@ def make_crop(
     if perturbation is not None and rng is not None:
         box = perturbation.move(box, face, rng)
     transform = geometry.box_to_crop(box, size)
+    if augmentation is not None and augmentation.label_noise and mask.any():
+        landmarks = landmarks + label_noise(landmarks, mask, augmentation.label_noise)
     flip = False
     if perturbation is not None and rng is not None:
         transform = geometry.compose_affine(perturbation.rotation(size, rng), transform)
@@ -201,6 +206,15 @@ def random_box(tight: np.ndarray, augmentation: Augmentation, rng: np.random.Gen
     center = (tight[:2] + tight[2:]) / 2 + np.array([x, y]) * sides
     half = np.exp([width, height]) * sides / 2
     return np.concatenate([center - half, center + half])
+
+
+def label_noise(landmarks: np.ndarray, mask: np.ndarray, radius: float) -> np.ndarray:
+    """(K, 2) errors of annotation in the picture's pixels, of `radius` pixels where the face measures 256."""
+    tight = geometry.box_of_points(landmarks, mask)
+    rng = np.random.default_rng(tight.view(np.uint32).tolist())
+    angle, share = rng.uniform(0.0, 2.0 * np.pi, len(landmarks)), np.sqrt(rng.random(len(landmarks)))
+    reach = radius / 256 * max(tight[2:] - tight[:2])
+    return reach * share[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def _random_similarity(augmentation: Augmentation, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -163,6 +163,8 @@ def read_aflw(path: Path, folder: Path) -> dict[str, list[Sample | BadSample]]:
         raise BadSample(
             f"{path}: data, mask_new, bbox, ra and nameList have {shapes}; expected (N, 38), (N, 19), (N, 4), N, N."
         )
+    if sorted(order.ravel()) != list(range(1, count + 1)):
+        raise BadSample(f"{path}: ra must hold each number from 1 to {count} once.")
     samples: list[Sample | BadSample] = []
     for index in order.ravel().astype(int) - 1:
         landmarks = points[index].reshape(2, 19).T.astype(np.float64)

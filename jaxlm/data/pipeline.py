@@ -182,9 +182,11 @@ def training_landmarks(config: Config, limit: int = 5000) -> tuple[np.ndarray, n
     for name in config.data.sources:
         if config.data.sources[name].weight > 0:
             records = open_source(config, name, config.data.sources[name].train_split).records
-            for index in range(0, len(records), -(-len(records) // limit)):
+            for index in range(0, len(records), max(-(-len(records) // limit), 1)):
                 landmarks.append(records[index]["landmarks"])
                 masks.append(records[index]["mask"])
+    if not landmarks:
+        raise ValueError("The sources of config.data.sources with a positive weight hold no face to train on.")
     return np.stack(landmarks), np.stack(masks).astype(bool)
 
 

@@ -58,6 +58,24 @@ class Scheme:
         return np.array([pair for path in paths for pair in itertools.pairwise(path)])
 
     @property
+    def groups(self) -> dict[str, tuple[int, ...]]:
+        """Landmarks by what errors are reported of: contour, eyebrows, eyes, nose, mouth; the parts of a body."""
+        if self.outer_eye_corners is None:
+            return self.parts
+        words = {
+            "contour": "contour",
+            "brow": "eyebrows",
+            "eye": "eyes",
+            "nose": "nose",
+            "lip": "mouth",
+            "mouth": "mouth",
+        }
+        groups: dict[str, list[int]] = {name: [] for name in words.values()}
+        for index, name in enumerate(self.names):
+            groups[next(group for word, group in words.items() if word in name)].append(index)
+        return {name: tuple(points) for name, points in groups.items() if points}
+
+    @property
     def names(self) -> tuple[str, ...]:
         """(K,) name of each landmark: its line (or else its part) and its place there, "left_eye_upper_2"."""
         names = {}

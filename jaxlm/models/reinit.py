@@ -8,12 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from jaxlm import alignment, geometry
 from jaxlm.models import mobilenet
 from jaxlm.models.blocks import average_pool
-from jaxlm.models.mobilenet import InvertedResidual, MobileNetV2, RegressionHead
+from jaxlm.models.mobilenet import InvertedResidual, MobileNetV2, RegressionHead, pointwise
 from jaxlm.models.resnet import ResNet50
 from jaxlm.sampler import warp
 
@@ -113,7 +113,11 @@ class PartRegressor(nn.Module):
         x = nn.Conv(8, (3, 3), strides=2, padding=1, use_bias=False, name="stem")(patches)
         x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name="stem_norm")(x))
         for number, (expansion, features, stride) in enumerate(self.blocks):
-            x = InvertedResidual(features, stride, expansion, name=f"block{number}")(x, train)
+            y = InvertedResidual(features, stride, expansion, name=f"block{number}")(x, train)
+            if y.shape != x.shape:
+                x = pointwise(features, f"shortcut{number}")(x[:, ::stride, ::stride])
+                y = x + y
+            x = y
         head = RegressionHead((832,), 2 * self.num_landmarks, name="head")
         return head(x.reshape(len(x), -1)).reshape(-1, self.num_landmarks, 2)
 
@@ -144,6 +148,7 @@ class Outputs(NamedTuple):
         initial: (B, K, 2) S_g0, in F_g.
         shape: (B, K, 2) the shape after the global stage, in F_g.
         locals: of each part; empty without the local stage.
+        local_thetas: (B, 2, 3) of each part, as the networks give them; empty without any.
         landmarks: (B, K, 2) the final shape, in F_0.
     """
 
@@ -218,7 +223,7 @@ class ProgressiveNetwork(nn.Module):
         return Outputs(matrix, theta, first, initial, shape, parts, thetas, landmarks)
 
     def locate(self, images: Float[Array, "B S S 3"], train: tuple[str, ...] = ()):
-        """T_θg, what the network gave for it, and the first shape where there is one."""
+        """T_θg (B, 2, 3), θ as the network gave it, and the first shape (B, K, 2) of B2 or None, of images F_0."""
         identity = jnp.broadcast_to(jnp.eye(2, 3), (len(images), 2, 3))
         if self.reinitialize == "none":
             return identity, identity, None
@@ -234,7 +239,7 @@ class ProgressiveNetwork(nn.Module):
         return geometry.invert_affine(normalizing), normalizing, first
 
     def regress(self, face: Float[Array, "B S S 3"], train: tuple[str, ...] = ()):
-        """S_g0, S_g, the parts and their θ, and the refined shape, all but the parts' insides in F_g."""
+        """S_g0, S_g, the parts, their θ and the refined shape of normalised faces; shapes (B, K, 2) in F_g."""
         initial = jnp.broadcast_to(self._mean(), (len(face), self.num_landmarks, 2))
         shape = initial + self.regressor(self._input(face, self.global_side), "regressor" in train)
         if self.refine == "none":
@@ -301,11 +306,3 @@ class LocalRegression(nn.Module):
 def scale_pixels(images: Array, bgr: bool) -> Array:
     """[0, 255] to [−1, 1]; RGB to BGR where asked for."""
     return (images[..., ::-1] if bgr else images) / 127.5 - 1.0
-
-
-def part_targets(
-    outputs: Outputs, landmarks: Float[Array, "B K 2"], mask: Bool[Array, "B K"], part: tuple[int, ...], number: int
-) -> tuple[Float[Array, "B k 2"], Bool[Array, "B k"]]:
-    """A part's true landmarks in its own unit square (S_l*), from those in F_g."""
-    back = geometry.invert_affine(outputs.locals[number].matrix)
-    return geometry.apply_affine(back, landmarks[:, list(part)]), mask[:, list(part)]

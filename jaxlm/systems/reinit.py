@@ -31,7 +31,7 @@ def build(config: Config) -> System:
     """System of `config.model`, `config.loss`, `config.phases` and `config.optim`.
 
     Raises:
-        ValueError: for an unknown loss, model field or phase, or an image that is too small.
+        ValueError: for an unknown loss, model field or phase, or sides that do not fit.
     """
     model = make_model(config)
     scheme = get_scheme(config.scheme)
@@ -65,9 +65,8 @@ def build(config: Config) -> System:
             return jnp.ones(len(shape))
         left, right = corners
         usual = jnp.linalg.norm(mean[left] - mean[right]) / model.margin
-        exists = mask[:, left] & mask[:, right]
-        offset = jnp.where(exists[:, None], shape[:, left] - shape[:, right], jnp.array([[1.0, 0.0]]))
-        return jnp.where(exists, jnp.maximum(jnp.linalg.norm(offset, axis=-1), 0.5 * usual), usual)
+        distance = jnp.linalg.norm(jax.lax.stop_gradient(shape[:, left] - shape[:, right]), axis=-1)
+        return jnp.where(mask[:, left] & mask[:, right], jnp.maximum(distance, 0.5 * usual), usual)
 
     def theta_loss(theta: Array, target: Array, mask: Array, reference: Array) -> Array:
         """Eq. (3), towards Algorithm 1's θ* of landmarks and mean shape."""
@@ -80,13 +79,13 @@ def build(config: Config) -> System:
             return theta_loss(outputs.theta, target, mask, mean)
         return shape_loss(outputs.first, target, mask, eye_distance(target, mask, mean))
 
-    def local_loss(outputs: Outputs, target: Array, mask: Array, mean: Array, supervise: bool) -> Array:
+    def local_loss(outputs: Outputs, target: Array, mask: Array, mean: Array) -> Array:
         total = jnp.zeros(())
         for number, (part, local) in enumerate(zip(model.parts, outputs.locals, strict=True)):
             points, exists = target[:, list(part)], mask[:, list(part)]
             inside = geometry.apply_affine(geometry.invert_affine(local.matrix), points)
             total += shape_loss(local.shape, inside, exists, None)
-            if supervise and model.refine == "network":
+            if model.refine == "network":
                 total += theta_loss(outputs.local_thetas[number], points, exists, mean[jnp.array(part)])
         return total
 
@@ -102,13 +101,19 @@ def build(config: Config) -> System:
         loss = jnp.zeros(())
         if phase == "reinit":
             loss += first_loss(outputs, target, mask, mean)
-        if phase in ("regress", "finetune"):
+        if phase == "regress":
             loss += shape_loss(outputs.shape, normalized, mask, eye_distance(normalized, mask, mean))
-        if phase in ("local", "finetune") and outputs.locals:
-            loss += local_loss(outputs, normalized, mask, mean, supervise=phase == "local")
+        if phase == "local":
+            loss += local_loss(outputs, normalized, mask, mean)
+        if phase == "finetune":
+            # Measured in F_0: in the normalised states errors would shrink by zooming out, which nothing forbids now.
+            length = eye_distance(target, mask, mean)
+            loss += shape_loss(geometry.apply_affine(outputs.matrix, outputs.shape), target, mask, length)
+            if outputs.locals:
+                loss += shape_loss(outputs.landmarks, target, mask, length)
         return loss, (outputs.landmarks, updated["batch_stats"])
 
-    def make_train_step(phase: str):
+    def make_train_step(phase: str, begin: int):
         optimizer = optimizer_of(PHASES[phase])
 
         def train_step(state: TrainState, batch: dict[str, Array], rng: Array):
@@ -117,6 +122,7 @@ def build(config: Config) -> System:
             (loss, (landmarks, batch_stats)), gradient = differentiate(state.params, state, batch, phase)
             keep = _trainable(PHASES[phase], gradient)
             gradient = jax.tree.map(lambda value, train: value if train else jnp.zeros_like(value), gradient, keep)
+            state = state._replace(opt_state=_restart(optimizer, state, state.step == begin))
             state, grad_norm = apply_gradients(optimizer, config.optim.ema, state, gradient, batch_stats)
             landmarks = geometry.from_unit(landmarks, batch["image"].shape[1])
             error = metrics.nme(landmarks, batch["landmarks"], batch["normalizer"], batch["mask"])
@@ -143,9 +149,26 @@ def build(config: Config) -> System:
         *_, landmarks = apply(variables, faces, ProgressiveNetwork.regress)
         return _prediction(landmarks, faces.shape[1], {})
 
-    phases = tuple(Phase(name, last, make_train_step(name)) for name, last in plan)
+    begins = [0, *(last for _, last in plan)]
+    phases = tuple(
+        Phase(name, last, make_train_step(name, begin)) for (name, last), begin in zip(plan, begins, strict=False)
+    )
     halves = None if model.reinitialize == "none" else Halves(model.global_side, locate, regress)
     return System(init, phases[-1].train_step, predict, phases=phases, fit=fit, halves=halves)
+
+
+def _restart(optimizer: optax.GradientTransformation, state: TrainState, now: Array) -> Any:
+    """The optimiser's state, with its moments begun anew where `now` is true; the schedule goes on.
+
+    The moments of what was frozen are zero, and Adam, which corrects them for how few steps there were, would not.
+    """
+
+    def is_schedule(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    fresh = optimizer.init(state.params)
+    begun = jax.tree.map(lambda old, new: old if is_schedule(old) else new, state.opt_state, fresh, is_leaf=is_schedule)
+    return jax.tree.map(lambda new, old: jnp.where(now, new, old), begun, state.opt_state)
 
 
 def _trainable(stages: tuple[str, ...], params: Any) -> Any:
@@ -230,6 +253,12 @@ def make_model(config: Config) -> ProgressiveNetwork:
         )
     if config.loss.on != "landmarks":
         raise ValueError("loss.on must be landmarks: this system has no heatmaps.")
+    if config.model.reinitialize == "network" and config.image_size % 128:
+        raise ValueError(f"image_size must be a multiple of 128 for the localization network, got {config.image_size}.")
+    if min(config.model[field] for field in ("margin", "global_side", "local_side")) <= 0:
+        raise ValueError("model.margin, model.global_side and model.local_side must be positive.")
+    if config.eval.flip_average and config.eval.full_picture:
+        raise ValueError("eval.flip_average needs the mirrored crop: set it or eval.full_picture to False.")
     scheme = get_scheme(config.scheme)
     parts = tuple(points for name, points in scheme.parts.items() if name != "contour")
     return ProgressiveNetwork(scheme.num_landmarks, parts, **config.model.to_dict())
