@@ -193,6 +193,7 @@ def test_a_workdir_in_use_is_left_alone(released, workdir):
         convert.convert("dlib", released[0], workdir)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_the_released_weights(workdir, tmp_path):
     """The parts are trained on top of the released global stage, which stays as it is."""
     shutil.copytree(workdir, tmp_path / "run")
