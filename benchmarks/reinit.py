@@ -140,8 +140,8 @@ def step():
 def make_torch_step(batch, *, channels_last):
     """The same network and step in PyTorch, or None where it is not installed."""
     try:
-        import torch
-        from torch import nn as tnn
+        import torch  # pyright: ignore[reportMissingImports]
+        from torch import nn as tnn  # pyright: ignore[reportMissingImports]
     except ImportError:
         print("PyTorch is not installed: pip install 'jaxlm[torch]'")
         return None

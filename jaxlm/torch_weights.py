@@ -20,7 +20,7 @@ class TorchWeights:
     def __init__(self, path: str | Path):
         self.path = Path(path).expanduser()
         try:
-            import torch
+            import torch  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise ValueError("Reading PyTorch weights needs PyTorch: pip install 'jaxlm[torch]'.") from None
         if not self.path.is_file():
