@@ -83,8 +83,10 @@ def build(config: Config) -> System:
         total = jnp.zeros(())
         for number, (part, local) in enumerate(zip(model.parts, outputs.locals, strict=True)):
             points, exists = target[:, list(part)], mask[:, list(part)]
-            inside = geometry.apply_affine(geometry.invert_affine(local.matrix), points)
-            total += shape_loss(local.shape, inside, exists, None)
+            # θ_l is held by its own loss; through these coordinates it would learn to zoom out.
+            start, matrix = jax.lax.stop_gradient((local.initial, local.matrix))
+            inside = geometry.apply_affine(geometry.invert_affine(matrix), points)
+            total += shape_loss(start + local.shape - local.initial, inside, exists, None)
             if model.refine == "network":
                 total += theta_loss(outputs.local_thetas[number], points, exists, mean[jnp.array(part)])
         return total
