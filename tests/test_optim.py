@@ -24,7 +24,7 @@ def test_rmsprop_is_torch_s_and_does_not_see_the_scale_of_the_loss(float64, scal
     for gradient in gradients:
         average = 0.99 * average + 0.01 * gradient**2
         weights = weights - 1e-2 * gradient / (np.sqrt(average) + 1e-8)
-    ours = run(make_optimizer(config, 100), {"w": jnp.ones((3, 2))}, jnp.asarray(gradients))
+    ours = run(make_optimizer(config, make_schedule(config, 100)), {"w": jnp.ones((3, 2))}, jnp.asarray(gradients))
     np.testing.assert_allclose(ours, weights, rtol=1e-7)
 
 
@@ -32,7 +32,7 @@ def test_weight_decay_spares_vectors():
     config = awing_wflw.get_config().optim
     config.update(dict(learning_rate=1e-2, schedule="constant", weight_decay=0.1))
     for shape, moved in (((2, 2), True), ((4,), False)):
-        after = run(make_optimizer(config, 100), {"w": jnp.ones(shape)}, jnp.zeros((1, *shape)))
+        after = run(make_optimizer(config, make_schedule(config, 100)), {"w": jnp.ones(shape)}, jnp.zeros((1, *shape)))
         assert bool((after < 1).all()) == moved
 
 

@@ -233,7 +233,7 @@ def test_bad_coco(tmp_path):
 def test_wrong_roots_say_what_is_expected(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         OwnData(tmp_path / "nothing", tmp_path, scheme="faces68")
-    with pytest.raises(ValueError, match=r"holds no \.pts files"):
+    with pytest.raises(ValueError, match=r"holds no \.pts or \.txt files"):
         OwnData(tmp_path, tmp_path, scheme="faces68")
     with pytest.raises(ValueError, match="is not WFLW"):
         Wflw(tmp_path, tmp_path, scheme="faces98")
