@@ -31,7 +31,7 @@ def make_config(**fields):
     config = reinit_faces68.get_config("smoke")
     config.model.update(dict(backbone="nano", global_side=32, local_side=32))
     config.loss.name, config.loss.options = "l1", {}
-    for phase, rate in zip(config.phases, (1e-2, 1e-2, 2e-3, 1e-3), strict=True):
+    for phase, rate in {"reinit": 1e-2, "regress": 1e-2, "local": 2e-3, "finetune": 1e-3}.items():
         config.phases[phase].update({"share": 1.0, "learning_rate": rate})
     config.optim.update(dict(clip_norm=0.0, ema=0.5))
     config.train.update(dict(num_steps=40, batch_size=4, log_every=10, checkpoint_every=5))
@@ -416,7 +416,7 @@ def test_training_goes_on_inside_and_between_the_steps_to_the_same_bits(tmp_path
     make_train_step = training.make_train_step
 
     def run(name, stop=None):
-        config = make_config()
+        config = make_config(**{"model.refine": "none", "train.num_steps": 30})
         config.data.root, config.data.cache = str(tmp_path / "data"), str(tmp_path / "cache")
         config.data.sources = ConfigDict({"300w": config.data.sources["300w"]})
         config.eval.sets = ()
@@ -439,7 +439,7 @@ def test_training_goes_on_inside_and_between_the_steps_to_the_same_bits(tmp_path
             training.train(config, tmp_path / name)
 
     whole = run("whole")
-    for stop in (12, 27):  # goes on where the second step begins, and inside the third
+    for stop in (12, 27):  # goes on where the second of three steps begins, and inside the third
         run("parts", stop)
     parts = run("parts")
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), whole, parts))
