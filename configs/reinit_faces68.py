@@ -103,6 +103,16 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train = ConfigDict(dict(batch_size=32, num_steps=3000, log_every=50, checkpoint_every=1000))
     config.eval = ConfigDict(dict(batch_size=64, flip_average=False, limit=300, full_picture=False))
     config.eval.sets = ("300w:heldout", "ytf68:heldout")  # source:split; the first says which checkpoint is best
+    config.video = ConfigDict(
+        dict(
+            crop="ldeq_video",
+            min_iou=0.4,  # of successive boxes; less is another face
+            batch_size=8,
+            chunk=32,  # frames in memory at a time
+            clips=2,  # of each set, written as mp4
+            methods=("frame", "frame+ema:0.8", "frame+one_euro:2,0.1"),  # frame by frame: there is no state
+        )
+    )
 
     if variant == "smoke":
         config.train.update(dict(num_steps=10, batch_size=8, log_every=2, checkpoint_every=5))

@@ -12,8 +12,7 @@ from jaxlm.systems import TrainState
 
 
 def make_schedule(config: Config, num_steps: int) -> optax.Schedule:
-    """Learning rate over steps: linear warm-up, then "constant", "cosine" to zero, "polynomial" to zero with
-    `power`, or "steps".
+    """Learning rate over steps: linear warm-up, then "constant", "cosine" to zero, or "steps".
 
     Raises:
         ValueError: for an unknown schedule.
@@ -22,15 +21,11 @@ def make_schedule(config: Config, num_steps: int) -> optax.Schedule:
         after = optax.constant_schedule(config.learning_rate)
     elif config.schedule == "cosine":
         after = optax.cosine_decay_schedule(config.learning_rate, max(num_steps - config.warmup_steps, 1))
-    elif config.schedule == "polynomial":
-        after = optax.polynomial_schedule(
-            config.learning_rate, 0.0, config.power, max(num_steps - config.warmup_steps, 1)
-        )
     elif config.schedule == "steps":
         at = {round(fraction * num_steps) - config.warmup_steps: config.drop for fraction in config.drop_at}
         after = optax.piecewise_constant_schedule(config.learning_rate, at)
     else:
-        raise ValueError(f"There is no schedule {config.schedule!r}; choose constant, cosine, polynomial or steps.")
+        raise ValueError(f"There is no schedule {config.schedule!r}; choose constant, cosine or steps.")
     warmup = optax.linear_schedule(0.0, config.learning_rate, max(config.warmup_steps, 1))
     return optax.join_schedules([warmup, after], [config.warmup_steps])
 

@@ -342,7 +342,7 @@ class TestMistakes:
             ("model.preset", "huge", "choose one of nano, tiny, small, paper"),
             ("solver.name", "newton", "choose one of fixed_point_iteration"),
             ("loss.name", "l7", "choose one of mse"),
-            ("optim.schedule", "warm", "choose constant, cosine, polynomial or steps"),
+            ("optim.schedule", "warm", "choose constant, cosine or steps"),
             ("train.num_steps", 0, "must be at least 1"),
         ],
     )
