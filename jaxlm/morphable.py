@@ -6,7 +6,9 @@ Model axes: x to the viewer's right, y up, z towards the viewer. Images have y d
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
+from scipy.spatial import Delaunay
 
 
 class MorphableModel(NamedTuple):
@@ -14,11 +16,16 @@ class MorphableModel(NamedTuple):
 
     Attributes:
         mean: (V, 3) in the model's length unit.
-        identity: (V, 3, I) displacement of one standard deviation of each identity mode.
-        expression: (V, 3, E) displacement of each expression at full strength 1.
+        identity: (V, 3, I) displacement by each identity coefficient of 1.
+        expression: (V, 3, E) displacement by each expression coefficient of 1.
         triangles: (F, 3) vertex indices, counter-clockwise seen from outside.
         uv: (V, 2) texture coordinates in [0, 1]: column, row.
         landmarks: (K,) vertex of each landmark.
+        param_mean: (12 + I + E,) what is subtracted from `jaxlm.parameters` before a network regresses them; of the
+            coefficients it is their prior mean, too. 0 where nothing is known.
+        param_std: (12 + I + E,) what they are then divided by, the coefficients' prior standard deviation. 1 where
+            nothing is known.
+        millimetres: () length of the model's unit.
     """
 
     mean: Float[Array, "V 3"]
@@ -27,6 +34,105 @@ class MorphableModel(NamedTuple):
     triangles: Int[Array, "F 3"]
     uv: Float[Array, "V 2"]
     landmarks: Int[Array, " K"]
+    param_mean: Float[Array, " P"]
+    param_std: Float[Array, " P"]
+    millimetres: Float[Array, ""]
+
+    @property
+    def num_params(self) -> int:
+        """P: 12 of the similarity, I of identity, E of expression."""
+        return 12 + self.identity.shape[2] + self.expression.shape[2]
+
+
+def make_model(
+    mean: np.ndarray,
+    identity: np.ndarray,
+    expression: np.ndarray,
+    landmarks: np.ndarray,
+    *,
+    triangles: np.ndarray | None = None,
+    uv: np.ndarray | None = None,
+    param_mean: np.ndarray | None = None,
+    param_std: np.ndarray | None = None,
+    millimetres: float = 1.0,
+) -> MorphableModel:
+    """A model of NumPy arrays; see `MorphableModel` for their shapes.
+
+    Args:
+        mean: in the model's unit.
+        identity: basis.
+        expression: basis.
+        landmarks: vertices.
+        triangles: a triangulation of the mean face seen from the front where it is None, which is meant for a model
+            of landmarks alone.
+        uv: the mean face unrolled onto a cylinder where it is None.
+        param_mean: 0 where it is None.
+        param_std: 1 where it is None.
+        millimetres: of a unit.
+    """
+    count = 12 + identity.shape[2] + expression.shape[2]
+    if triangles is None:
+        triangles = _counter_clockwise(mean, Delaunay(mean[:, :2]).simplices)
+    return MorphableModel(
+        mean=jnp.asarray(mean, jnp.float32),
+        identity=jnp.asarray(identity, jnp.float32),
+        expression=jnp.asarray(expression, jnp.float32),
+        triangles=jnp.asarray(triangles, jnp.int32),
+        uv=jnp.asarray(_unrolled(mean) if uv is None else uv, jnp.float32),
+        landmarks=jnp.asarray(landmarks, jnp.int32),
+        param_mean=jnp.asarray(np.zeros(count) if param_mean is None else param_mean, jnp.float32),
+        param_std=jnp.asarray(np.ones(count) if param_std is None else param_std, jnp.float32),
+        millimetres=jnp.asarray(millimetres, jnp.float32),
+    )
+
+
+def _counter_clockwise(mean: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    a, b, c = (mean[triangles[:, i], :2] for i in range(3))
+    clockwise = (b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0] < 0
+    return np.where(clockwise[:, None], triangles[:, ::-1], triangles)
+
+
+def _unrolled(mean: np.ndarray) -> np.ndarray:
+    """Angle about an upright axis behind the face, and height, each over its range."""
+    axis = mean[:, 2].min()
+    flat = np.stack([np.arctan2(mean[:, 0] - mean[:, 0].mean(), mean[:, 2] - axis), -mean[:, 1]], axis=1)
+    return (flat - flat.min(axis=0)) / np.ptp(flat, axis=0)
+
+
+def select_vertices(model: MorphableModel, vertices: Int[Array, " n"]) -> MorphableModel:
+    """The same model of some of its vertices alone, for losses; triangles and landmarks keep meaning the whole one's."""
+    return model._replace(
+        mean=model.mean[vertices],
+        identity=model.identity[vertices],
+        expression=model.expression[vertices],
+        uv=model.uv[vertices],
+    )
+
+
+def landmark_model(model: MorphableModel) -> MorphableModel:
+    """The model of the landmarks alone, in their order."""
+    return select_vertices(model, model.landmarks)._replace(landmarks=jnp.arange(len(model.landmarks)))
+
+
+def with_modes(model: MorphableModel, identity: int, expression: int) -> MorphableModel:
+    """The model with its first modes alone; 40 and 10 make the paper's 62 parameters.
+
+    Raises:
+        ValueError: if it does not have so many.
+    """
+    have = model.identity.shape[2], model.expression.shape[2]
+    if not (1 <= identity <= have[0] and 1 <= expression <= have[1]):
+        raise ValueError(
+            f"The model has {have[0]} identity and {have[1]} expression modes: {identity} and {expression} were asked "
+            "for."
+        )
+    kept = np.r_[0:12, 12 : 12 + identity, 12 + have[0] : 12 + have[0] + expression]
+    return model._replace(
+        identity=model.identity[..., :identity],
+        expression=model.expression[..., :expression],
+        param_mean=model.param_mean[kept],
+        param_std=model.param_std[kept],
+    )
 
 
 def shape(

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.interpolate import CubicSpline, PchipInterpolator, RBFInterpolator
 
 from jaxlm.data.schemes import FACES98
-from jaxlm.morphable import MorphableModel
+from jaxlm.morphable import MorphableModel, make_model
 
 AXIS_Z = -75.0  # the head's vertical axis
 TOP, BOTTOM = 112.0, -165.0
@@ -145,14 +145,7 @@ def head() -> MorphableModel:
     expression = _expression_modes(mean)
     triangles = _triangles(len(rows), len(columns))
     triangles = triangles[np.argsort(triangle_sizes(mean, expression, triangles), kind="stable")]
-    return MorphableModel(
-        mean=jnp.asarray(mean, jnp.float32),
-        identity=jnp.asarray(identity, jnp.float32),
-        expression=jnp.asarray(expression, jnp.float32),
-        triangles=jnp.asarray(triangles),
-        uv=jnp.asarray(texture_coordinates(azimuth, y), jnp.float32),
-        landmarks=jnp.asarray(landmarks),
-    )
+    return make_model(mean, identity, expression, landmarks, triangles=triangles, uv=texture_coordinates(azimuth, y))
 
 
 def triangle_sizes(mean: np.ndarray, expression: np.ndarray, triangles: np.ndarray) -> np.ndarray:

@@ -1,0 +1,171 @@
+"""Morphable models from files: the built-in head, ICT-FaceKit, the Basel Face Model, bases of landmarks alone."""
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+
+from jaxlm.array_pickle import load_arrays
+from jaxlm.config import Config
+from jaxlm.data import head, mat_readers
+from jaxlm.data.schemes import FACES68_OF_FACES98
+from jaxlm.morphable import MorphableModel, make_model, with_modes
+
+HEAD = "head"
+
+
+def model_of(config: Config) -> MorphableModel:
+    """The morphable model of `config.morphable`: {path, identity, expression, statistics}.
+
+    A path that is not absolute is looked for under `config.data.root`.
+
+    Raises:
+        ValueError: see `load_face_model`.
+    """
+    settings = config.morphable
+    paths = [
+        name if not name or name == HEAD else str(Path(config.data.root).expanduser() / name)
+        for name in (settings.path, settings.statistics)
+    ]
+    return load_face_model(paths[0], identity=settings.identity, expression=settings.expression, statistics=paths[1])
+
+
+@functools.lru_cache(maxsize=4)
+def load_face_model(path: str, *, identity: int = 40, expression: int = 10, statistics: str = "") -> MorphableModel:
+    """A morphable model with 68 landmarks.
+
+    Args:
+        path: "head", the built-in one, or a file:
+            `.npz` with mean (V, 3), identity (V, 3, I) or (I, V, 3), expression likewise and, where the vertices are
+            not the landmarks themselves, triangles (or tri) (F, 3) and landmarks (68,), or a `vertex_indices.json` of
+            ICT-FaceKit beside it;
+            `.pkl`, 3DDFA's `bfm_noneck_v3.pkl` with `tri.pkl` beside it;
+            `.mat`, BFM 2009's `01_MorphableModel.mat` with `landmarks.txt` (68 vertices, counted from 0) and
+            `expression.npz` (expression (V, 3, E)) beside it.
+        identity: how many modes are kept.
+        expression: how many modes are kept.
+        statistics: file with the parameters' mean and std, `.pkl` as 3DDFA_V2 releases it, or `.npz`; "" for none.
+
+    Raises:
+        ValueError: naming the file and what is wrong with it.
+    """
+    if path == HEAD:
+        whole = head.head()
+        model = whole._replace(landmarks=whole.landmarks[FACES68_OF_FACES98])
+    else:
+        file = Path(path).expanduser()
+        readers = {".npz": _read_npz, ".pkl": _read_3ddfa, ".mat": _read_bfm}
+        if file.suffix not in readers:
+            raise ValueError(f"The morphable model must be {HEAD!r} or a file {', '.join(readers)}, got {path!r}.")
+        if not file.is_file():
+            raise ValueError(
+                f"{file} does not exist: set morphable.path to a morphable model, or to 'head' for the built-in one."
+            )
+        model = readers[file.suffix](file)
+    model = with_modes(model, identity, expression)
+    return _with_statistics(model, Path(statistics).expanduser()) if statistics else model
+
+
+def _with_statistics(model: MorphableModel, path: Path) -> MorphableModel:
+    arrays = load_arrays(path) if path.suffix == ".pkl" else _npz(path)
+    if not {"mean", "std"} <= set(arrays):
+        raise ValueError(f"{path} has no mean and std of the parameters.")
+    mean, std = (np.ravel(arrays[name]).astype(np.float32) for name in ("mean", "std"))
+    if mean.shape != (model.num_params,) or std.shape != mean.shape or not (std > 0).all():
+        raise ValueError(
+            f"{path} holds the statistics of {mean.size} parameters where the model has {model.num_params}, or a "
+            "standard deviation that is not positive."
+        )
+    return model._replace(param_mean=model.param_mean * 0 + mean, param_std=model.param_std * 0 + std)
+
+
+def _read_npz(path: Path) -> MorphableModel:
+    arrays = _npz(path)
+    for name in ("mean", "identity", "expression"):
+        if name not in arrays:
+            raise ValueError(f"{path} has no array {name}.")
+    mean = arrays["mean"].astype(np.float32)
+    bases = [_modes_last(path, name, arrays[name], mean) for name in ("identity", "expression")]
+    triangles = arrays.get("triangles", arrays.get("tri"))
+    indices = path.with_name("vertex_indices.json")
+    if "landmarks" in arrays:
+        landmarks = arrays["landmarks"]
+    elif len(mean) == 68:
+        landmarks = np.arange(68)
+    elif indices.is_file():
+        landmarks = np.array(json.loads(indices.read_text()).get("idx_to_landmark_verts", []))
+    else:
+        raise ValueError(f"{path} has {len(mean)} vertices and no array landmarks that names 68 of them.")
+    if triangles is None and len(mean) > 200:
+        raise ValueError(f"{path} has no array triangles.")
+    _check_landmarks(path, landmarks, len(mean))
+    optional = {name: arrays[name] for name in ("uv", "param_mean", "param_std") if name in arrays}
+    unit = float(arrays["millimetres"]) if "millimetres" in arrays else _unit(mean[landmarks])
+    return make_model(mean, *bases, landmarks, triangles=triangles, millimetres=unit, **optional)
+
+
+def _modes_last(path: Path, name: str, basis: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    if basis.ndim == 3 and basis.shape[:2] == mean.shape:
+        return basis.astype(np.float32)
+    if basis.ndim == 3 and basis.shape[1:] == mean.shape:
+        return np.moveaxis(basis, 0, -1).astype(np.float32)
+    raise ValueError(f"{path}: {name} is {basis.shape}; with {len(mean)} vertices it must be ({len(mean)}, 3, modes).")
+
+
+def _read_3ddfa(path: Path) -> MorphableModel:
+    arrays = load_arrays(path)
+    for name in ("u", "w_shp", "w_exp", "keypoints"):
+        if name not in arrays:
+            raise ValueError(f"{path} has no array {name}: it is not 3DDFA's Basel Face Model.")
+    beside = path.with_name("tri.pkl")
+    if "tri" not in arrays and not beside.is_file():
+        raise ValueError(f"{path} has no triangles, and there is no {beside.name} beside it.")
+    triangles = arrays["tri"] if "tri" in arrays else load_arrays(beside)[""]
+    triangles = triangles.T if triangles.shape[0] == 3 else triangles
+    mean = arrays["u"].reshape(-1, 3)
+    bases = [arrays[name].reshape(len(mean), 3, -1) for name in ("w_shp", "w_exp")]
+    landmarks = arrays["keypoints"].ravel()[::3] // 3  # x, y and z of each in the flat array
+    _check_landmarks(path, landmarks, len(mean))
+    return make_model(mean, *bases, landmarks, triangles=triangles, millimetres=1e-3)
+
+
+def _read_bfm(path: Path) -> MorphableModel:
+    fields = ("shapeMU", "shapePC", "shapeEV", "tl")
+    content = mat_readers.read_mat(path, fields)
+    mean = content["shapeMU"].reshape(-1, 3)
+    identity = (content["shapePC"] * content["shapeEV"].ravel()).reshape(len(mean), 3, -1)
+    listing, modes = path.with_name("landmarks.txt"), path.with_name("expression.npz")
+    for needed in (listing, modes):
+        if not needed.is_file():
+            raise ValueError(f"{path} needs {needed.name} beside it: BFM 2009 has no landmarks and no expressions.")
+    try:
+        landmarks = np.array([int(word) for word in listing.read_text().split()])
+    except ValueError as error:
+        raise ValueError(f"{listing} must hold vertex numbers alone ({error}).") from None
+    _check_landmarks(listing, landmarks, len(mean))
+    arrays = _npz(modes)
+    if "expression" not in arrays:
+        raise ValueError(f"{modes} has no array expression.")
+    expression = _modes_last(modes, "expression", arrays["expression"], mean)
+    return make_model(mean, identity, expression, landmarks, triangles=content["tl"] - 1, millimetres=1e-3)
+
+
+def _check_landmarks(path: Path, landmarks: np.ndarray, count: int) -> None:
+    if landmarks.shape != (68,) or landmarks.min() < 0 or landmarks.max() >= count:
+        raise ValueError(f"{path} must name 68 landmark vertices between 0 and {count - 1}.")
+
+
+def _unit(landmarks: np.ndarray) -> float:
+    """Millimetres of a unit: outer eye corners are 90 mm apart in the mean of adults."""
+    return 90.0 / float(np.linalg.norm(landmarks[36] - landmarks[45]))
+
+
+def _npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files if file[name].dtype.kind in "biuf"}
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist.") from None
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as arrays ({str(error).splitlines()[0][:120]}).") from None
