@@ -237,7 +237,7 @@ def with_source(config: Config, builder: str, root: str) -> Config:
         raise ValueError(f"--root goes with --data naming a builder: one of {', '.join(choices)}.")
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        config.data.root = str(Path(root).expanduser().resolve())
-        defaults = dict(builder=builder, root="", train_split="train", weight=0.0)
+        files = str(Path(root).expanduser().resolve())
+        defaults = dict(builder=builder, root=files, train_split="train", weight=0.0)
         config.data.sources[builder] = ConfigDict(defaults)
     return config

@@ -2,11 +2,17 @@
 
     python -m jaxlm.convert dpr weights/ --workdir=runs/dpr
     python eval.py --workdir=runs/dpr --data=own --root=wflw_samples
+    python -m jaxlm.convert tddfa_v2 tddfa_v2/ --workdir=runs/mb05
+    python eval.py --workdir=runs/mb05 --data=aflw2000 --root=AFLW2000
 
 `dpr` is the GSRω of Shao et al., TPAMI 2021, for WFLW: the files `98_points_global_reinit.pth.tar` and
 `98_points_global_regress.pth.tar`, the mean face `mean_98_face.npy` beside or above them and, where it is there, the
 local re-initialisation network `98_points_local_reinit.pth.tar`. The released local regressor is not public, so with
 the local network the regressor of the parts starts from nothing (it changes no landmark until it is trained).
+
+`tddfa_v2` is a MobileNet of Guo et al., ECCV 2020: the folder holds `mb05_120x120.pth` or `mb1_120x120.pth`, the
+parameters' statistics `param_mean_std_62d_120x120.pkl` and the face model, `bfm_noneck_v3.pkl` (with `tri.pkl`) or the
+68 landmark vertices alone, `bfm68.npz`. The landmark branch is left out: nothing is known of its unit.
 """
 
 from collections.abc import Callable
@@ -192,8 +198,71 @@ def _check_same_tree(ours: Any, theirs: Any) -> None:
         raise ValueError("The released network has other layers than this one.")
 
 
+def convert_tddfa(folder: Path, config: Config) -> tuple[Config, TrainState]:
+    """A released MobileNet of 3DDFA_V2.
+
+    Args:
+        folder: of the `.pth` file, the statistics and the face model.
+        config: `configs/tddfa_300wlp.py:released`.
+
+    Returns:
+        The config of what was read, and its state.
+
+    Raises:
+        ValueError: naming a file that is missing, or a tensor that is left over or does not fit.
+    """
+    backbones = {"mb05_120x120.pth": "mobilenet_0.5", "mb1_120x120.pth": "mobilenet_1"}
+    found = [name for name in backbones if (folder / name).is_file()]
+    if len(found) != 1:
+        raise ValueError(
+            f"{folder} must hold one of {', '.join(backbones)}, and holds {' and '.join(found) or 'none'}."
+        )
+    models = [name for name in ("bfm_noneck_v3.pkl", "bfm68.npz") if (folder / name).is_file()]
+    if not models:
+        raise ValueError(f"{folder} holds no face model: neither bfm_noneck_v3.pkl nor bfm68.npz.")
+    config = config.copy_and_resolve_references()
+    config.model.backbone = backbones[found[0]]
+    config.data.root = str(folder.resolve())
+    config.morphable.path = models[0]
+    config.loss.name = "fwpdc"  # to go on from, with one branch
+    state = jax.device_get(jax.jit(systems.build(config).init)(jax.random.key(config.seed)))
+    weights = TorchWeights(folder / found[0])
+    weights.skip("num_batches_tracked")
+    weights.skip("fc_lm.weight")
+    weights.skip("fc_lm.bias")
+    like, trunk, statistics = state.params["trunk"], {}, {}
+
+    def norm(source: str, shapes: Any) -> tuple[Any, Any]:
+        return _batch_norm(weights, source, shapes["scale"].shape)
+
+    trunk["conv1"] = {"kernel": _kernel(weights, "conv1.weight", like["conv1"]["kernel"].shape)}
+    trunk["bn1"], statistics["bn1"] = norm("bn1", like["bn1"])
+    for block in sorted(name for name in like if name.startswith("dw")):
+        shapes = like[block]
+        separable = (1, 1, *shapes["conv_sep"]["kernel"].shape)
+        params, running = (
+            {
+                "conv_dw": {"kernel": _kernel(weights, f"{block}.conv_dw.weight", shapes["conv_dw"]["kernel"].shape)},
+                "conv_sep": {"kernel": _kernel(weights, f"{block}.conv_sep.weight", separable)[0, 0]},
+            },
+            {},
+        )
+        for name in ("bn_dw", "bn_sep"):
+            params[name], running[name] = norm(f"{block}.{name}", shapes[name])
+        trunk[block], statistics[block] = params, running
+    names = {"fc_param": "fc_param"}
+    params = {"trunk": trunk, **_dense_layers(weights, names, state.params)}
+    weights.finish()
+    stats = {**state.batch_stats, "trunk": statistics}
+    _check_same_tree(params, state.params)
+    _check_same_tree(stats, state.batch_stats)
+    live = {"params": params, "batch_stats": stats}
+    return config, state._replace(**live, ema=live)
+
+
 CONVERTERS: dict[str, tuple[str, Callable[[Path, Config], tuple[Config, TrainState]]]] = {
     "dpr": ("reinit_wflw.py:released", convert_dpr),
+    "tddfa_v2": ("tddfa_300wlp.py:released", convert_tddfa),
 }
 
 
@@ -234,7 +303,8 @@ def main(argv):
             raise ValueError(f"Usage: python -m jaxlm.convert <{'|'.join(CONVERTERS)}> <folder> --workdir=<folder>")
         workdir = Path(WORKDIR.value).expanduser()
         config = convert(argv[1], Path(argv[2]).expanduser(), workdir)
-        print(f"written: {workdir} ({config.system}, {config.scheme}, refine {config.model.refine})")
+        model = ", ".join(f"{name} {config.model[name]}" for name in ("backbone", "refine") if name in config.model)
+        print(f"written: {workdir} ({config.system}, {config.scheme}, {model})")
 
 
 if __name__ == "__main__":

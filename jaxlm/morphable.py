@@ -100,7 +100,7 @@ def _unrolled(mean: np.ndarray) -> np.ndarray:
 
 
 def select_vertices(model: MorphableModel, vertices: Int[Array, " n"]) -> MorphableModel:
-    """The same model of some of its vertices alone, for losses; triangles and landmarks keep meaning the whole one's."""
+    """The same model of some of its vertices alone, for losses; triangles and landmarks still count the whole one's."""
     return model._replace(
         mean=model.mean[vertices],
         identity=model.identity[vertices],

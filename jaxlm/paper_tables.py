@@ -160,6 +160,7 @@ TABLES = {
     "reinit_6": Table("Table 6 of Shao et al., TPAMI 2021: backbones (paper: inter-pupil, 300-W)", "nme", _backbones()),
 }
 
+TDDFA = ("tddfa_3", "tddfa_4")
 REINIT = ("reinit_1", "reinit_5", "reinit_loss", "reinit_6")
 
 

@@ -8,8 +8,8 @@ towards the viewer. Two frames are used:
   the left and y from 1 at the bottom, so that a vertex is seen at pixel (x − 1, s − y).
 
 Angles follow 300W-LP: R = R_x(pitch) R_y(yaw) R_z(roll). Positive pitch lifts the chin, positive yaw turns the face to
-the viewer's left, positive roll turns the head clockwise on the screen. Functions take NumPy and JAX arrays alike unless
-they say otherwise.
+the viewer's left, positive roll turns the head clockwise on the screen. Functions take NumPy and JAX arrays alike,
+`vertices` JAX arrays alone.
 """
 
 from typing import Any

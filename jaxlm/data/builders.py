@@ -51,6 +51,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     SUBSETS: tuple[str, ...] = ()
+    # Identity and expression modes of the parameters that the records hold; none where they have no parameters.
+    MODES: tuple[int, int] | None = None
 
     def __init__(
         self,
@@ -114,6 +116,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
             "bbox": tfds.features.Tensor(shape=(4,), dtype=np.float32),
             "subsets": tfds.features.Tensor(shape=(max(len(self.SUBSETS), 1),), dtype=np.uint8),
         }
+        if self.MODES:
+            features["params"] = tfds.features.Tensor(shape=(12 + sum(self.MODES),), dtype=np.float64)
         return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager):
@@ -152,7 +156,9 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         bbox = sample.bbox if sample.bbox is not None else geometry.box_of_points(landmarks, mask)
         visibility = np.ones(len(mask)) if sample.visibility is None else sample.visibility
         flags = [name in sample.subsets for name in self.SUBSETS] or [False]
+        params = {"params": np.asarray(sample.params, np.float64)} if self.MODES else {}
         return {
+            **params,
             "image": content,
             "key": sample.key,
             "landmarks": landmarks.astype(np.float32),

@@ -7,7 +7,6 @@ vertices, so they follow every mode exactly. 40 identity modes, 10 expressions.
 
 import functools
 
-import jax.numpy as jnp
 import numpy as np
 from scipy.interpolate import CubicSpline, PchipInterpolator, RBFInterpolator
 

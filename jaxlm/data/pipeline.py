@@ -8,6 +8,7 @@ A batch follows one schema everywhere: image (B, H, W, 3) uint8, landmarks (B, K
 import dataclasses
 from collections.abc import Iterator, Sequence
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -17,6 +18,7 @@ from jaxlm.config import Config
 from jaxlm.data.augment import Augmentation, Perturbation, make_crop
 from jaxlm.data.builders import FaceBuilder, OwnData, ThreeHundredW, Wflw
 from jaxlm.data.mat_builders import Aflw, Cofw, Lsp
+from jaxlm.data.params_builders import Aflw2000, AflwCrops, ThreeHundredWLP
 from jaxlm.data.rendered import RenderedFaces
 from jaxlm.data.rendered_videos import RenderedVideos
 from jaxlm.data.schemes import Scheme, get_scheme
@@ -27,6 +29,9 @@ BUILDERS: dict[str, type[FaceBuilder]] = {
     "300w": ThreeHundredW,
     "cofw": Cofw,
     "aflw": Aflw,
+    "aflw_crops": AflwCrops,
+    "aflw2000": Aflw2000,
+    "300w_lp": ThreeHundredWLP,
     "lsp": Lsp,
     "own": OwnData,
     "rendered": RenderedFaces,
@@ -117,7 +122,7 @@ def prepare_source(config: Config, name: str) -> FaceBuilder:
     builder_class: Any = _builder_class(config, name)
     source = config.data.sources[name]
     options = {key: source[key] for key in source if key not in ("builder", "root", "train_split", "weight")}
-    root = f"{config.data.root}/{source.root}" if source.root else config.data.root
+    root = Path(config.data.root) / source.root  # which may be absolute
     known = _options_of(builder_class)
     if set(options) - known:
         raise ValueError(

@@ -22,6 +22,7 @@ class Sample:
         visibility: (K,), 1 visible, 0 occluded; None means all visible.
         subsets: names of the evaluation subsets that it belongs to.
         key: identifies the sample within its data set.
+        params: (P,) parameters of a morphable model in the picture's frame (`jaxlm.parameters`).
     """
 
     image: Path | bytes
@@ -31,6 +32,7 @@ class Sample:
     visibility: np.ndarray | None = None
     subsets: tuple[str, ...] = ()
     key: str = ""
+    params: np.ndarray | None = None
 
 
 class BadSample(ValueError):

@@ -300,7 +300,7 @@ def get_scheme(name: str) -> Scheme:
 
 def normalizers_of(scheme: Scheme) -> tuple[str, ...]:
     """Names of the lengths that errors can be divided by: those that the scheme has the points for."""
-    return (*_point_groups(scheme), "box", "diagonal")
+    return (*_point_groups(scheme), "box", "points_box", "diagonal")
 
 
 def _point_groups(scheme: Scheme) -> dict[str, list[np.ndarray]]:
@@ -316,7 +316,8 @@ def normalizer(
 
     Args:
         name: "inter_ocular" (outer eye corners), "inter_pupil" (means of the eye points), "torso" (left shoulder to
-            right hip), "box" (√(w·h) of the given box) or "diagonal" (of the box around the points).
+            right hip), "box" (√(w·h) of the given box), "points_box" (likewise, of the box around the points) or
+            "diagonal" (of that box).
         scheme: of the landmarks.
         landmarks: (K, 2).
         mask: (K,), true where a landmark exists.
@@ -332,8 +333,8 @@ def normalizer(
     if name not in known:
         raise ValueError(f"{scheme.name} has no normalizer {name!r}; choose one of {', '.join(known)}.")
     mask = mask.astype(bool)
-    if name in ("box", "diagonal"):
-        if bbox is None or name == "diagonal":
+    if name in ("box", "points_box", "diagonal"):
+        if bbox is None or name != "box":
             if not mask.any():
                 return 0.0
             bbox = np.concatenate([landmarks[mask].min(axis=0), landmarks[mask].max(axis=0)])

@@ -102,9 +102,9 @@ class InvertedResidual(nn.Module):
         width = x.shape[-1] * self.expansion
         y = x
         if self.expansion != 1:
-            y = nn.relu(_norm(train, "expand_norm")(pointwise(width, "expand")(y)))
-        y = nn.relu(_norm(train, "depthwise_norm")(DepthwiseConv(self.stride, name="depthwise")(y)))
-        y = _norm(train, "project_norm")(pointwise(self.features, "project")(y))
+            y = nn.relu(batch_norm(train, "expand_norm")(pointwise(width, "expand")(y)))
+        y = nn.relu(batch_norm(train, "depthwise_norm")(DepthwiseConv(self.stride, name="depthwise")(y)))
+        y = batch_norm(train, "project_norm")(pointwise(self.features, "project")(y))
         return x + y if x.shape == y.shape else y
 
 
@@ -120,12 +120,12 @@ class MobileNetV2(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w last"]:
         x = nn.Conv(self.layout.stem, (3, 3), strides=2, padding=1, use_bias=False, name="stem")(images)
-        x = nn.relu(_norm(train, "stem_norm")(x))
+        x = nn.relu(batch_norm(train, "stem_norm")(x))
         for number, row in enumerate(self.layout.rows):
             for repeat in range(row.repeats):
                 stride = row.stride if repeat == 0 else 1
                 x = InvertedResidual(row.features, stride, row.expansion, name=f"row{number}_{repeat}")(x, train)
-        return nn.relu(_norm(train, "last_norm")(pointwise(self.layout.last, "last")(x)))
+        return nn.relu(batch_norm(train, "last_norm")(pointwise(self.layout.last, "last")(x)))
 
 
 def pointwise(features: int, name: str) -> nn.Dense:
@@ -133,7 +133,8 @@ def pointwise(features: int, name: str) -> nn.Dense:
     return nn.Dense(features, use_bias=False, kernel_init=nn.initializers.he_normal(), name=name)
 
 
-def _norm(train: bool, name: str) -> nn.BatchNorm:
+def batch_norm(train: bool, name: str) -> nn.BatchNorm:
+    """With the momentum and ε of PyTorch, where the papers trained."""
     return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
 
 

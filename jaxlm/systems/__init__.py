@@ -101,9 +101,12 @@ class System(NamedTuple):
             past or None) -> (Prediction with leaves (B, T, ...), past of the next frame). Methods are "frame", each
             frame on its own, "early", the same with the few steps of RwR, and "rwr" and "energy"; see `jaxlm.video`.
         phases: for a system that is trained in several steps, in order; `train_step` is the last one's.
-        fit: for a system with constants of the training set: (state, landmarks (N, K, 2), mask (N, K)) -> state, called
-            once before the first step.
+        fit: for a system with constants of the training set: (state, labels) -> state, called once before the first
+            step; labels of N faces are "landmarks" (N, K, 2) and "mask" (N, K) in their pictures' pixels and, where
+            the faces have them, "params" (N, P) in the frame of their crops.
         halves: for a system that can take the full picture.
+        batches_per_step: how many batches `train_step` takes at once, stacked along a leading axis; 0 is one, without
+            that axis. Steps are counted in batches.
     """
 
     init: Callable[[Array], TrainState]
@@ -111,8 +114,9 @@ class System(NamedTuple):
     predict: Callable[[Any, Array], Prediction]
     track: Callable[..., tuple[Prediction, Any]] | None = None
     phases: tuple[Phase, ...] = ()
-    fit: Callable[[TrainState, np.ndarray, np.ndarray], TrainState] | None = None
+    fit: Callable[[TrainState, dict[str, np.ndarray]], TrainState] | None = None
     halves: Halves | None = None
+    batches_per_step: int = 0
 
 
 def build(config: Config) -> System:
@@ -121,9 +125,9 @@ def build(config: Config) -> System:
     Raises:
         ValueError: naming those that exist.
     """
-    from jaxlm.systems import awing, ldeq, reinit
+    from jaxlm.systems import awing, ldeq, reinit, tddfa
 
-    systems = {"awing": awing.build, "ldeq": ldeq.build, "reinit": reinit.build}
+    systems = {"awing": awing.build, "ldeq": ldeq.build, "reinit": reinit.build, "tddfa": tddfa.build}
     if config.system not in systems:
         raise ValueError(f"There is no system {config.system!r}; choose one of {', '.join(systems)}.")
     return systems[config.system](config)

@@ -47,8 +47,8 @@ def build(config: Config) -> System:
         variables = model.init(rng, jnp.zeros((1, model.reinit_side, model.reinit_side, 3)), STAGES)
         return initial_state(variables, optimizer_of(STAGES))
 
-    def fit(state: TrainState, landmarks: np.ndarray, mask: np.ndarray) -> TrainState:
-        mean = jnp.asarray(alignment.mean_shape(landmarks, mask, scheme.flip))
+    def fit(state: TrainState, labels: dict[str, np.ndarray]) -> TrainState:
+        mean = jnp.asarray(alignment.mean_shape(labels["landmarks"], labels["mask"], scheme.flip))
         ema = {**state.ema, "batch_stats": {**state.ema["batch_stats"], "mean_shape": mean}}
         return state._replace(batch_stats={**state.batch_stats, "mean_shape": jnp.copy(mean)}, ema=ema)
 

@@ -1,0 +1,179 @@
+"""Faces with 3DMM parameters and their landmarks: 300W-LP and AFLW2000-3D, and the label files of 3DDFA's tests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jaxlm import parameters
+from jaxlm.data import head
+from jaxlm.data.mat_readers import read_mat
+from jaxlm.data.readers import BadSample, Sample, decode_image
+from jaxlm.data.schemes import FACES68_OF_FACES98
+
+BFM_MODES = (199, 29)  # of identity and expression in the files
+YAW_BINS = ("yaw_0_30", "yaw_30_60", "yaw_60_90")
+
+
+def yaw_bin(degrees: float) -> str:
+    """The bin of a yaw angle: up to 30, up to 60, or more."""
+    return YAW_BINS[int(np.searchsorted([30.0, 60.0], abs(degrees)))]
+
+
+def params_of_pose(pose: np.ndarray, shape: np.ndarray, expression: np.ndarray, height: int) -> np.ndarray:
+    """Parameters in the picture's frame (`jaxlm.parameters`) of 300W-LP's fields.
+
+    Args:
+        pose: (7,) Pose_Para: pitch, yaw, roll in radians, a translation in pixels from 1 with y up, the scale.
+        shape: (I,) Shape_Para.
+        expression: (E,) Exp_Para.
+        height: of the picture.
+    """
+    pose = pose.astype(np.float64)
+    rotation = parameters.rotation_of_angles(*np.rad2deg(pose[:3]))
+    # There a vertex lies at column x − 1 and row height − y, counted from 0.
+    shift = np.array([pose[3] - 1.0, pose[4] - height, 0.0])
+    transform = np.concatenate([pose[6] * rotation, shift[:, None]], axis=1)
+    return np.concatenate([transform.ravel(), shape, expression])
+
+
+def read_3ddfa_folder(folder: Path, labels: np.ndarray | None = None) -> Iterator[Sample | BadSample]:
+    """Samples of a folder, searched to any depth, of pictures with 3DDFA's `.mat` files beside them.
+
+    Landmarks are `pt3d_68` (AFLW2000-3D) or `pt2d` (300W-LP), parameters all those of Pose_Para, Shape_Para and
+    Exp_Para; the subset is the bin of the yaw.
+
+    Args:
+        folder: of the data set.
+        labels: (N, 2 or 3, 68) of other annotators, in the order of the file names; pixels from 1.
+    """
+    paths = sorted(path for path in folder.rglob("*.mat") if path.with_suffix(".jpg").exists())
+    if labels is not None and len(labels) != len(paths):
+        raise ValueError(f"The labels are of {len(labels)} faces where {folder} has {len(paths)}.")
+    for number, path in enumerate(paths):
+        try:
+            yield _read_3ddfa(path, folder, None if labels is None else labels[number])
+        except BadSample as error:
+            yield error
+
+
+def _read_3ddfa(path: Path, folder: Path, label: np.ndarray | None) -> Sample:
+    picture = path.with_suffix(".jpg")
+    pose, shape, motion = (read_mat(path, (name,))[name].ravel() for name in ("Pose_Para", "Shape_Para", "Exp_Para"))
+    if (pose.size, shape.size, motion.size) != (7, *BFM_MODES):
+        raise BadSample(
+            f"{path} has {pose.size}, {shape.size} and {motion.size} parameters of pose, shape and expression; "
+            "3DDFA's files have 7, 199 and 29."
+        )
+    if label is None:
+        try:
+            label = read_mat(path, ("pt3d_68",))["pt3d_68"]
+        except BadSample:
+            label = read_mat(path, ("pt2d",))["pt2d"]
+    if label.shape not in ((2, 68), (3, 68)):
+        raise BadSample(f"{path}: the landmarks are {label.shape} where (2, 68) or (3, 68) is expected.")
+    image = cv2.imread(str(picture), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise BadSample(f"{picture} is truncated or not a picture; replace or remove it.")
+    return Sample(
+        picture,
+        label[:2].T.astype(np.float64) - 1.0,
+        str(path),
+        subsets=(yaw_bin(np.rad2deg(pose[1])),),
+        key=picture.relative_to(folder).with_suffix("").as_posix(),
+        params=params_of_pose(pose, shape, motion, len(image)),
+    )
+
+
+def read_catalogue(folder: Path) -> Iterator[Sample]:
+    """Samples of `the300w_lp` or `aflw2k3d` of the TFDS catalogue, prepared with `file_format="array_record"`.
+
+    The catalogue keeps no file names, so that faces of one picture are not known to be one's, and AFLW2000-3D comes
+    without parameters: its yaw is that of the built-in head laid over its 3D landmarks.
+
+    Args:
+        folder: of the prepared version, with `dataset_info.json`.
+
+    Raises:
+        BadSample: if it was prepared for TensorFlow alone, or is another data set.
+    """
+    builder = tfds.builder_from_directory(folder)
+    fields = set(builder.info.features or {})
+    if "pose_params" not in fields and "landmarks_68_3d_z" not in fields:
+        raise BadSample(f"{folder} is neither the300w_lp nor aflw2k3d of the TFDS catalogue.")
+    try:
+        records = builder.as_data_source(split="train", decoders={"image": tfds.decode.SkipDecoding()})
+    except NotImplementedError:
+        name = builder.info.name
+        raise BadSample(
+            f"{folder} is made of TFRecords, which only TensorFlow reads: prepare it again with "
+            f'tfds.builder("{name}", file_format="array_record").download_and_prepare().'
+        ) from None
+    for number in range(len(records)):
+        record, where = records[number], f"{folder}, record {number}"
+        image = record["image"]
+        if "pose_params" in fields:
+            points, angles = record["landmarks_3d"] * 450.0, np.rad2deg(record["pose_params"][:3])
+            height = decode_image(image).shape[0]  # pyright: ignore[reportOptionalMemberAccess]
+            params = params_of_pose(record["pose_params"], record["shape_params"], record["exp_params"], height)
+        else:
+            points, params = record["landmarks_68_3d_xy_normalized"] * 450.0, None
+            solid = np.concatenate([points * [1.0, -1.0], record["landmarks_68_3d_z"]], axis=1)
+            angles = parameters.angles_of_rotation(_rotation_between(_head_landmarks(), solid))
+        yaw = (yaw_bin(angles[1]),)
+        yield Sample(image, points.astype(np.float64) - 1.0, where, subsets=yaw, key=f"{number:06d}", params=params)
+
+
+def _head_landmarks() -> np.ndarray:
+    return head.landmarks98()[FACES68_OF_FACES98]
+
+
+def _rotation_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Rotation (3, 3) that lays points (K, 3) over others best, after centring (Kabsch)."""
+    left, _, right = np.linalg.svd((target - target.mean(axis=0)).T @ (source - source.mean(axis=0)))
+    sign = np.sign(np.linalg.det(left @ right))
+    return left @ np.diag([1.0, 1.0, sign]) @ right
+
+
+AFLW_LIST = "AFLW_GT_crop.list"
+
+
+def read_aflw_crops(root: Path) -> list[Sample | BadSample]:
+    """Samples of 3DDFA's crops of AFLW; see `jaxlm.data.params_builders.AflwCrops`.
+
+    Raises:
+        BadSample: for files that are missing or of different lengths.
+    """
+    listing = root / AFLW_LIST
+    if not listing.is_file():
+        raise BadSample(f"{root} has no {AFLW_LIST}: it is not 3DDFA's test set of AFLW.")
+    names = listing.read_text().split()
+    points, yaws, boxes = (read_npy(root / f"AFLW_GT_{name}.npy") for name in ("pts21", "crop_yaws", "crop_roi_box"))
+    count = len(names)
+    if points.shape != (count, 2, 21) or yaws.shape != (count,) or boxes.shape != (count, 4):
+        raise BadSample(
+            f"{root}: points, yaws and boxes have the shapes {points.shape}, {yaws.shape}, {boxes.shape} where the "
+            f"{count} crops need ({count}, 2, 21), ({count},) and ({count}, 4)."
+        )
+    samples: list[Sample | BadSample] = []
+    for number, name in enumerate(names):
+        landmarks = np.where((points[number] > 0).all(axis=0), points[number], np.nan).T
+        x, y, right, lower = boxes[number]
+        landmarks = (landmarks - [x, y]) * 120.0 / [right - x, lower - y]
+        where, yaw = f"{listing}, line {number + 1}", (yaw_bin(yaws[number]),)
+        samples.append(Sample(root / "AFLW_GT_crop" / name, landmarks, where, subsets=yaw, key=name))
+    return samples
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """Numbers of a `.npy` file.
+
+    Raises:
+        BadSample: if it cannot be read, or holds something else.
+    """
+    try:
+        return np.asarray(np.load(path, allow_pickle=False), np.float64)
+    except (OSError, ValueError) as error:
+        raise BadSample(f"{path} cannot be read as an array of numbers ({str(error).splitlines()[0]}).") from None
