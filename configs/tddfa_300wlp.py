@@ -32,7 +32,8 @@ def get_config(variant: str = "") -> ConfigDict:
             statistics="param_mean_std_62d_120x120.pkl",
             identity=40,
             expression=10,
-            labels="given",  # given: the data set's own; fitted: to the landmarks, see python -m jaxlm.fit
+            labels="given",  # given: the data set's own; fitted: to its landmarks, see python -m jaxlm.fit
+            contour="2d",  # of the landmarks that are fitted: on the outline (2d) or on the jaw (3d)
             max_residual=0.05,  # of a fit, in face sizes; worse ones are left out
         )
     )

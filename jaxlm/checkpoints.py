@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -176,9 +177,15 @@ def check_same_model(saved: Config, config: Config, workdir: Path) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a file by a complete one, never leaving half of it."""
+    write_bytes_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_bytes_atomically(path: Path, write: Callable[[Any], Any]) -> None:
+    """The same for what `write` puts into an open binary file."""
     temporary = path.with_name(path.name + ".partial")
     try:
-        temporary.write_text(text)
+        with temporary.open("wb") as file:
+            write(file)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

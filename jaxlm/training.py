@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tensorboardX import SummaryWriter
 
-from jaxlm import evaluation, systems
+from jaxlm import evaluation, metrics, systems
 from jaxlm.checkpoints import Checkpoints, check_workdir, write_atomically, write_config
 from jaxlm.config import Config
 from jaxlm.data import pipeline
@@ -34,8 +34,20 @@ def data_mesh() -> Mesh:
 
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a batch as global arrays, split over `mesh`."""
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    return _put(batch, NamedSharding(mesh, PartitionSpec("data")))
+
+
+def _put(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
     return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
+
+
+def _next_batches(batches: Iterator[dict[str, np.ndarray]], count: int, mesh: Mesh) -> dict[str, jax.Array]:
+    """What `System.train_step` takes: the next batch or, of a `count` that is not 0, so many stacked."""
+    if not count:
+        return shard_batch(next(batches), mesh)
+    several = [next(batches) for _ in range(count)]
+    stacked = {key: np.stack([batch[key] for batch in several]) for key in several[0]}
+    return _put(stacked, NamedSharding(mesh, PartitionSpec(None, "data")))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
@@ -56,9 +68,9 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
         NonFiniteError: naming the step and the last good checkpoint.
     """
     workdir = Path(workdir).expanduser()
-    _check(config)
     system = systems.build(config)
-    mesh = data_mesh()
+    _check(config, system)
+    mesh = system.mesh or data_mesh()
     is_main = jax.process_index() == 0
     check_workdir(workdir, config)
     batches, validation = _open_data(config)
@@ -69,7 +81,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     saved = checkpoints.last_step
     start = saved or 0
     if saved is None and system.fit:
-        state = replicate(system.fit(jax.device_get(state), *pipeline.training_landmarks(config)), mesh)
+        state = replicate(system.fit(jax.device_get(state), pipeline.training_labels(config)), mesh)
     if saved is not None:
         state, iterator_state = checkpoints.restore(saved, state)
         if iterator_state:  # converted weights have none
@@ -85,10 +97,11 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     predict = jax.jit(system.predict)
     bar = progress(total=config.train.num_steps, initial=start, unit="step", disable=not is_main)
     pending: tuple[int, dict[str, jax.Array]] | None = None
-    window = _Window(config.train.batch_size)
+    stride = max(system.batches_per_step, 1)
+    window = _Window(config.train.batch_size * stride)
     try:
-        for step in range(start + 1, config.train.num_steps + 1):
-            batch = shard_batch(next(batches), mesh)
+        for step in range(start + stride, config.train.num_steps + 1, stride):
+            batch = _next_batches(batches, system.batches_per_step, mesh)
             if train_step is None or step > phases[0].last_step:
                 while step > phases[0].last_step:
                     phases.pop(0)
@@ -99,7 +112,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
             # The logs of the step before are read while the device works on this one.
             _collect(pending, window, checkpoints)
             pending = (step, logs)
-            bar.update()
+            bar.update(stride)
             if step % config.train.log_every == 0 or step == config.train.num_steps:
                 _collect(pending, window, checkpoints)
                 pending = None
@@ -141,22 +154,28 @@ def _open_data(config: Config):
     return batches, validation
 
 
-def _check(config: Config) -> None:
+def _check(config: Config, system: systems.System) -> None:
     if config.train.batch_size % jax.device_count():
         raise ValueError(
             f"train.batch_size = {config.train.batch_size} is not divisible by the {jax.device_count()} devices."
         )
     if config.train.num_steps < 1 or config.train.checkpoint_every < 1 or config.train.log_every < 1:
         raise ValueError("train.num_steps, train.checkpoint_every and train.log_every must be at least 1.")
+    stride = max(system.batches_per_step, 1)
+    for field in ("num_steps", "checkpoint_every", "log_every"):
+        if config.train[field] % stride:
+            raise ValueError(
+                f"train.{field} = {config.train[field]} is not divisible by the {stride} batches of a step."
+            )
 
 
 def _validate(predict, state, validation, config: Config) -> dict[str, float]:
     """NME in percent of each validation set; "nme" is the first one's, by which the best checkpoint is chosen."""
-    metrics = {}
+    measured = {}
     for source in validation:
         result = evaluation.evaluate(predict, state.variables, source, config, limit=config.eval.limit)
-        metrics[f"{source.name}_nme"] = 100 * result.nme_of()
-    return {"nme": next(iter(metrics.values())), **metrics} if metrics else {}
+        measured[f"{source.name}_nme"] = 100 * result.nme_of()
+    return {"nme": next(iter(measured.values())), **measured} if measured else {}
 
 
 class _Window:
@@ -172,7 +191,7 @@ class _Window:
 
     def summary(self) -> dict[str, float]:
         now = time.perf_counter()
-        means = {key: float(np.nanmean([v[key] for v in self.values])) for key in self.values[0]}
+        means = {key: metrics.mean(np.array([v[key] for v in self.values])) for key in self.values[0]}
         means["nme"] = 100 * means["nme"]
         steps = len(self.values) - self.counted
         means["samples_per_second"] = self.batch_size * steps / max(now - self.time, 1e-9)
@@ -216,7 +235,7 @@ class MetricLog:
         self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
 
     def write(self, step: int, kind: str, values: dict[str, float]) -> None:
-        rounded = {key: float(value) for key, value in values.items()}
+        rounded = {key: float(value) for key, value in values.items() if np.isfinite(value)}
         self.file.write(json.dumps({"step": step, "kind": kind, **rounded}) + "\n")
         self.file.flush()
         for key, value in rounded.items():

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from jaxlm import geometry
+from jaxlm import geometry, parameters
 from jaxlm.data import crops
 from jaxlm.data.readers import BadSample, decode_image
 from jaxlm.data.schemes import Scheme, normalizer
@@ -96,7 +96,7 @@ def make_crop(
 
     Args:
         record: image bytes (or RGB array), landmarks (K, 2), mask, visibility (K,), bbox (4,); `face` (4,), where there
-            is one, is cropped instead of bbox.
+            is one, is cropped instead of bbox; `params` and `mirrored` (P,), see `jaxlm.data.params_labels`.
         scheme: of the landmarks.
         crop: protocol, a key of `jaxlm.data.crops.PROTOCOLS`.
         size: side of the crop in pixels.
@@ -107,10 +107,11 @@ def make_crop(
 
     Returns:
         image (size, size, 3) uint8, landmarks (K, 2) in its pixels, visibility (K,), mask (K,), bbox (4,), transform
-        (2, 3) from image to crop, normalizer ().
+        (2, 3) from image to crop, normalizer (); for a record with parameters params (P,) in the frame of the crop.
 
     Raises:
         BadSample: if the picture cannot be decoded.
+        ValueError: for a mirror image of a face whose parameters there are not known.
     """
     image = picture_of(record)
     landmarks = np.asarray(record["landmarks"], np.float64)
@@ -153,7 +154,9 @@ def make_crop(
     )
     length *= np.sqrt(abs(np.linalg.det(transform[:, :2])))
     bbox = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+    params = {"params": _params_of(record, transform, size, flip)} if "params" in record else {}
     return {
+        **params,
         "image": pixels,
         "landmarks": landmarks.astype(np.float32),
         "visibility": visibility,
@@ -162,6 +165,17 @@ def make_crop(
         "transform": transform.astype(np.float32),
         "normalizer": np.float32(length),
     }
+
+
+def _params_of(record: dict[str, Any], transform: np.ndarray, size: int, flip: bool) -> np.ndarray:
+    """Parameters (P,) float32 in the frame of the crop."""
+    if not flip:
+        return parameters.to_crop(record["params"], transform, size).astype(np.float32)
+    if "mirrored" not in record:
+        raise ValueError("Parameters that come with a data set cannot be mirrored: set augment.flip to 0.")
+    mirror = np.array([[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    unflipped = geometry.compose_affine(transform, mirror)
+    return parameters.to_crop(record["mirrored"], unflipped, size).astype(np.float32)
 
 
 def picture_of(record: dict[str, Any]) -> np.ndarray:

@@ -14,15 +14,19 @@ from typing import Any
 import grain
 import numpy as np
 
+from jaxlm import geometry, parameters
 from jaxlm.config import Config
 from jaxlm.data.augment import Augmentation, Perturbation, make_crop
 from jaxlm.data.builders import FaceBuilder, OwnData, ThreeHundredW, Wflw
+from jaxlm.data.crops import crop_box
 from jaxlm.data.mat_builders import Aflw, Cofw, Lsp
 from jaxlm.data.params_builders import Aflw2000, AflwCrops, ThreeHundredWLP
+from jaxlm.data.params_labels import LabelledRecords, labels_of
 from jaxlm.data.rendered import RenderedFaces
 from jaxlm.data.rendered_videos import RenderedVideos
 from jaxlm.data.schemes import Scheme, get_scheme
 from jaxlm.data.video_builders import ThreeHundredVW, VideoBuilder, WflwV
+from jaxlm.face_models import model_of
 
 BUILDERS: dict[str, type[FaceBuilder]] = {
     "wflw": Wflw,
@@ -167,8 +171,8 @@ def train_batches(config: Config, *, process_index: int = 0, process_count: int 
         raise ValueError("No source of config.data.sources has a positive weight.")
     parts, weights = [], []
     for name in names:
-        source = open_source(config, name, config.data.sources[name].train_split)
-        parts.append(grain.MapDataset.source(source.records).shuffle(seed=config.seed).repeat())
+        records = _training_records(config, name)
+        parts.append(grain.MapDataset.source(records).shuffle(seed=config.seed).repeat())
         weights.append(float(config.data.sources[name].weight))
     mixed = grain.MapDataset.mix(parts, weights) if len(parts) > 1 else parts[0]
     crop = CropTransform(config, make_augmentation(config))
@@ -178,21 +182,41 @@ def train_batches(config: Config, *, process_index: int = 0, process_count: int 
     return batches.to_iter_dataset(grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=16))
 
 
-def training_landmarks(config: Config, limit: int = 5000) -> tuple[np.ndarray, np.ndarray]:
-    """Landmarks (N, K, 2) of the training sources in their pictures' pixels, and which exist (N, K).
+def _training_records(config: Config, name: str) -> Sequence[dict[str, Any]]:
+    """Of a source to train on, with parameters where the experiment has a morphable model."""
+    source = open_source(config, name, config.data.sources[name].train_split)
+    if "morphable" not in config:
+        return source.records
+    labels = labels_of(config, prepare_source(config, name), source.records, source.split)
+    if not len(labels.usable):
+        raise ValueError(
+            f"No face of {name} fits better than morphable.max_residual = {config.morphable.max_residual}."
+        )
+    return LabelledRecords(source.records, labels, model_of(config))
+
+
+def training_labels(config: Config, limit: int = 5000) -> dict[str, np.ndarray]:
+    """Landmarks (N, K, 2) of the training sources in their pictures' pixels, and their mask (N, K); with a morphable
+    model their params (N, P), too, in the frame of crops that are not augmented.
 
     Of a source with more than `limit` faces, about as many evenly spaced ones.
     """
-    landmarks, masks = [], []
+    faces: dict[str, list[np.ndarray]] = {"landmarks": [], "mask": [], "params": []}
     for name in config.data.sources:
         if config.data.sources[name].weight > 0:
-            records = open_source(config, name, config.data.sources[name].train_split).records
+            records = _training_records(config, name)
             for index in range(0, len(records), max(-(-len(records) // limit), 1)):
-                landmarks.append(records[index]["landmarks"])
-                masks.append(records[index]["mask"])
-    if not landmarks:
+                record = records[index]
+                mask = record["mask"].astype(bool)
+                faces["landmarks"].append(record["landmarks"])
+                faces["mask"].append(mask)
+                if "params" in record:
+                    box = crop_box(config.data.crop, record["bbox"], record["landmarks"], mask)
+                    transform = geometry.box_to_crop(box, config.image_size)
+                    faces["params"].append(parameters.to_crop(record["params"], transform, config.image_size))
+    if not faces["landmarks"]:
         raise ValueError("The sources of config.data.sources with a positive weight hold no face to train on.")
-    return np.stack(landmarks), np.stack(masks).astype(bool)
+    return {key: np.stack(values) for key, values in faces.items() if values}
 
 
 def make_augmentation(config: Config) -> Augmentation:

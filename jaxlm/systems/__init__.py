@@ -107,6 +107,7 @@ class System(NamedTuple):
         halves: for a system that can take the full picture.
         batches_per_step: how many batches `train_step` takes at once, stacked along a leading axis; 0 is one, without
             that axis. Steps are counted in batches.
+        mesh: of the devices, with an axis "data"; all of them along that axis where it is None.
     """
 
     init: Callable[[Array], TrainState]
@@ -117,6 +118,7 @@ class System(NamedTuple):
     fit: Callable[[TrainState, dict[str, np.ndarray]], TrainState] | None = None
     halves: Halves | None = None
     batches_per_step: int = 0
+    mesh: jax.sharding.Mesh | None = None
 
 
 def build(config: Config) -> System:

@@ -102,7 +102,8 @@ def build(config: Config) -> System:
 
     if config.loss.name == "meta_joint":
         step = lookahead.make_train_step(loss_of, costs, optimizer, prepare, config)
-        return System(init, step, predict, fit=fit, batches_per_step=config.meta.chunk)
+        mesh = lookahead.branch_mesh(len(costs)) if config.meta.branches == "devices" else None
+        return System(init, step, predict, fit=fit, batches_per_step=config.meta.chunk, mesh=mesh)
     steps = [train_step_of(cost) for cost in costs]
     phases = ()
     if len(steps) > 1:

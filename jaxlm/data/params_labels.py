@@ -1,0 +1,140 @@
+"""Parameters of a morphable model for every face of a data set: its own, or fitted to its landmarks and kept."""
+
+import hashlib
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlm import fitting, parameters
+from jaxlm.checkpoints import write_bytes_atomically
+from jaxlm.config import Config
+from jaxlm.data.builders import FaceBuilder
+from jaxlm.face_models import model_of
+from jaxlm.morphable import MorphableModel, landmark_model
+
+_ARRAYS = ("params", "mirrored", "residual", "residual_all")
+
+
+class Labels(NamedTuple):
+    """Parameters of the N faces of a split.
+
+    Attributes:
+        params: (N, P) in the frame of the pictures (`jaxlm.parameters`).
+        mirrored: (N, P) of the faces as a mirror at column 0 shows them; None where the parameters were given.
+        residual: (N,) of the fits, see `jaxlm.fitting.Fit`; NaN for a face with too few landmarks, 0 where given.
+        residual_all: (N,) likewise.
+        usable: positions of the faces whose residual is small enough to train on.
+    """
+
+    params: np.ndarray
+    mirrored: np.ndarray | None
+    residual: np.ndarray
+    residual_all: np.ndarray
+    usable: np.ndarray
+
+
+class LabelledRecords(Sequence):
+    """Records with `params` (P,) and, where they were fitted, `mirrored` (P,); faces that fit badly are left out.
+
+    Their landmarks are the parameters' own: all 68 exist, so that a crop does not depend on which were annotated.
+    """
+
+    def __init__(self, records: Sequence[dict[str, Any]], labels: Labels, model: MorphableModel):
+        self.records, self.labels, self.model = records, labels, landmark_model(model)
+        points = [self._points(labels.params[first : first + 1024]) for first in range(0, len(labels.params), 1024)]
+        self.landmarks = np.concatenate(points)
+
+    def _points(self, params: np.ndarray) -> np.ndarray:
+        vertices = parameters.vertices(jnp.asarray(np.nan_to_num(params), jnp.float32), self.model)
+        return np.asarray(parameters.picture_pixels(vertices))[..., :2]
+
+    def __len__(self) -> int:
+        return len(self.labels.usable)
+
+    def __getitem__(self, index):
+        position = int(self.labels.usable[index])
+        points = self.landmarks[position]
+        everywhere = {"mask": np.ones(len(points), np.uint8), "visibility": np.ones(len(points), np.float32)}
+        labels = {"params": self.labels.params[position], "landmarks": points, **everywhere}
+        record = {**self.records[position], **labels}
+        if self.labels.mirrored is not None:
+            record["mirrored"] = self.labels.mirrored[position]
+        return record
+
+
+def labels_of(config: Config, builder: FaceBuilder, records: Sequence[dict[str, Any]], split: str) -> Labels:
+    """Parameters of a split under `config.morphable`: its own where `labels` is "given", else fitted once and cached.
+
+    Raises:
+        ValueError: if the data set has no parameters and no 68 landmarks to fit, or its parameters are of another
+            model.
+    """
+    settings, model = config.morphable, model_of(config)
+    if settings.labels not in ("given", "fitted"):
+        raise ValueError(f'morphable.labels must be "given" or "fitted", got {settings.labels!r}.')
+    if settings.labels == "given" and builder.MODES is not None:
+        return _given(builder, records, model)
+    if builder.scheme.name != "faces68":
+        raise ValueError(f"Parameters are fitted to 68 landmarks; {builder.root} has those of {builder.scheme.name}.")
+    sparse = landmark_model(model)
+    arrays = [sparse.mean, sparse.identity, sparse.expression, sparse.param_mean[12:], sparse.param_std[12:]]
+    digest = hashlib.sha256(b"".join(np.asarray(array).tobytes() for array in arrays))
+    digest.update(f"{inspect.getsource(fitting)}{settings.contour}".encode())
+    path = Path(builder.data_dir) / f"params_{split}_{digest.hexdigest()[:16]}.npz"
+    if path.exists():
+        with np.load(path) as file:
+            found = {name: file[name] for name in _ARRAYS}
+    else:
+        found = _fit(records, sparse, settings.contour, f"{type(builder).__name__} {split}")
+        write_bytes_atomically(path, lambda file: np.savez(file, **found))
+    bad = ~(found["residual"] <= settings.max_residual)  # NaN is bad, too
+    if bad.any():
+        listing = path.with_suffix(".bad.txt")
+        lines = [f"{records[int(i)]['key'].decode()} {100 * found['residual'][i]:.2f} %\n" for i in np.flatnonzero(bad)]
+        write_bytes_atomically(listing, lambda file: file.write("".join(lines).encode()))
+        print(
+            f"{type(builder).__name__} {split}: {bad.sum()} of {len(bad)} faces fit worse than "
+            f"{100 * settings.max_residual:g} % and are left out, listed in {listing}"
+        )
+    return Labels(*(found[name] for name in _ARRAYS), np.flatnonzero(~bad))
+
+
+def _given(builder: FaceBuilder, records: Sequence[dict[str, Any]], model: MorphableModel) -> Labels:
+    """The first modes of the records' own parameters."""
+    identity, expression = builder.MODES or (0, 0)
+    wanted = model.identity.shape[2], model.expression.shape[2]
+    if wanted[0] > identity or wanted[1] > expression:
+        raise ValueError(
+            f"{builder.root} has {identity} identity and {expression} expression coefficients, fewer than the model's "
+            f"{wanted[0]} and {wanted[1]}: set morphable.identity and morphable.expression."
+        )
+    kept = np.r_[0 : 12 + wanted[0], 12 + identity : 12 + identity + wanted[1]]
+    params = np.stack([records[index]["params"][kept] for index in range(len(records))])
+    zeros = np.zeros(len(params))
+    return Labels(params, None, zeros, zeros, np.arange(len(params)))
+
+
+def _fit(records: Sequence[dict[str, Any]], model: MorphableModel, contour: str, name: str) -> dict[str, np.ndarray]:
+    faces = [records[index] for index in range(len(records))]
+    landmarks, mask, visibility = (
+        np.stack([face[key] for face in faces]) for key in ("landmarks", "mask", "visibility")
+    )
+    mask = mask.astype(bool)
+    enough = mask.sum(axis=1) >= fitting.FEWEST
+    given = landmarks[enough].astype(np.float64), mask[enough], visibility[enough]
+    print(f"{name}: fitting {len(mask)} faces, once")
+    fits = [
+        fitting.fit_landmarks(*shapes, model, contour=contour, show_progress=True)
+        for shapes in (given, fitting.mirrored(*given))
+    ]
+    columns = (fits[0].params, fits[1].params, fits[0].residual, fits[0].residual_all)
+    found = {
+        name: np.full((len(mask), *values.shape[1:]), np.nan) for name, values in zip(_ARRAYS, columns, strict=True)
+    }
+    for values, column in zip(found.values(), columns, strict=True):
+        values[enough] = column
+    return found
