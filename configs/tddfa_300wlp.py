@@ -49,7 +49,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     # Look-ahead steps; batches in the device's memory at once (k + 1 for a round in one call); vmap, map or devices.
     config.meta = ConfigDict(dict(k=100, chunk=1, branches="vmap"))
-    # Short videos made of every still; batch_size counts the stills. Steps between frames, ± uniform.
+    # Short videos made of every still; train.batch_size counts their frames. Steps between frames, ± uniform.
     config.synthesis = ConfigDict(
         dict(
             mode="video",  # none, video or random (frames that do not follow each other)

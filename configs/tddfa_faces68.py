@@ -26,7 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.system = "tddfa"
     config.scheme = "faces68"
     config.seed = 0
-    config.image_size = 120
+    config.image_size = 64  # the paper has 120
     # The face model, under data.root: see jaxlm/face_models.py. Without statistics they are the training set's.
     config.morphable = ConfigDict(
         dict(
@@ -50,12 +50,12 @@ def get_config(variant: str = "") -> ConfigDict:
         )
     )
     # Look-ahead steps; batches in the device's memory at once (k + 1 for a round in one call); vmap, map or devices.
-    config.meta = ConfigDict(dict(k=10, chunk=1, branches="vmap"))
-    # Short videos made of every still; batch_size counts the stills. Steps between frames, ± uniform.
+    config.meta = ConfigDict(dict(k=10, chunk=1, branches="map"))
+    # Short videos made of every still; train.batch_size counts their frames. Steps between frames, ± uniform.
     config.synthesis = ConfigDict(
         dict(
             mode="video",  # none, video or random (frames that do not follow each other)
-            frames=8,
+            frames=4,
             yaw=3.0,  # degrees
             pitch=1.5,
             roll=1.5,
@@ -98,7 +98,7 @@ def get_config(variant: str = "") -> ConfigDict:
             box=(),
             box_samples=0,
             label_noise=0.0,
-            rotation=10.0,
+            rotation=20.0,
             scale=0.1,
             translation=0.05,
             flip=0.5,
@@ -124,7 +124,7 @@ def get_config(variant: str = "") -> ConfigDict:
             ema=0.999,
         )
     )
-    config.train = ConfigDict(dict(batch_size=32, num_steps=6600, log_every=44, checkpoint_every=1100))
+    config.train = ConfigDict(dict(batch_size=32, num_steps=4400, log_every=44, checkpoint_every=1100))
     config.eval = ConfigDict(dict(batch_size=128, flip_average=False, limit=300))
     config.eval.sets = ("300w:heldout", "ytf68:heldout")  # source:split; the first says which checkpoint is best
     config.video = ConfigDict(

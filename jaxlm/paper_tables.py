@@ -160,6 +160,43 @@ TABLES = {
     "reinit_6": Table("Table 6 of Shao et al., TPAMI 2021: backbones (paper: inter-pupil, 300-W)", "nme", _backbones()),
 }
 
+
+def _tddfa(label: str, loss: str, landmarks: str, paper: float) -> Row:
+    """A row of Table 3 of Guo et al.: stills alone."""
+    return Row(label, {"loss.name": loss, "loss.landmarks": landmarks, "synthesis.mode": "none"}, paper)
+
+
+def _synthesis(label: str, loss: str, landmarks: str, mode: str, paper: float) -> Row:
+    """A row of Table 4; all see as many pictures in a batch."""
+    return Row(label, {"loss.name": loss, "loss.landmarks": landmarks, "synthesis.mode": mode}, paper)
+
+
+TABLES["tddfa_3"] = Table(
+    "Table 3 of Guo et al., ECCV 2020: the losses (paper: AFLW2000-3D, mean of the yaw bins)",
+    "nme",
+    {
+        "vdc": _tddfa("VDC", "vdc", "none", 5.23),
+        "fwpdc": _tddfa("fWPDC", "fwpdc", "none", 4.04),
+        "vdc_from_fwpdc": _tddfa("VDC from fWPDC", "vdc_from_fwpdc", "none", 3.88),
+        "vanilla_joint": _tddfa("Vanilla-joint", "vanilla_joint", "none", 3.80),
+        "meta_joint": _tddfa("Meta-joint", "meta_joint", "none", 3.73),
+        "vdc_lrr": _tddfa("VDC w/ lrr", "vdc", "lrr", 3.92),
+        "fwpdc_lrr": _tddfa("fWPDC w/ lrr", "fwpdc", "lrr", 3.89),
+        "meta_joint_lmk": _tddfa("Meta-joint w/ lmk", "meta_joint", "lmk", 3.71),
+        "meta_joint_lrr": _tddfa("Meta-joint w/ lrr", "meta_joint", "lrr", 3.59),
+    },
+)
+TABLES["tddfa_4"] = Table(
+    "Table 4 of Guo et al., ECCV 2020: short videos (paper: Menpo-3D; its stability: 0.54, 0.51, 0.52, 0.50, 0.48)",
+    "nme",
+    {
+        "fwpdc_still": _synthesis("fWPDC w/o svs", "fwpdc", "none", "none", 1.96),
+        "fwpdc_svs": _synthesis("fWPDC w/ svs", "fwpdc", "none", "video", 1.84),
+        "meta_joint_lrr_still": _synthesis("Meta-joint+lrr w/o svs", "meta_joint", "lrr", "none", 1.86),
+        "meta_joint_lrr_rnd": _synthesis("Meta-joint+lrr w/ rnd", "meta_joint", "lrr", "random", 1.76),
+        "meta_joint_lrr_svs": _synthesis("Meta-joint+lrr w/ svs", "meta_joint", "lrr", "video", 1.71),
+    },
+)
 TDDFA = ("tddfa_3", "tddfa_4")
 REINIT = ("reinit_1", "reinit_5", "reinit_loss", "reinit_6")
 

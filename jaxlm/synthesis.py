@@ -1,5 +1,270 @@
-def make_synthesis(config, model):
-    def prepare(batch, rng):
-        return batch
+"""Short videos made of stills, Section 2.4 of Guo et al., ECCV 2020: x'_j = (M ∘ P)(x_j), x_j = (T ∘ F)(x_{j−1}).
+
+F is face profiling: the image's own pixels, laid over a mesh as deep as the fitted face, turn with it about the
+vertical and the horizontal axis. The mesh is a grid over the whole image and beyond, so that the background comes along
+and fades into rest, and nothing is left empty. T is a similarity, P noise, M motion blur. F and T of all frames so far
+are joined before the pixels are sampled, once, so that frames do not blur by repeated sampling; every frame's
+parameters are exact. All of it is jitted and runs where the training step does.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxlm import parameters, render
+from jaxlm.config import Config
+from jaxlm.morphable import MorphableModel, landmark_model, shape
+
+MODES = ("none", "video", "random")
+_CELLS = 24  # of the grid across the image
+_MARGIN = 0.25  # of the image's side that the grid reaches beyond it
+_SMOOTH, _FAR = 0.1, 0.4  # of the side: how the depth goes on outside the face, and how where that says nothing
+_REST = 0.15  # of the side: how soon the background rests
+
+
+class Motion(NamedTuple):
+    """What has happened to a face up to a frame.
+
+    Attributes:
+        yaw: () degrees about the vertical axis.
+        pitch: () degrees about the horizontal axis.
+        roll: () degrees in the plane.
+        scale: () factor, about the image's centre.
+        shift: (2,) pixels to the right and up.
+    """
+
+    yaw: Array
+    pitch: Array
+    roll: Array
+    scale: Array
+    shift: Array
+
+
+def make_synthesis(config: Config, model: MorphableModel) -> Callable[[dict[str, Array], Array], dict[str, Array]]:
+    """(batch of B stills, rng) -> batch of B·n frames as `config.synthesis` asks, those of a still in a row.
+
+    Images become float32. With the mode "none" that is all; "random" frames do not follow each other but turn by as
+    much as the last frame of a video may, each for itself.
+
+    Raises:
+        ValueError: for an unknown mode or a number that does not fit.
+    """
+    settings, size = config.synthesis, config.image_size
+    if settings.mode not in MODES:
+        raise ValueError(f"synthesis.mode must be one of {', '.join(MODES)}, got {settings.mode!r}.")
+    if settings.frames < 1 or not 0 <= settings.blur <= 1 or min(settings.noise, settings.scale, settings.yaw) < 0:
+        raise ValueError("synthesis.frames must be at least 1, blur a probability, the other numbers not negative.")
+    if settings.mode == "none" or settings.frames == 1:
+        return lambda batch, rng: {**batch, "image": batch["image"].astype(jnp.float32)}
+    profile = make_profiling(model, size)
+    sparse = landmark_model(model)
+
+    def video_of(still: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        image, params, key = still
+        motion_key, noise_key, blur_key = jax.random.split(key, 3)
+        _, angles = parameters.pose(params)
+        motion = sample_motion(motion_key, settings, size, angles[1])
+        frames, moved = profile(image, params, motion)
+        changed = _blur(_noise(frames, noise_key, settings.noise), blur_key, settings.blur)
+        scale = jnp.concatenate([jnp.ones(1), motion.scale])
+        return (
+            jnp.concatenate([image[None], jnp.clip(changed, 0.0, 255.0)]),
+            jnp.concatenate([params[None], moved]),
+            scale,
+        )
+
+    def prepare(batch: dict[str, Array], rng: Array) -> dict[str, Array]:
+        keys = jax.random.split(rng, len(batch["image"]))
+        stills = (batch["image"].astype(jnp.float32), batch["params"], keys)
+        images, params, scale = jax.lax.map(video_of, stills, batch_size=8)
+        many = {key: jnp.repeat(value, settings.frames, axis=0) for key, value in batch.items()}
+        params = params.reshape(-1, params.shape[-1])
+        points = parameters.crop_pixels(parameters.vertices(params, sparse)[..., :2], size)
+        return {
+            **many,
+            "image": images.reshape(-1, size, size, 3),
+            "params": params,
+            "landmarks": points,
+            "mask": jnp.ones_like(many["mask"]),
+            "normalizer": many["normalizer"] * scale.ravel(),
+        }
 
     return prepare
+
+
+def sample_motion(key: Array, settings: Config, size: int, yaw: Float[Array, ""]) -> Motion:
+    """Motion up to each of the frames but the first, leaves (n − 1, …).
+
+    In a video every still gets one velocity, and every step differs from it by up to a fifth. A face that is turned
+    already turns further, as in face profiling: its other side was not seen.
+
+    Args:
+        key: of the randomness.
+        settings: `config.synthesis`.
+        size: of the image.
+        yaw: of the face in degrees.
+    """
+    count = settings.frames - 1
+    largest = jnp.array(
+        [settings.yaw, settings.pitch, settings.roll, settings.scale, *[settings.translation * size] * 2]
+    )
+    first, second = jax.random.split(key)
+    if settings.mode == "random":
+        total = count * largest * jax.random.uniform(first, (count, 6), minval=-1.0)
+        turned = jnp.where(jnp.abs(yaw) > 20.0, jnp.sign(yaw) * jnp.abs(total[:, 0]), total[:, 0])
+    else:
+        velocity = jax.random.uniform(first, (6,), minval=-1.0)
+        velocity = velocity.at[0].set(jnp.where(jnp.abs(yaw) > 20.0, jnp.sign(yaw) * jnp.abs(velocity[0]), velocity[0]))
+        steps = velocity * (1.0 + 0.2 * jax.random.uniform(second, (count, 6), minval=-1.0))
+        total = jnp.cumsum(largest * steps, axis=0)
+        turned = total[:, 0]
+    return Motion(turned, total[:, 1], total[:, 2], jnp.exp(total[:, 3]), total[:, 4:])
+
+
+def make_profiling(
+    model: MorphableModel, size: int
+) -> Callable[[Array, Array, Motion], tuple[Float[Array, "n S S 3"], Float[Array, "n P"]]]:
+    """(image (S, S, 3), its parameters (P,) in the crop's frame, motion with leaves (n, …)) -> n images that show the
+    face after each motion, and their parameters.
+
+    Args:
+        model: of the parameters, with triangles; one of landmarks alone is coarse, but will do.
+        size: S.
+    """
+    grid, faces = _grid(size)
+    order, groups = _groups_by_size(model, size)
+    triangles = model.triangles[jnp.asarray(order)]
+    near, far, rest = (_blur_matrix(grid, share * size) for share in (_SMOOTH, _FAR, _REST))
+    spacing = float(grid[1] - grid[0])
+    window = ((len(faces), math.ceil(2.0 * spacing) + 2),)
+
+    def depth_and_weight(params: Array) -> tuple[Array, Array, Array]:
+        """At the grid's corners (G, G): depth, and how much a corner turns with the face; the face's middle (3,)."""
+        vertices = parameters.vertices(params, model)
+        pixels = parameters.crop_pixels(vertices, size)
+        seen = render.rasterize(pixels, triangles, shape=(size, size), patches=groups)
+        at = jnp.clip(jnp.round(jnp.asarray(grid)), 0, size - 1).astype(jnp.int32)
+        inside = jnp.asarray((grid >= -0.5) & (grid <= size - 0.5))
+        covered = (seen.triangle[at][:, at] >= 0) & inside[:, None] & inside[None]
+        mask = covered.astype(jnp.float32)
+        depth = jnp.where(covered, seen.depth[at][:, at], 0.0)
+        weights = near @ mask @ near.T + 1e-3 * far @ mask @ far.T
+        beyond = (near @ depth @ near.T + 1e-3 * far @ depth @ far.T) / jnp.maximum(weights, 1e-12)
+        filled = jnp.where(covered, depth, beyond)
+        padded = jnp.pad(filled, 1, mode="edge")  # steep steps would tear the mesh
+        smooth = sum(padded[i : i + len(grid), j : j + len(grid)] for i in range(3) for j in range(3)) / 9.0
+        turning = jnp.clip(2.0 * rest @ mask @ rest.T, 0.0, 1.0)
+        return smooth, jnp.where(covered, 1.0, turning), vertices[model.landmarks].mean(axis=0)
+
+    def profile(image: Array, params: Array, motion: Motion):
+        depth, weight, pivot = depth_and_weight(params)
+        columns, rows = jnp.meshgrid(jnp.asarray(grid), jnp.asarray(grid))
+        corners = jnp.stack([columns + 1.0, size - rows, depth], axis=-1).reshape(-1, 3)
+        texture = jnp.stack([columns, rows], axis=-1).reshape(-1, 2)
+        uv = (texture + 0.5) / size
+        share = weight.reshape(-1, 1)
+
+        def one(motion: Motion):
+            turn = parameters.rotation_of_angles(motion.pitch, motion.yaw, jnp.zeros(()))
+            plane = _similarity(motion, size)
+            turned = (corners - pivot) @ turn.T + pivot
+            mesh = share * turned + (1.0 - share) * corners
+            flat = mesh[:, :2] @ plane[:, :2].T + plane[:, 2]
+            pixels = parameters.crop_pixels(jnp.concatenate([flat, mesh[:, 2:]], axis=1), size)
+            seen = render.rasterize(pixels, jnp.asarray(faces), shape=(size, size), patches=window)
+            where = render.interpolate(seen, jnp.asarray(faces), uv)
+            # What a torn mesh leaves open shows the background, moved in the plane.
+            back = _pull_back(plane, size)
+            where = jnp.where((seen.triangle >= 0)[..., None], where, back)
+            return render.sample_texture(image, where), _turned_params(params, turn, pivot, plane)
+
+        return jax.vmap(one)(motion)
+
+    return profile
+
+
+def _turned_params(params: Array, turn: Array, pivot: Array, plane: Array) -> Array:
+    """Parameters after a rotation about `pivot` and a similarity of the plane."""
+    transform = params[:12].reshape(3, 4)
+    shift = turn @ (transform[:, 3] - pivot) + pivot
+    turned = jnp.concatenate([turn @ transform[:, :3], shift[:, None]], axis=1)
+    moved = parameters.move(jnp.concatenate([turned.ravel(), params[12:]]), plane)
+    return moved.at[11].set(params[11])  # how far away a face is shows in no image
+
+
+def _similarity(motion: Motion, size: int) -> Float[Array, "2 3"]:
+    """Eq. (8) about the image's centre, in the frame of the crop; roll turns clockwise on the screen."""
+    angle = jnp.deg2rad(motion.roll)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    linear = motion.scale * jnp.stack([jnp.stack([cos, sin]), jnp.stack([-sin, cos])])
+    center = jnp.full(2, (size + 1) / 2)
+    return jnp.concatenate([linear, (center + motion.shift - linear @ center)[:, None]], axis=1)
+
+
+def _pull_back(plane: Array, size: int) -> Float[Array, "S S 2"]:
+    """Texture coordinates of every pixel before the similarity."""
+    columns, rows = jnp.meshgrid(jnp.arange(size, dtype=jnp.float32), jnp.arange(size, dtype=jnp.float32))
+    points = jnp.stack([columns + 1.0, size - rows], axis=-1)
+    before = (points - plane[:, 2].reshape(1, 1, 2)) @ jnp.linalg.inv(plane[:, :2]).T
+    return (parameters.crop_pixels(before, size) + 0.5) / size
+
+
+def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates (G,) along both axes, and triangles (2 (G − 1)², 3) of the corners row by row."""
+    cells = round(_CELLS * (1 + 2 * _MARGIN))
+    margin = _MARGIN * size
+    grid = np.linspace(-0.5 - margin, size - 0.5 + margin, cells + 1).astype(np.float32)
+    index = np.arange((cells + 1) ** 2).reshape(cells + 1, cells + 1)
+    a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]
+    return grid, np.stack([np.stack([a, c, b], -1), np.stack([b, c, d], -1)]).reshape(-1, 3).astype(np.int32)
+
+
+def _groups_by_size(model: MorphableModel, size: int) -> tuple[np.ndarray, tuple[tuple[int, int], ...]]:
+    """Order of the triangles, smallest first, and windows for a face as large as the image."""
+    _, identity, expression = parameters.split(model.param_mean, model)
+    mean = np.asarray(shape(model, identity, expression))
+    corners = mean[np.asarray(model.triangles)]
+    longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=-1).max(axis=1)
+    landmarks = mean[np.asarray(model.landmarks)]
+    pixels = 1.3 * longest * size / np.ptp(landmarks[:, :2], axis=0).max()
+    order = np.argsort(pixels, kind="stable")
+    windows = [min(math.ceil(pixels[order][end - 1]) + 1, size) for end in _ends(len(order))]
+    counts = np.diff([0, *_ends(len(order))])
+    return order, tuple((int(count), window) for count, window in zip(counts, windows, strict=True) if count)
+
+
+def _ends(count: int) -> list[int]:
+    return [round(share * count) for share in (0.5, 0.8, 0.95, 1.0)]
+
+
+def _blur_matrix(grid: np.ndarray, sigma: float) -> np.ndarray:
+    """(G, G) gaussian weights between the grid's coordinates, rows summing to 1."""
+    weights = np.exp(-0.5 * np.square((grid[:, None] - grid[None]) / sigma))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _noise(frames: Array, key: Array, largest: float) -> Array:
+    """P: gaussian, its σ uniform up to `largest` grey levels, one for a video."""
+    strength, values = jax.random.split(key)
+    return frames + largest * jax.random.uniform(strength) * jax.random.normal(values, frames.shape)
+
+
+def _blur(frames: Array, key: Array, probability: float) -> Array:
+    """M: along a line of up to 5 pixels, one direction for a video."""
+    chance, direction, extent = jax.random.uniform(key, (3,))
+    angle, reach = jnp.pi * direction, 2.0 * extent
+    offsets = jnp.arange(-2.0, 3.0)
+    across, down = offsets[None, :], offsets[:, None]
+    along = jnp.abs(across * jnp.cos(angle) + down * jnp.sin(angle))
+    aside = jnp.abs(across * jnp.sin(angle) - down * jnp.cos(angle))
+    kernel = jnp.clip(1.0 - aside, 0.0, 1.0) * jnp.clip(reach + 0.5 - along, 0.0, 1.0)
+    kernel = kernel / kernel.sum()
+    height, width = frames.shape[1:3]
+    padded = jnp.pad(frames, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
+    blurred = sum(padded[:, i : i + height, j : j + width] * kernel[i, j] for i in range(5) for j in range(5))
+    return jnp.where(chance < probability, blurred, frames)

@@ -158,14 +158,21 @@ def train_batches(config: Config, *, process_index: int = 0, process_count: int 
     """Endless batches of augmented crops from the weighted mixture of `config.data.sources`.
 
     Each source is shuffled anew in every epoch; batch i depends on the seed and i alone. Each process reads its own
-    share: with n processes, batches of batch_size / n.
+    share: with n processes, batches of batch_size / n. Where videos of n frames are made of the stills, a batch has n
+    times fewer of them.
 
     Raises:
-        ValueError: if the batch size is not divisible by the number of processes.
+        ValueError: if the batch size is not divisible by the number of processes, or by that of the frames.
     """
-    batch_size = config.train.batch_size
-    if batch_size % process_count:
-        raise ValueError(f"train.batch_size = {batch_size} is not divisible by {process_count} processes.")
+    frames = config.synthesis.frames if "synthesis" in config and config.synthesis.mode != "none" else 1
+    batch_size = config.train.batch_size // frames
+    if config.train.batch_size % (process_count * frames):
+        raise ValueError(
+            f"train.batch_size = {config.train.batch_size} is not divisible by {process_count} processes of videos of "
+            f"{frames} frames."
+            if frames > 1
+            else f"train.batch_size = {batch_size} is not divisible by {process_count} processes."
+        )
     names = [name for name in config.data.sources if config.data.sources[name].weight > 0]
     if not names:
         raise ValueError("No source of config.data.sources has a positive weight.")

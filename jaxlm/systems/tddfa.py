@@ -48,8 +48,8 @@ def build(config: Config) -> System:
         return lookahead.branch(state, len(costs)) if config.loss.name == "meta_joint" else state
 
     def fit(state: TrainState, labels: dict[str, np.ndarray]) -> TrainState:
-        if config.morphable.statistics:
-            return state
+        if config.morphable.statistics and config.morphable.labels == "given":
+            return state  # else they are the prior of the fits, and those have their own
         params = labels["params"].astype(np.float64)
         deviation = params.std(axis=0)
         statistics = {"param_mean": params.mean(axis=0), "param_std": np.where(deviation > 0, deviation, 1.0)}
