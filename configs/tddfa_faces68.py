@@ -49,8 +49,9 @@ def get_config(variant: str = "") -> ConfigDict:
             squared_weights=True,  # Eq. (6); the first 3DDFA's code does not square them
         )
     )
-    # Look-ahead steps; batches in the device's memory at once (k + 1 for a round in one call); vmap, map or devices.
-    config.meta = ConfigDict(dict(k=10, chunk=1, branches="map"))
+    # Look-ahead steps; whether one batch at a time is in the device's memory, or the k + 1 of a round; vmap (branches at
+    # once), map (one after the other) or devices (each on its own half of them).
+    config.meta = ConfigDict(dict(k=10, stream=True, branches="map"))
     # Short videos made of every still; train.batch_size counts their frames. Steps between frames, ± uniform.
     config.synthesis = ConfigDict(
         dict(
@@ -140,7 +141,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     if variant == "smoke":
         config.train.update(dict(num_steps=12, batch_size=2, log_every=3, checkpoint_every=6))
-        config.meta.update(dict(k=2, chunk=3))
+        config.meta.update(dict(k=2, stream=False))
         config.synthesis.frames = 2
         config.model.backbone = "mobilenet_0.25"
         config.eval.limit = 8

@@ -4,13 +4,13 @@ A round is k + 1 batches. From the same parameters every branch takes k optimise
 its own loss; then the branch with the lowest vertex error on the last batch becomes the start of all in the next round,
 with its optimiser's state and running statistics.
 
-The branches are kept stacked along a leading axis, and a call takes any number of batches: k + 1 make a whole round one
-jitted call, fewer stream through the device's memory. The numbers are the same.
+The branches are kept stacked along a leading axis. A whole round is one jitted call, a scan over its batches, or every
+batch is one, so that a large k does not need k batches in the device's memory. The numbers are the same.
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,14 +35,29 @@ def branch(state: TrainState, count: int) -> TrainState:
     )
 
 
-def make_train_step(
+class Steps(NamedTuple):
+    """Train steps of a round; each is (state of `branch`, batch, rng) -> (state, logs).
+
+    Attributes:
+        advance: every branch takes one step.
+        select: the best branch on this batch is followed. Its logs have "chosen", the branch's index, and "chosen_vdc",
+            its vertex error; those of `advance` are NaN.
+        round: both for k + 1 batches along a leading axis; logs are means.
+    """
+
+    advance: Callable[..., tuple[TrainState, dict[str, Array]]]
+    select: Callable[..., tuple[TrainState, dict[str, Array]]]
+    round: Callable[..., tuple[TrainState, dict[str, Array]]]
+
+
+def make_steps(
     loss_of: Callable[..., tuple[Array, tuple[Any, dict[str, Array]]]],
     costs: Sequence[Any],
     optimizer: optax.GradientTransformation,
     prepare: Callable[[dict[str, Array], Array], dict[str, Array]],
     config: Config,
-) -> Callable[[TrainState, dict[str, Array], Array], tuple[TrainState, dict[str, Array]]]:
-    """The step of `config.meta`: {k, chunk, branches}.
+) -> Steps:
+    """The steps of `config.meta`: {k, stream, branches}.
 
     Args:
         loss_of: (params, batch_stats, batch, rng, cost) -> loss (), (new batch_stats, {"vdc": vertex error, …}).
@@ -51,17 +66,12 @@ def make_train_step(
         prepare: (batch, rng) -> the batch that is trained on.
         config: of the experiment.
 
-    Returns:
-        (state of `branch`, batches with a leading axis of `meta.chunk`, rng) -> (state, logs). Logs are means over the
-        call; "chosen" is the index of the branch that was selected, "chosen_vdc" its vertex error, both NaN in a call
-        without a test.
-
     Raises:
-        ValueError: for a k, chunk or way to run the branches that does not exist.
+        ValueError: for a k or a way to run the branches that does not exist.
     """
     settings = config.meta
-    if settings.k < 1 or settings.chunk < 1 or settings.branches not in BRANCHES:
-        raise ValueError(f"meta.k and meta.chunk must be at least 1, meta.branches one of {', '.join(BRANCHES)}.")
+    if settings.k < 1 or settings.branches not in BRANCHES:
+        raise ValueError(f"meta.k must be at least 1 and meta.branches one of {', '.join(BRANCHES)}.")
     if settings.branches == "devices" and jax.device_count() % len(costs):
         raise ValueError(f"meta.branches = devices needs a multiple of {len(costs)} devices.")
     differentiate = jax.value_and_grad(loss_of, has_aux=True)
@@ -83,7 +93,11 @@ def make_train_step(
     def all_branches(function, stacked, *shared):
         numbers = jnp.arange(len(costs))
         if settings.branches == "map":
-            return jax.lax.map(lambda one: function(*one, *shared), (numbers, *stacked))
+            # As lax.map, but without a loop, in which XLA's CPU backend works on one core.
+            _, results = jax.lax.scan(
+                lambda _, one: (None, function(*one, *shared)), None, (numbers, *stacked), unroll=True
+            )
+            return results
         mapped = jax.vmap(function, in_axes=(0,) * (1 + len(stacked)) + (None,) * len(shared))
         if settings.branches == "devices":
             split, whole = PartitionSpec("branch"), PartitionSpec()
@@ -120,20 +134,27 @@ def make_train_step(
         chosen = {"chosen": best.astype(jnp.float32), "chosen_vdc": errors[best]}
         return state, {**jax.tree.map(_mean_of_finite, logs), **chosen}
 
-    def one_batch(state: TrainState, batch):
-        rng = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        batch = prepare(batch, jax.random.fold_in(rng, 1))
-        testing = state.step % (settings.k + 1) == settings.k
-        state, logs = jax.lax.cond(testing, select, advance, state, batch, rng)
-        return state._replace(step=state.step + 1), logs
+    def numbered(step):
+        """With the batch's own randomness, whichever call it comes in."""
 
-    def train_step(state: TrainState, batches: dict[str, Array], rng: Array):
-        del rng  # randomness goes by the batch, however many there are in a call
-        state, logs = jax.lax.scan(one_batch, state, batches)
-        sparse = {key: jnp.nanmean(logs.pop(key)) for key in ("chosen", "chosen_vdc")}
-        return state, {**jax.tree.map(jnp.mean, logs), **sparse}
+        def run(state: TrainState, batch: dict[str, Array], rng: Array | None = None):
+            del rng
+            key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+            state, logs = step(state, prepare(batch, jax.random.fold_in(key, 1)), key)
+            return state._replace(step=state.step + 1), logs
 
-    return train_step
+        return run
+
+    def whole_round(state: TrainState, batches: dict[str, Array], rng: Array):
+        del rng
+        first, last = (jax.tree.map(lambda leaf, part=part: leaf[part], batches) for part in (slice(-1), -1))
+        state, logs = jax.lax.scan(numbered(advance), state, first)
+        state, tested = numbered(select)(state, last)
+        logs = jax.tree.map(lambda trained, test: jnp.concatenate([trained, test[None]]), logs, tested)
+        chosen = {key: tested[key] for key in ("chosen", "chosen_vdc")}
+        return state, {**jax.tree.map(jnp.mean, logs), **chosen}
+
+    return Steps(numbered(advance), numbered(select), whole_round)
 
 
 @functools.cache

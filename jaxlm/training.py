@@ -5,6 +5,7 @@ all processes by `jax.sharding`, the state is replicated; the compiler inserts t
 """
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,14 @@ def make_train_step(system: systems.System | systems.Phase) -> Any:
     return jax.jit(system.train_step, donate_argnums=0)
 
 
+def _last_of_round(system: systems.System) -> tuple[int, Any]:
+    """After how many steps a round ends, with its jitted last step; never where the system has no rounds."""
+    if system.last_of_round is None:
+        return sys.maxsize, None
+    count, step = system.last_of_round
+    return count, jax.jit(step, donate_argnums=0)
+
+
 def train(config: Config, workdir: str | Path) -> dict[str, float]:
     """Trains `config` in `workdir`, continuing from its last checkpoint, and returns the last validation metrics.
 
@@ -94,6 +103,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     log = MetricLog(workdir, start) if is_main else None
     phases, metrics = list(system.phases or [systems.Phase("", config.train.num_steps, system.train_step)]), {}
     train_step = None
+    round_length, last_step = _last_of_round(system)
     predict = jax.jit(system.predict)
     bar = progress(total=config.train.num_steps, initial=start, unit="step", disable=not is_main)
     pending: tuple[int, dict[str, jax.Array]] | None = None
@@ -108,7 +118,8 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
                 train_step = make_train_step(phases[0])
                 if log and phases[0].name:
                     bar.write(f"step {step}: {phases[0].name}, until step {phases[0].last_step}")
-            state, logs = train_step(state, batch, jax.random.fold_in(rng, step))
+            take_step = last_step if step % round_length == 0 else train_step
+            state, logs = take_step(state, batch, jax.random.fold_in(rng, step))
             # The logs of the step before are read while the device works on this one.
             _collect(pending, window, checkpoints)
             pending = (step, logs)

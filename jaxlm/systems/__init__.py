@@ -107,6 +107,7 @@ class System(NamedTuple):
         halves: for a system that can take the full picture.
         batches_per_step: how many batches `train_step` takes at once, stacked along a leading axis; 0 is one, without
             that axis. Steps are counted in batches.
+        last_of_round: (n, step): every n-th step is taken by this function instead of `train_step`.
         mesh: of the devices, with an axis "data"; all of them along that axis where it is None.
     """
 
@@ -118,6 +119,9 @@ class System(NamedTuple):
     fit: Callable[[TrainState, dict[str, np.ndarray]], TrainState] | None = None
     halves: Halves | None = None
     batches_per_step: int = 0
+    last_of_round: (
+        tuple[int, Callable[[TrainState, dict[str, Array], Array], tuple[TrainState, dict[str, Array]]]] | None
+    ) = None
     mesh: jax.sharding.Mesh | None = None
 
 

@@ -101,9 +101,11 @@ def build(config: Config) -> System:
         return Prediction(to_scheme @ points, jnp.ones((len(pred), len(to_scheme))), {"params": whole})
 
     if config.loss.name == "meta_joint":
-        step = lookahead.make_train_step(loss_of, costs, optimizer, prepare, config)
+        steps = lookahead.make_steps(loss_of, costs, optimizer, prepare, config)
         mesh = lookahead.branch_mesh(len(costs)) if config.meta.branches == "devices" else None
-        return System(init, step, predict, fit=fit, batches_per_step=config.meta.chunk, mesh=mesh)
+        if not config.meta.stream:
+            return System(init, steps.round, predict, fit=fit, batches_per_step=config.meta.k + 1, mesh=mesh)
+        return System(init, steps.advance, predict, fit=fit, last_of_round=(config.meta.k + 1, steps.select), mesh=mesh)
     steps = [train_step_of(cost) for cost in costs]
     phases = ()
     if len(steps) > 1:
