@@ -78,7 +78,7 @@ def make_model(
         identity=jnp.asarray(identity, jnp.float32),
         expression=jnp.asarray(expression, jnp.float32),
         triangles=jnp.asarray(triangles, jnp.int32),
-        uv=jnp.asarray(_unrolled(mean) if uv is None else uv, jnp.float32),
+        uv=jnp.asarray(_unrolled(mean, mean[landmarks]) if uv is None else uv, jnp.float32),
         landmarks=jnp.asarray(landmarks, jnp.int32),
         param_mean=jnp.asarray(np.zeros(count) if param_mean is None else param_mean, jnp.float32),
         param_std=jnp.asarray(np.ones(count) if param_std is None else param_std, jnp.float32),
@@ -92,10 +92,10 @@ def _counter_clockwise(mean: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     return np.where(clockwise[:, None], triangles[:, ::-1], triangles)
 
 
-def _unrolled(mean: np.ndarray) -> np.ndarray:
-    """Angle about an upright axis behind the face, and height, each over its range."""
-    axis = mean[:, 2].min()
-    flat = np.stack([np.arctan2(mean[:, 0] - mean[:, 0].mean(), mean[:, 2] - axis), -mean[:, 1]], axis=1)
+def _unrolled(mean: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Angle about an upright axis between the ends of the contour, and height, each over its range."""
+    x, _, z = landmarks[[0, -1] if len(landmarks) < 17 else [0, 16]].mean(axis=0)
+    flat = np.stack([np.arctan2(mean[:, 0] - x, mean[:, 2] - z), -mean[:, 1]], axis=1)
     return (flat - flat.min(axis=0)) / np.ptp(flat, axis=0)
 
 

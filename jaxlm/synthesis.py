@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlm import parameters, render
+from jaxlm import mesh, parameters, render
 from jaxlm.config import Config
-from jaxlm.morphable import MorphableModel, landmark_model, shape
+from jaxlm.morphable import MorphableModel, landmark_model
 
 MODES = ("none", "video", "random")
 _CELLS = 24  # of the grid across the image
@@ -137,7 +137,7 @@ def make_profiling(
         size: S.
     """
     grid, faces = _grid(size)
-    order, groups = _groups_by_size(model, size)
+    order, groups = mesh.draw_order(model, size)
     triangles = model.triangles[jnp.asarray(order)]
     near, far, rest = (_blur_matrix(grid, share * size) for share in (_SMOOTH, _FAR, _REST))
     spacing = float(grid[1] - grid[0])
@@ -173,9 +173,9 @@ def make_profiling(
             turn = parameters.rotation_of_angles(motion.pitch, motion.yaw, jnp.zeros(()))
             plane = _similarity(motion, size)
             turned = (corners - pivot) @ turn.T + pivot
-            mesh = share * turned + (1.0 - share) * corners
-            flat = mesh[:, :2] @ plane[:, :2].T + plane[:, 2]
-            pixels = parameters.crop_pixels(jnp.concatenate([flat, mesh[:, 2:]], axis=1), size)
+            moved = share * turned + (1.0 - share) * corners
+            flat = moved[:, :2] @ plane[:, :2].T + plane[:, 2]
+            pixels = parameters.crop_pixels(jnp.concatenate([flat, moved[:, 2:]], axis=1), size)
             seen = render.rasterize(pixels, jnp.asarray(faces), shape=(size, size), patches=window)
             where = render.interpolate(seen, jnp.asarray(faces), uv)
             # What a torn mesh leaves open shows the background, moved in the plane.
@@ -222,24 +222,6 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     index = np.arange((cells + 1) ** 2).reshape(cells + 1, cells + 1)
     a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]
     return grid, np.stack([np.stack([a, c, b], -1), np.stack([b, c, d], -1)]).reshape(-1, 3).astype(np.int32)
-
-
-def _groups_by_size(model: MorphableModel, size: int) -> tuple[np.ndarray, tuple[tuple[int, int], ...]]:
-    """Order of the triangles, smallest first, and windows for a face as large as the image."""
-    _, identity, expression = parameters.split(model.param_mean, model)
-    mean = np.asarray(shape(model, identity, expression))
-    corners = mean[np.asarray(model.triangles)]
-    longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=-1).max(axis=1)
-    landmarks = mean[np.asarray(model.landmarks)]
-    pixels = 1.3 * longest * size / np.ptp(landmarks[:, :2], axis=0).max()
-    order = np.argsort(pixels, kind="stable")
-    windows = [min(math.ceil(pixels[order][end - 1]) + 1, size) for end in _ends(len(order))]
-    counts = np.diff([0, *_ends(len(order))])
-    return order, tuple((int(count), window) for count, window in zip(counts, windows, strict=True) if count)
-
-
-def _ends(count: int) -> list[int]:
-    return [round(share * count) for share in (0.5, 0.8, 0.95, 1.0)]
 
 
 def _blur_matrix(grid: np.ndarray, sigma: float) -> np.ndarray:

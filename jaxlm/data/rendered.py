@@ -59,7 +59,7 @@ class Rendering(NamedTuple):
     Attributes:
         color: (B, S, S, 3) in [0, 255].
         alpha: (B, S, S) 1 where the head is.
-        landmarks: (B, 98, 2) in pixels; hidden contour points slide onto the outline.
+        landmarks: (B, 98, 2) in pixels; hidden contour points slide onto the outline where they were asked to.
         visible: (B, 98) whether the head itself does not hide the landmark.
     """
 
@@ -121,7 +121,7 @@ def _patches(scale: float) -> tuple[tuple[int, int], ...]:
     return tuple((int(count), bound) for count, bound in zip(counts, bounds, strict=True))
 
 
-@functools.partial(jax.jit, static_argnames=("size", "patches"))
+@functools.partial(jax.jit, static_argnames=("size", "patches", "slide"))
 def _render(
     scenes: Scene,
     textures: Float[Array, "B T T 3"],
@@ -130,6 +130,7 @@ def _render(
     *,
     size: int,
     patches: tuple[tuple[int, int], ...],
+    slide: bool,
 ) -> Rendering:
     def one(scene: Scene, texture):
         turn = morphable.rotation(*scene.angles)
@@ -142,7 +143,7 @@ def _render(
         albedo = render.sample_texture(texture, seen[..., 3:]) / 255
         color = 255 * _shade(albedo, seen[..., :3], scene)
         alpha = (fragments.triangle >= 0).astype(jnp.float32)
-        landmarks, depth = _landmarks(pixels, model.landmarks, candidates, scene.angles[0])
+        landmarks, depth = _landmarks(pixels, model.landmarks, candidates, scene.angles[0], slide)
         column = jnp.clip(jnp.round(landmarks[:, 0]).astype(jnp.int32), 0, size - 1)
         row = jnp.clip(jnp.round(landmarks[:, 1]).astype(jnp.int32), 0, size - 1)
         visible = depth >= fragments.depth[row, column] - 6 * scene.scale
@@ -163,13 +164,13 @@ def _shade(albedo, normals, scene: Scene):
     return jnp.clip(tint * (albedo * light + scene.shine * glint[..., None] * 0.6), 0.0, 1.0)
 
 
-def _landmarks(pixels, vertices, candidates, yaw):
-    """Projected landmarks (98, 2) and depths; the hidden side of the contour slides along its rows to the outline."""
+def _landmarks(pixels, vertices, candidates, yaw, slide: bool):
+    """Projected landmarks (98, 2) and depths; the contour's hidden side may slide along its rows to the outline."""
     points = pixels[vertices]
     along = pixels[candidates]
     turned_right = yaw > 0
     side = jnp.arange(33) < 16
-    hidden = jnp.where(turned_right, ~side, side) & (jnp.abs(yaw) > 0.12)
+    hidden = jnp.where(turned_right, ~side, side) & (jnp.abs(yaw) > 0.12) & slide
     outward = jnp.where(side[:, None], -along[..., 0], along[..., 0])
     outermost = jnp.take_along_axis(along, jnp.argmax(outward, axis=1)[:, None, None], axis=1)[:, 0]
     contour = jnp.where(hidden[:, None], outermost, points[:33])
@@ -177,19 +178,31 @@ def _landmarks(pixels, vertices, candidates, yaw):
     return points[:, :2], points[:, 2]
 
 
-def render_faces(scenes: Scene, textures: np.ndarray, size: int) -> Rendering:
-    """Renders a batch of scenes with textures (B, T, T, 3) at `size` × `size`."""
+def render_faces(scenes: Scene, textures: np.ndarray, size: int, contour: str = "2d") -> Rendering:
+    """Renders a batch of scenes with textures (B, T, T, 3) at `size` × `size`.
+
+    Hidden contour points are on the outline, as annotators put them ("2d"), or stay on the jaw ("3d").
+    """
     model = head.head()
     candidates = jnp.asarray(head.contour_candidates(model), jnp.int32)
     scenes, patches = jax.tree.map(jnp.asarray, scenes), _patches(_LARGEST_SCALE * size)
-    return _render(scenes, jnp.asarray(textures, jnp.float32), model, candidates, size=size, patches=patches)
+    textures = jnp.asarray(textures, jnp.float32)
+    return _render(scenes, textures, model, candidates, size=size, patches=patches, slide=contour == "2d")
 
 
-def photographs(seed: int, start: int, count: int, size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Faces `start` to `start + count` of an endless, seeded set.
+def params_of_scene(scene: Scene) -> np.ndarray:
+    """Parameters (62,) of the built-in head in the picture's frame (`jaxlm.parameters`)."""
+    turn = np.asarray(morphable.rotation(*map(jnp.asarray, scene.angles)), np.float64)
+    shift = np.array([scene.center[0], -scene.center[1], 0.0])
+    transform = np.concatenate([scene.scale * turn, shift[:, None]], axis=1)
+    return np.concatenate([transform.ravel(), scene.identity, scene.expression])
+
+
+def photographs(seed: int, start: int, count: int, size: int, contour: str = "2d") -> Iterator[dict[str, np.ndarray]]:
+    """Faces `start` to `start + count` of an endless, seeded set; for the contour see `render_faces`.
 
     Yields:
-        image (size, size, 3) uint8, landmarks (98, 2), visibility (98,), subsets: tuple of names.
+        image (size, size, 3) uint8, landmarks (98, 2), visibility (98,), params (62,), subsets: tuple of names.
     """
     pending = None
     for first in range(start, start + count, _BATCH):
@@ -197,7 +210,7 @@ def photographs(seed: int, start: int, count: int, size: int) -> Iterator[dict[s
         scenes = [sample_scene(rng, size) for rng in rngs]
         textures, hairs = zip(*(paint.paint_texture(rng) for rng in rngs), strict=True)
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *scenes)
-        rendering = render_faces(stacked, np.stack(textures), size)
+        rendering = render_faces(stacked, np.stack(textures), size, contour)
         # While the device renders this batch, the host finishes the one before.
         if pending is not None:
             yield from _photograph_batch(*pending)
@@ -233,7 +246,13 @@ def _photograph(rng, scene: Scene, color, alpha, landmarks, visible, hair) -> di
         subsets.append("blur")
     noise = rng.standard_normal(image.shape).astype(np.float32) * rng.uniform(0, 6)
     image = np.clip(image + noise, 0, 255).astype(np.uint8)
-    return {"image": image, "landmarks": landmarks, "visibility": visible.astype(np.float32), "subsets": tuple(subsets)}
+    return {
+        "image": image,
+        "landmarks": landmarks,
+        "visibility": visible.astype(np.float32),
+        "params": params_of_scene(scene),
+        "subsets": tuple(subsets),
+    }
 
 
 def _blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -249,6 +268,12 @@ def _blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return cv2.filter2D(image, -1, kernel / kernel.sum())
 
 
+def check_contour(contour: str) -> None:
+    """Raises a ValueError for another contour than "2d" and "3d"."""
+    if contour not in ("2d", "3d"):
+        raise ValueError(f'contour must be "2d" or "3d", got {contour!r}.')
+
+
 class RenderedFaces(FaceBuilder):
     """Splits "train" and "test" of rendered faces; other people in each. `root` is not used.
 
@@ -257,16 +282,27 @@ class RenderedFaces(FaceBuilder):
         num_test: faces of the split "test".
         size: side of the pictures in pixels; a face takes about two thirds.
         seed: of everything.
+        contour: "2d" or "3d", see `render_faces`.
     """
 
-    SUBSETS = SUBSETS
+    SUBSETS, MODES = SUBSETS, (40, 10)
 
     def __init__(
-        self, root: str | Path, cache: str | Path, *, num_train: int, num_test: int, size: int, seed: int, **options
+        self,
+        root: str | Path,
+        cache: str | Path,
+        *,
+        num_train: int,
+        num_test: int,
+        size: int,
+        seed: int,
+        contour: str = "2d",
+        **options,
     ):
-        self.counts, self.size, self.seed = {"train": num_train, "test": num_test}, size, seed
+        self.counts, self.size, self.seed, self.contour = {"train": num_train, "test": num_test}, size, seed, contour
         if min(self.counts.values()) < 1 or size < 32:
             raise ValueError("num_train and num_test must be at least 1 and size at least 32.")
+        check_contour(contour)
         super().__init__(root, cache, **options)
         if self.scheme.name not in ("faces98", "faces68"):
             raise ValueError(f"Rendered faces have 98 or 68 landmarks; the scheme {self.scheme.name!r} does not.")
@@ -280,7 +316,7 @@ class RenderedFaces(FaceBuilder):
     def fingerprint(self):
         sources = [inspect.getsource(module) for module in (head, paint, render, morphable)]
         sources.append(inspect.getsource(inspect.getmodule(type(self)) or paint))
-        return [*sources, str(self.counts), str(self.size), str(self.seed)]
+        return [*sources, str(self.counts), str(self.size), str(self.seed), self.contour]
 
     def _split_generators(self, dl_manager):
         del dl_manager
@@ -289,7 +325,7 @@ class RenderedFaces(FaceBuilder):
 
     def _generate_examples(self, split: str, start: int):
         count = self.counts[split]
-        faces = photographs(self.seed, start, count, self.size)
+        faces = photographs(self.seed, start, count, self.size, self.contour)
         for number, face in enumerate(progress(faces, desc=f"rendering {split} faces", total=count, unit="face")):
             order = FACES68_OF_FACES98 if self.scheme.num_landmarks == 68 else np.arange(98)
             landmarks = face["landmarks"][order]
@@ -305,6 +341,7 @@ class RenderedFaces(FaceBuilder):
                     "mask": np.ones(len(order), np.uint8),
                     "visibility": face["visibility"][order],
                     "bbox": geometry.box_of_points(face["landmarks"]).astype(np.float32),
+                    "params": face["params"],
                     "subsets": np.array(flags, np.uint8),
                 },
             )

@@ -22,7 +22,7 @@ from scipy.ndimage import gaussian_filter1d
 from jaxlm import geometry, morphable, render
 from jaxlm.data import head, paint, rendered
 from jaxlm.data.clips import VideoWriter
-from jaxlm.data.rendered import Scene, render_faces, sample_scene
+from jaxlm.data.rendered import Scene, check_contour, render_faces, sample_scene
 from jaxlm.data.video_builders import WflwV, write_labels
 from jaxlm.progress import progress
 
@@ -59,8 +59,11 @@ class _Motion(NamedTuple):
     exposure: np.ndarray
 
 
-def film(seed: int, index: int, *, num_frames: int, size: int, hard: bool) -> Clip:
-    """Video number `index` of an endless, seeded set, of `num_frames` frames of `size` × `size` pixels."""
+def film(seed: int, index: int, *, num_frames: int, size: int, hard: bool, contour: str = "2d") -> Clip:
+    """Video number `index` of an endless, seeded set, of `num_frames` frames of `size` × `size` pixels.
+
+    For the contour see `jaxlm.data.rendered.render_faces`.
+    """
     rng = np.random.default_rng([seed, index, int(hard)])
     motion = _sample_motion(rng, num_frames, size, hard)
     texture, hair = paint.paint_texture(rng)
@@ -72,7 +75,7 @@ def film(seed: int, index: int, *, num_frames: int, size: int, hard: bool) -> Cl
     for first in range(0, num_frames, _BATCH):
         chosen = np.arange(first, first + _BATCH).clip(max=num_frames - 1)
         scenes = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], motion.scenes)
-        rendering = jax.device_get(render_faces(scenes, np.stack([texture] * _BATCH), size))
+        rendering = jax.device_get(render_faces(scenes, np.stack([texture] * _BATCH), size, contour))
         for i, time in enumerate(range(first, min(first + _BATCH, num_frames))):
             behind = _behind(background, motion.shake[time], size)
             neck, scale = rendering.landmarks[i, 16], float(scenes.scale[i])
@@ -261,17 +264,28 @@ class RenderedVideos(WflwV):
         num_frames: of each video.
         size: side of the pictures in pixels.
         seed: of everything.
+        contour: "2d" or "3d", see `jaxlm.data.rendered.render_faces`.
     """
 
     def __init__(
-        self, root: str | Path, cache: str | Path, *, num_videos: int, num_frames: int, size: int, seed: int, **options
+        self,
+        root: str | Path,
+        cache: str | Path,
+        *,
+        num_videos: int,
+        num_frames: int,
+        size: int,
+        seed: int,
+        contour: str = "2d",
+        **options,
     ):
         del root
+        check_contour(contour)
         if num_videos < 1 or num_frames < 1 or size < 32:
             raise ValueError("num_videos and num_frames must be at least 1 and size at least 32.")
-        self.counts, self.size, self.seed = (num_videos, num_frames), size, seed
+        self.counts, self.size, self.seed, self.contour = (num_videos, num_frames), size, seed, contour
         modules = [head, paint, render, morphable, rendered, sys.modules[__name__]]
-        identity = [*map(inspect.getsource, modules), str((num_videos, num_frames, size, seed))]
+        identity = [*map(inspect.getsource, modules), str((num_videos, num_frames, size, seed, contour))]
         digest = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
         folder = Path(cache).expanduser() / "rendered_videos" / digest
         if not folder.exists():
@@ -286,7 +300,8 @@ class RenderedVideos(WflwV):
         names = [(split, number) for split in self.LISTS for number in range(count)]
         try:
             for split, number in progress(names, desc="filming rendered faces", unit="video"):
-                clip = film(self.seed, number, num_frames=num_frames, size=self.size, hard=split == "hard")
+                hard = split == "hard"
+                clip = film(self.seed, number, num_frames=num_frames, size=self.size, hard=hard, contour=self.contour)
                 key = f"{split}_{number:03d}"
                 with VideoWriter(partial / "videos" / f"{key}.mp4", FPS) as video:
                     for frame in clip.frames:

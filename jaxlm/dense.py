@@ -1,0 +1,155 @@
+"""Dense pictures of a fitted face: its mesh over the picture, depth, PNCC, texture, and the axes of its pose."""
+
+import math
+from typing import Any, NamedTuple
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxlm import geometry, mesh, parameters, render
+from jaxlm.data.augment import warp
+from jaxlm.morphable import MorphableModel
+
+_SIDE = 320  # pixels of the square in which a face is drawn, whatever its size in the picture
+_ROOM = 2.2  # that square's side over the landmarks' box: forehead and neck
+_SKIN = np.array([0.93, 0.87, 0.82])
+
+
+class Views(NamedTuple):
+    """One face in the size of its picture.
+
+    Attributes:
+        mesh: (H, W, 3) uint8, the shaded mesh over the picture.
+        depth: (H, W) uint8, nearer is brighter; 0 for nothing.
+        pncc: (H, W, 3) uint8, projected normalised coordinate code (Zhu et al., CVPR 2016): the mean face's coordinates
+            as colours; black for nothing.
+    """
+
+    mesh: np.ndarray
+    depth: np.ndarray
+    pncc: np.ndarray
+
+
+class FaceRenderer:
+    """Draws faces of one morphable model.
+
+    Args:
+        model: with triangles.
+    """
+
+    def __init__(self, model: MorphableModel):
+        self.model = model
+        order, self._groups = mesh.draw_order(model, _SIDE / _ROOM)
+        self.triangles = jnp.asarray(np.asarray(model.triangles)[order])
+        low, high = model.mean.min(axis=0), model.mean.max(axis=0)
+        self._code = (model.mean - low) / (high - low)
+        self._draw = jax.jit(self._draw_canvas)
+        self._unroll = jax.jit(self._unroll_texture, static_argnums=2)
+
+    def views(self, image: np.ndarray, params: np.ndarray) -> Views:
+        """A face of a picture (H, W, 3) uint8 with its parameters (P,) in the picture's frame."""
+        transform = self._canvas(params)
+        drawn = jax.device_get(self._draw(jnp.asarray(parameters.to_crop(params, transform, _SIDE), jnp.float32)))
+        shade, depth, code, alpha = (self._paste(np.asarray(layer), transform, image.shape) for layer in drawn)
+        alpha = 0.75 * alpha[..., None]
+        blended = image * (1 - alpha) + alpha * 255 * shade[..., None] * _SKIN
+        rounded = [np.clip(np.round(layer), 0, 255).astype(np.uint8) for layer in (blended, 255 * depth, 255 * code)]
+        return Views(*rounded)
+
+    def texture(self, image: np.ndarray, params: np.ndarray, side: int = 256) -> np.ndarray:
+        """The face's colours over the model's texture coordinates, (side, side, 3) uint8; black where it has no face.
+
+        What the face itself hides shows what lies before it.
+        """
+        transform = self._canvas(params)
+        canvas = warp(image, transform, _SIDE)
+        cropped = jnp.asarray(parameters.to_crop(params, transform, _SIDE), jnp.float32)
+        unrolled = self._unroll(jnp.asarray(canvas, jnp.float32), cropped, side)
+        return np.clip(np.round(np.asarray(unrolled)), 0, 255).astype(np.uint8)
+
+    def colors(self, image: np.ndarray, params: np.ndarray) -> np.ndarray:
+        """(V, 3) uint8, the picture's colour at every vertex; black outside the picture."""
+        points = np.asarray(parameters.picture_pixels(vertices_of(params, self.model)), np.float32)[:, :2]
+        found = cv2.remap(image, points[:, None, 0].copy(), points[:, None, 1].copy(), cv2.INTER_LINEAR)
+        return found.reshape(-1, 3)
+
+    def _canvas(self, params: np.ndarray) -> np.ndarray:
+        points = parameters.picture_pixels(vertices_of(params, self.model))[np.asarray(self.model.landmarks), :2]
+        return geometry.box_to_crop(geometry.square_box(geometry.box_of_points(points), _ROOM), _SIDE)
+
+    def _draw_canvas(self, params: Float[Array, " P"]):
+        """Shade (S, S), depth (S, S), code (S, S, 3) and coverage (S, S), all in [0, 1]."""
+        vertices = parameters.vertices(params, self.model)
+        pixels = parameters.crop_pixels(vertices, _SIDE)
+        seen = render.rasterize(pixels, self.triangles, shape=(_SIDE, _SIDE), patches=self._groups)
+        normals = render.vertex_normals(vertices, self.triangles)
+        layers = render.interpolate(seen, self.triangles, jnp.concatenate([normals, self._code], axis=1))
+        alpha = (seen.triangle >= 0).astype(jnp.float32)
+        normal = layers[..., :3] / jnp.maximum(jnp.linalg.norm(layers[..., :3], axis=-1, keepdims=True), 1e-6)
+        light = jnp.array([0.35, 0.4, 0.85])
+        shade = 0.25 + 0.75 * jnp.clip(normal @ (light / jnp.linalg.norm(light)), 0.0, 1.0)
+        low, high = vertices[:, 2].min(), vertices[:, 2].max()
+        depth = 0.15 + 0.85 * (seen.depth - low) / jnp.maximum(high - low, 1e-6)
+        return shade, jnp.where(alpha > 0, depth, 0.0), layers[..., 3:], alpha
+
+    def _unroll_texture(self, canvas: Float[Array, "S S 3"], params: Float[Array, " P"], side: int):
+        pixels = parameters.crop_pixels(parameters.vertices(params, self.model), _SIDE)
+        # Where two surfaces unroll onto one place, the outer one is seen.
+        flat = jnp.concatenate([self.model.uv * side - 0.5, self.model.mean[:, 2:]], axis=1)
+        sides = np.ptp(np.asarray(self.model.uv)[np.asarray(self.triangles)], axis=1)
+        order = np.argsort(sides.max(axis=1), kind="stable")
+        order = order[sides[order, 0] < 0.5]  # the others cross the seam
+        sides = sides.max(axis=1)[order] * side
+        ends = [round(share * len(order)) for share in (0.8, 0.98, 1.0)]
+        counts = np.diff([0, *ends])
+        groups = tuple(
+            (int(count), min(math.ceil(sides[end - 1]) + 1, side))
+            for count, end in zip(counts, ends, strict=True)
+            if count
+        )
+        triangles = self.triangles[jnp.asarray(order)]
+        seen = render.rasterize(flat, triangles, shape=(side, side), patches=groups)
+        where = render.interpolate(seen, triangles, (pixels[:, :2] + 0.5) / _SIDE)
+        return render.sample_texture(canvas, where) * (seen.triangle >= 0)[..., None]
+
+    def _paste(self, layer: np.ndarray, transform: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        back = geometry.invert_affine(transform)
+        return cv2.warpAffine(layer.astype(np.float32), back, (shape[1], shape[0]), flags=cv2.INTER_LINEAR)
+
+
+def vertices_of(params: np.ndarray, model: MorphableModel) -> np.ndarray:
+    """(V, 3) in the frame of the parameters (P,)."""
+    return np.asarray(parameters.vertices(jnp.asarray(params, jnp.float32), model), np.float64)
+
+
+def draw_pose(image: np.ndarray, params: np.ndarray, model: MorphableModel) -> np.ndarray:
+    """The picture with the face's axes at its middle: red to its left ear's side of the picture, green up, blue ahead.
+
+    Args:
+        image: (H, W, 3) uint8.
+        params: (P,) in the picture's frame.
+        model: of the parameters.
+    """
+    image = image.copy()
+    points = vertices_of(params, model)[np.asarray(model.landmarks)]
+    middle = points.mean(axis=0)
+    length = 0.6 * np.ptp(points[:, :2], axis=0).max()
+    scale, _ = parameters.pose(np.asarray(params))
+    rotation = params[:12].reshape(3, 4)[:, :3] / scale
+    thickness = max(round(length / 45), 1)
+    ends = middle[:2] + length * rotation[:2].T
+    colors = ((235, 64, 52), (72, 199, 92), (66, 135, 245))
+    # What points away from the viewer is drawn first.
+    for axis in np.argsort(rotation[2]):
+        start, end = (tuple(round(v) for v in point * [1, -1]) for point in (middle[:2], ends[axis]))
+        cv2.arrowedLine(image, start, end, colors[axis], thickness, cv2.LINE_AA, tipLength=0.12)
+    return image
+
+
+def describe_pose(params: np.ndarray) -> dict[str, Any]:
+    """Angles in degrees and scale, for JSON."""
+    scale, (pitch, yaw, roll) = parameters.pose(np.asarray(params))
+    return {"pitch": float(pitch), "yaw": float(yaw), "roll": float(roll), "scale": float(scale)}

@@ -1,0 +1,211 @@
+"""Pictures and videos to 3D faces: landmarks, meshes, depth, PNCC, texture, pose.
+
+    python -m jaxlm.reconstruct --workdir=runs/tddfa portrait.jpg clip.mp4 --out=faces3d
+
+For a picture: `_mesh`, `_depth`, `_pncc`, `_pose` and `_landmarks` as PNG, and for every face `_<n>.obj` with its
+texture, `_<n>.ply` with colours, and its landmarks, parameters and pose in `.json`. For a video: the largest face of
+every frame, as `_mesh`, `_pncc` and `_pose` in one MP4 and the numbers in a `.json`. Faces are found by OpenCV's own
+frontal detector; `--box=x1,y1,x2,y2` names the face of a picture that it does not find.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+from absl import app, flags
+
+from jaxlm import dense, geometry, mesh, parameters, systems, visualize
+from jaxlm.app import one_sentence, quiet_logs, restore_variables
+from jaxlm.checkpoints import load_config, write_atomically
+from jaxlm.config import Config
+from jaxlm.data import crops
+from jaxlm.data.augment import warp
+from jaxlm.data.clips import VideoFile, VideoWriter
+from jaxlm.data.readers import BadSample, decode_image
+from jaxlm.data.schemes import FACES68
+from jaxlm.detect import HaarDetector
+from jaxlm.face_models import model_of
+from jaxlm.progress import progress
+from jaxlm.track import find_boxes, make_landmarker
+
+_ROUNDS = 3  # until the crop fits the landmarks
+_VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+
+# (image (H, W, 3) uint8, box (4,) around its landmarks) -> parameters (P,) in the picture's frame
+Regressor = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def make_regressor(system: systems.System, variables: Any, config: Config) -> Regressor:
+    """Parameters of one face in one picture, from the crop `tddfa_landmarks` of its box."""
+    predict = jax.jit(system.predict)
+
+    def regress(image: np.ndarray, box: np.ndarray) -> np.ndarray:
+        square = crops.crop_box("tddfa_landmarks", box, box.reshape(2, 2), np.ones(2, bool))
+        transform = geometry.box_to_crop(square, config.image_size)
+        prediction = predict(variables, warp(image, transform, config.image_size)[None])
+        params = np.asarray(prediction.aux["params"][0], np.float64)
+        return parameters.to_picture(params, transform, config.image_size)
+
+    return regress
+
+
+class Reconstructor:
+    """Faces of pictures and videos by one trained workdir.
+
+    Args:
+        workdir: of a system "tddfa".
+        step: "last", "best" or a number.
+
+    Raises:
+        ValueError: for another system.
+    """
+
+    def __init__(self, workdir: str | Path, step: str = "last"):
+        config = load_config(workdir)
+        if config.system != "tddfa":
+            raise ValueError(f"{workdir} is of the system {config.system!r}; 3D faces need one of configs/tddfa_*.py.")
+        self.config, self.model = config, model_of(config)
+        system = systems.build(config)
+        variables, _ = restore_variables(config, workdir, step)
+        self.regress = make_regressor(system, variables, config)
+        self.landmarker = make_landmarker(system, variables, config)
+        self.renderer = dense.FaceRenderer(self.model)
+        self.detect = HaarDetector()
+
+    def landmarks(self, params: np.ndarray) -> np.ndarray:
+        """(68, 3): x and y in pixels of the picture, y down, and the depth in pixels, nearer is larger."""
+        vertices = dense.vertices_of(params, self.model)[np.asarray(self.model.landmarks)]
+        return np.asarray(parameters.picture_pixels(vertices))
+
+    def faces(self, image: np.ndarray, boxes: np.ndarray | None = None) -> list[np.ndarray]:
+        """Parameters (P,) of every face of a picture, in its frame; of the boxes (N, 4) where they are given."""
+        found = []
+        for box in self.detect(image) if boxes is None else boxes:
+            for _ in range(_ROUNDS):
+                params = self.regress(image, box)
+                box = geometry.box_of_points(self.landmarks(params)[:, :2])
+            found.append(params)
+        return found
+
+    def write_picture(self, path: Path, out: Path, boxes: np.ndarray | None = None) -> int:
+        """Writes everything about the faces of a picture; returns their number.
+
+        Raises:
+            BadSample: for a file that is no picture, or without a face.
+        """
+        image = decode_image(path.read_bytes())
+        if image is None:
+            raise BadSample(f"{path} is truncated or not a picture.")
+        faces = self.faces(image, boxes)
+        if not faces:
+            raise BadSample(f"{path}: no face was found; name its box with --box=x1,y1,x2,y2.")
+        pictures = {name: image for name in ("mesh", "pose", "landmarks")}
+        pictures |= {"depth": np.zeros_like(image), "pncc": np.zeros_like(image)}
+        entries = []
+        for number, params in enumerate(faces):
+            name = f"{path.stem}_{number}"
+            views = self.renderer.views(pictures["mesh"], params)
+            pictures["mesh"] = views.mesh
+            pictures["depth"] = np.maximum(pictures["depth"], views.depth[..., None])
+            pictures["pncc"] = np.maximum(pictures["pncc"], views.pncc)
+            pictures["pose"] = dense.draw_pose(pictures["pose"], params, self.model)
+            points = self.landmarks(params)
+            pictures["landmarks"] = visualize.draw_landmarks(pictures["landmarks"], points[:, :2], FACES68)
+            self._write_mesh(image, params, out / name)
+            entries.append(self._entry(params) | {"landmarks": points.round(3).tolist()})
+        for name, picture in pictures.items():
+            visualize.write_image(out / f"{path.stem}_{name}.png", picture)
+        write_atomically(out / f"{path.stem}.json", json.dumps(entries, indent=1) + "\n")
+        return len(faces)
+
+    def write_video(self, path: Path, out: Path) -> int:
+        """Writes a video's largest face, frame by frame; returns the number of frames with one.
+
+        Raises:
+            BadSample: for a file that is no video, or without a face.
+        """
+        file = VideoFile(path)
+        boxes = find_boxes(file, self.detect, self.landmarker, self.config.video.min_iou)
+        if not np.isfinite(boxes).any():
+            raise BadSample(f"{path}: no face was found in any of {len(boxes)} frames.")
+        entries = []
+        with VideoWriter(out / f"{path.stem}_3d.mp4", file.fps) as writer:
+            for number, (frame, box) in enumerate(
+                progress(zip(file, boxes, strict=False), total=len(boxes), desc=f"drawing {path.name}", unit="frame")
+            ):
+                panels = [frame, frame, frame]
+                if np.isfinite(box).all():
+                    params = self.regress(frame, box)
+                    views = self.renderer.views(frame, params)
+                    panels = [views.mesh, views.pncc, dense.draw_pose(frame, params, self.model)]
+                    entries.append({"frame": number, **self._entry(params)})
+                writer.write(np.concatenate([_even(panel) for panel in panels], axis=1))
+        write_atomically(out / f"{path.stem}.json", json.dumps(entries) + "\n")
+        return len(entries)
+
+    def _entry(self, params: np.ndarray) -> dict[str, Any]:
+        return {"pose": dense.describe_pose(params), "params": params.tolist()}
+
+    def _write_mesh(self, image: np.ndarray, params: np.ndarray, stem: Path) -> None:
+        vertices, triangles = dense.vertices_of(params, self.model), np.asarray(self.model.triangles)
+        texture = stem.with_name(f"{stem.name}_texture.png")
+        visualize.write_image(texture, self.renderer.texture(image, params))
+        uv = np.asarray(self.model.uv)
+        mesh.write_obj(stem.with_name(f"{stem.name}.obj"), vertices, triangles, uv=uv, texture=texture.name)
+        colors = self.renderer.colors(image, params)
+        mesh.write_ply(stem.with_name(f"{stem.name}.ply"), vertices, triangles, colors)
+
+
+def _even(image: np.ndarray) -> np.ndarray:
+    """At most 480 pixels high, with sides that video codecs take."""
+    scale = min(1.0, 480 / image.shape[0])
+    width, height = (2 * round(side * scale / 2) for side in (image.shape[1], image.shape[0]))
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def main(argv: list[str]) -> None:
+    quiet_logs()
+    with one_sentence():
+        paths = [Path(path).expanduser() for path in argv[1:]]
+        if not paths:
+            raise ValueError("Name a picture or a video: python -m jaxlm.reconstruct --workdir=runs/tddfa portrait.jpg")
+        if len({path.stem for path in paths}) < len(paths):
+            raise ValueError("Two files of one name would write the same results; give them one by one.")
+        boxes = _boxes(BOX.value)
+        reconstructor, out = Reconstructor(WORKDIR.value, STEP.value), Path(OUT.value).expanduser()
+        out.mkdir(parents=True, exist_ok=True)
+        failed = []
+        for path in paths:
+            try:
+                if path.suffix.lower() in _VIDEO_SUFFIXES:
+                    print(f"{path}: {reconstructor.write_video(path, out)} frames with a face")
+                else:
+                    print(f"{path}: {reconstructor.write_picture(path, out, boxes)} faces")
+            except (BadSample, OSError) as error:
+                failed.append(str(path))
+                print(f"Error: {error}", file=sys.stderr)
+        print(f"written: {out}")
+        if failed:
+            raise ValueError(f"{len(failed)} of {len(paths)} files failed: {', '.join(failed)}.")
+
+
+def _boxes(text: list[str]) -> np.ndarray | None:
+    if not text:
+        return None
+    try:
+        return np.array([float(number) for number in text]).reshape(1, 4)
+    except ValueError:
+        raise ValueError(f"--box must be four numbers x1,y1,x2,y2, got {','.join(text)}.") from None
+
+
+if __name__ == "__main__":
+    WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py or jaxlm.convert wrote.", required=True)
+    OUT = flags.DEFINE_string("out", "faces3d", "Folder of the results.")
+    STEP = flags.DEFINE_string("step", "last", "Checkpoint: last, best or its step.")
+    BOX = flags.DEFINE_list("box", [], "x1,y1,x2,y2 around a face's landmarks, in pixels of the picture.")
+    app.run(main)
