@@ -60,10 +60,7 @@ class FaceRenderer:
         return Views(*rounded)
 
     def texture(self, image: np.ndarray, params: np.ndarray, side: int = 256) -> np.ndarray:
-        """The face's colours over the model's texture coordinates, (side, side, 3) uint8; black where it has no face.
-
-        What the face itself hides shows what lies before it.
-        """
+        """The face's colours over the texture coordinates, (side, side, 3) uint8; black where it is turned away."""
         transform = self._canvas(params)
         canvas = warp(image, transform, _SIDE)
         cropped = jnp.asarray(parameters.to_crop(params, transform, _SIDE), jnp.float32)
@@ -96,7 +93,9 @@ class FaceRenderer:
         return shade, jnp.where(alpha > 0, depth, 0.0), layers[..., 3:], alpha
 
     def _unroll_texture(self, canvas: Float[Array, "S S 3"], params: Float[Array, " P"], side: int):
-        pixels = parameters.crop_pixels(parameters.vertices(params, self.model), _SIDE)
+        vertices = parameters.vertices(params, self.model)
+        pixels = parameters.crop_pixels(vertices, _SIDE)
+        normals = render.vertex_normals(vertices, self.triangles)
         # Where two surfaces unroll onto one place, the outer one is seen.
         flat = jnp.concatenate([self.model.uv * side - 0.5, self.model.mean[:, 2:]], axis=1)
         sides = np.ptp(np.asarray(self.model.uv)[np.asarray(self.triangles)], axis=1)
@@ -112,8 +111,8 @@ class FaceRenderer:
         )
         triangles = self.triangles[jnp.asarray(order)]
         seen = render.rasterize(flat, triangles, shape=(side, side), patches=groups)
-        where = render.interpolate(seen, triangles, (pixels[:, :2] + 0.5) / _SIDE)
-        return render.sample_texture(canvas, where) * (seen.triangle >= 0)[..., None]
+        layers = render.interpolate(seen, triangles, jnp.concatenate([(pixels[:, :2] + 0.5) / _SIDE, normals], axis=1))
+        return render.sample_texture(canvas, layers[..., :2]) * (layers[..., 4:] > 0)
 
     def _paste(self, layer: np.ndarray, transform: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         back = geometry.invert_affine(transform)

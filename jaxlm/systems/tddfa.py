@@ -160,7 +160,7 @@ def optimizer_steps(config: Config) -> int:
 
 
 def _check(config: Config) -> None:
-    known = {field.name for field in dataclasses.fields(ParameterNetwork)} - {"num_params", "parent", "name"}
+    known = {field.name for field in dataclasses.fields(ParameterNetwork)} - {"num_params", "folded", "parent", "name"}
     if set(config.model) != known:
         wrong = ", ".join(sorted(set(config.model) ^ known))
         raise ValueError(f"config.model must have the fields {', '.join(sorted(known))}; wrong or missing: {wrong}.")
