@@ -53,9 +53,9 @@ def clock(function: Callable[[], Any], repeats: int) -> float:
 
 def random_model(vertices: int) -> morphable.MorphableModel:
     rng = np.random.default_rng(0)
-    arrays = [rng.normal(size=(vertices, 3, *modes)).astype(np.float32) for modes in ((), (40,), (10,))]
+    mean, identity, expression = (rng.normal(size=(vertices, 3, *modes)) for modes in ((), (40,), (10,)))
     triangles = np.zeros((1, 3), np.int32)
-    return morphable.make_model(*arrays, np.arange(68), triangles=triangles)
+    return morphable.make_model(mean, identity, expression, np.arange(68), triangles=triangles)
 
 
 def random_faces(count: int) -> np.ndarray:
@@ -175,8 +175,17 @@ def measure_sizes():
 
 def initialised(backbone: str) -> tuple[ParameterNetwork, Any]:
     network = ParameterNetwork(backbone, 62, 0)
-    variables = jax.jit(lambda key: network.init(key, jnp.zeros((1, 120, 120, 3)), False))(jax.random.key(0))
-    return network, variables
+    images = jnp.asarray(np.random.default_rng(3).uniform(0, 255, (8, 120, 120, 3)), jnp.float32)
+
+    @jax.jit
+    def prepare(key):
+        variables = network.init(key, images, False)
+        updated = network.apply(variables, images, True, mutable=["batch_stats"])[1]["batch_stats"]
+        # The statistics of these images, so that numbers neither vanish nor explode.
+        measured = jax.tree.map(lambda new, old: (new - 0.9 * old) / 0.1, updated, variables["batch_stats"])
+        return {**variables, "batch_stats": measured}
+
+    return network, prepare(jax.random.key(0))
 
 
 def measure_speed():
@@ -241,7 +250,8 @@ def _torch_export(folded: Any) -> bytes:
     def add(kernel, bias, stride, groups):
         outputs, inputs, side = kernel.shape[3], kernel.shape[2] * groups, kernel.shape[0]
         conv = torch.nn.Conv2d(inputs, outputs, side, stride, side // 2, groups=groups)
-        conv.weight.data, conv.bias.data = torch.tensor(kernel.transpose(3, 2, 0, 1)), torch.tensor(bias)
+        conv.weight.data, bias_of = torch.tensor(kernel.transpose(3, 2, 0, 1)), torch.tensor(bias)
+        conv.bias = torch.nn.Parameter(bias_of)
         layers.extend([conv, torch.nn.ReLU()])
 
     add(trunk["conv1"]["kernel"], trunk["bn1"]["bias"], 2, 1)
@@ -263,7 +273,7 @@ def _torch_export(folded: Any) -> bytes:
         def forward(self, images):
             return self.network(images / 128.0 - 127.5 / 128.0)
 
-    content = io.BytesIO()
+    content: Any = io.BytesIO()
     torch.onnx.export(Scaled().eval(), (torch.zeros(1, 3, 120, 120),), content, dynamo=False)
     return content.getvalue()
 

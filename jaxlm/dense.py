@@ -45,7 +45,7 @@ class FaceRenderer:
         order, self._groups = mesh.draw_order(model, _SIDE / _ROOM)
         self.triangles = jnp.asarray(np.asarray(model.triangles)[order])
         low, high = model.mean.min(axis=0), model.mean.max(axis=0)
-        self._code = (model.mean - low) / (high - low)
+        self._code = (model.mean - low[None]) / (high - low)[None]
         self._draw = jax.jit(self._draw_canvas)
         self._unroll = jax.jit(self._unroll_texture, static_argnums=2)
 

@@ -15,6 +15,7 @@ from jaxlm.config import Config
 from jaxlm.data.augment import Perturbation, picture_of, warp
 from jaxlm.data.pipeline import CropTransform, FaceSource, eval_batches
 from jaxlm.data.schemes import Scheme, get_scheme, normalizer, normalizers_of
+from jaxlm.data.yaw import YAW_BINS
 from jaxlm.progress import progress
 from jaxlm.systems import Halves
 
@@ -53,6 +54,12 @@ class Result(NamedTuple):
             "pck20": 100 * metrics.pck(self.errors[member], 0.2),
             "nme_by_normalizer": {name: 100 * metrics.mean(nme[member]) for name, nme in self.by_normalizer.items()},
         }
+
+    def mean_of_bins(self) -> float | None:
+        """NME in percent as large-pose papers print it, the mean of the yaw bins; None where there are no bins."""
+        if not set(YAW_BINS) <= set(self.subsets):
+            return None
+        return 100 * float(np.mean([self.nme_of(name) for name in YAW_BINS]))
 
     def parts(self, scheme: Scheme) -> dict[str, dict[str, float]]:
         """NME and PCK20 in percent of each of the scheme's groups, over all samples."""
@@ -201,6 +208,8 @@ def table(result: Result, config: Config, title: str) -> str:
         failures = f"{row['fr8']:>8.2f}{row['auc8']:>8.4f}{row['fr10']:>8.2f}{row['auc10']:>8.4f}"
         others = "".join(f"{value:>14.3f}" for value in row["nme_by_normalizer"].values())
         lines.append(f"{subset:<14}{row['count']:>7}{row['nme']:>9.3f}{failures}{others}")
+    if result.mean_of_bins() is not None:
+        lines.append(f"{'mean of bins':<21}{result.mean_of_bins():>9.3f}")
     parts = result.parts(get_scheme(config.scheme))
     lines.append(f"{'part':<14}" + "".join(f"{name:>11}" for name in parts))
     lines.append(f"{'NME %':<14}" + "".join(f"{values['nme']:>11.3f}" for values in parts.values()))
@@ -234,6 +243,7 @@ def write_report(folder: Path, name: str, result: Result, source: FaceSource, co
         "full_picture": bool(config.eval.get("full_picture")),
         "step": step,
         "subsets": {subset: result.row(subset) for subset in result.subsets if subset != "all"},
+        "nme_mean_of_bins": result.mean_of_bins(),
         "parts": result.parts(source.scheme),
     }
     path = folder / f"{name}.json"

@@ -102,7 +102,8 @@ def _read_npz(path: Path) -> MorphableModel:
     _check_landmarks(path, landmarks, len(mean))
     optional = {name: arrays[name] for name in ("uv", "param_mean", "param_std") if name in arrays}
     unit = float(arrays["millimetres"]) if "millimetres" in arrays else _unit(mean[landmarks])
-    return make_model(mean, *bases, landmarks, triangles=triangles, millimetres=unit, **optional)
+    identity, expression = bases
+    return make_model(mean, identity, expression, landmarks, triangles=triangles, millimetres=unit, **optional)
 
 
 def _modes_last(path: Path, name: str, basis: np.ndarray, mean: np.ndarray) -> np.ndarray:
@@ -124,10 +125,10 @@ def _read_3ddfa(path: Path) -> MorphableModel:
     triangles = arrays["tri"] if "tri" in arrays else load_arrays(beside)[""]
     triangles = triangles.T if triangles.shape[0] == 3 else triangles
     mean = arrays["u"].reshape(-1, 3)
-    bases = [arrays[name].reshape(len(mean), 3, -1) for name in ("w_shp", "w_exp")]
+    identity, expression = (arrays[name].reshape(len(mean), 3, -1) for name in ("w_shp", "w_exp"))
     landmarks = arrays["keypoints"].ravel()[::3] // 3  # x, y and z of each in the flat array
     _check_landmarks(path, landmarks, len(mean))
-    return make_model(mean, *bases, landmarks, triangles=triangles, millimetres=1e-3)
+    return make_model(mean, identity, expression, landmarks, triangles=triangles, millimetres=1e-3)
 
 
 def _read_bfm(path: Path) -> MorphableModel:
@@ -163,7 +164,7 @@ def _unit(landmarks: np.ndarray) -> float:
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in file.files if file[name].dtype.kind in "biuf"}
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist.") from None

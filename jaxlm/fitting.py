@@ -6,6 +6,7 @@ the squared noise of an annotation.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -59,7 +60,7 @@ def fit_landmarks(
         contour: "2d" where annotators put the hidden half of the contour on the face's outline, as in most data sets:
             it counts less the more the face is turned, from 10° of yaw, and nothing beyond 25°. "3d" where they follow
             the jaw: all counts.
-        batch_size: faces at a time.
+        batch_size: faces at a time, at most.
         show_progress: with a bar.
 
     Raises:
@@ -78,13 +79,14 @@ def fit_landmarks(
     center = (low + high) / 2
     points = np.where(mask[..., None], (landmarks - center[:, None]) * [1.0, -1.0] / size[:, None, None], 0.0)
     weight = mask * np.where(visibility > 0.5, 1.0, _OCCLUDED)
+    batch_size = min(batch_size, 2 ** math.ceil(math.log2(max(len(points), 1))))
     fits = []
     for first in progress(
         range(0, len(points), batch_size), desc="fitting", unit="batch", unit_scale=False, disable=not show_progress
     ):
         chosen = np.arange(first, first + batch_size).clip(max=len(points) - 1)  # the last batch is padded
-        batch = [jnp.asarray(array[chosen], jnp.float32) for array in (points, weight, mask)]
-        fitted = jax.device_get(_fit_batch(*batch, model, contour == "2d"))
+        given, counts, exist = (jnp.asarray(array[chosen], jnp.float32) for array in (points, weight, mask))
+        fitted = jax.device_get(_fit_batch(given, counts, exist, model, contour == "2d"))
         fits.append([array[: len(points) - first] for array in fitted])
     params, residual, residual_all = (np.concatenate(arrays) for arrays in zip(*fits, strict=True))
     # Back to the picture's frame, in which y is minus the row.
@@ -102,7 +104,8 @@ def mirrored(landmarks: np.ndarray, mask: np.ndarray, visibility: np.ndarray) ->
 @functools.partial(jax.jit, static_argnames="flat_contour")
 def _fit_batch(points, weight, mask, model: MorphableModel, flat_contour: bool):
     """Parameters for points (B, 68, 2) in face sizes, y up; their residuals."""
-    return jax.vmap(lambda *one: _fit_one(*one, model, flat_contour))(points, weight, mask)
+    one = functools.partial(_fit_one, model=model, flat_contour=flat_contour)
+    return jax.vmap(one)(points, weight, mask)
 
 
 def _fit_one(points, weight, mask, model: MorphableModel, flat_contour: bool):
@@ -113,11 +116,11 @@ def _fit_one(points, weight, mask, model: MorphableModel, flat_contour: bool):
     mean = model.mean + basis @ prior_mean
     unit = jnp.sqrt(jnp.prod(jnp.ptp(mean[:, :2], axis=0)))
     center = mean.mean(axis=0)
-    mean, basis = (mean - center) / unit, basis * prior_std / unit
+    mean, basis = (mean - center[None]) / unit, basis * prior_std[None, None] / unit
 
     def project(pose, start, coefficients):
         turned = (mean + basis @ coefficients) @ (_small_rotation(pose[:3]) @ start)[:2].T
-        return jnp.exp(pose[3]) * turned + pose[4:6]
+        return jnp.exp(pose[3]) * turned + pose[None, 4:6]
 
     def pose_residuals(pose, start, weight):
         return (weight[:, None] * (project(pose, start, jnp.zeros(basis.shape[-1])) - points)).ravel()

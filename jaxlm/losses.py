@@ -189,7 +189,8 @@ def wpdc(
         degraded = target.at[:, number].set(pred[:, number])
         return jnp.linalg.norm(_vertices(degraded, model) - truth, axis=(-1, -2))
 
-    return _weighted(lax.map(weight, jnp.arange(pred.shape[1])).T, pred, target, squared_weights)
+    weights = lax.map(weight, jnp.arange(pred.shape[1])).T
+    return _weighted(weights.at[:, 11].set(0.0), pred, target, squared_weights)
 
 
 def fwpdc(
@@ -206,20 +207,20 @@ def fwpdc(
         model: with the parameters' mean and standard deviation.
         squared_weights: see `wpdc`.
     """
-    difference = jnp.abs(pred - target) * model.param_std
+    difference = jnp.abs(pred - target) * model.param_std[None]
     transform, identity, expression = parameters.split(parameters.undo_z_score(target, model), model)
     coefficients = jnp.concatenate([identity, expression], axis=-1)
     basis = jnp.concatenate([model.identity, model.expression], axis=-1)
     lengths = jnp.linalg.norm(basis, axis=(0, 1))
     # Rows of S̄ + Aα, of length V each, by their norms alone: no vertex has to be kept.
-    shape = model.mean.T + jnp.einsum("bm,vcm->bcv", coefficients, basis)
+    shape = model.mean.T[None] + jnp.einsum("bm,vcm->bcv", coefficients, basis)
     extent = jnp.linalg.norm(shape, axis=-1)
     whole = jnp.full((len(pred), 1), math.sqrt(len(model.mean)), extent.dtype)
     columns = jnp.concatenate([extent, whole], axis=-1)
     of_transform = difference[:, :12].reshape(-1, 3, 4) * columns[:, None]
     of_transform = of_transform.at[:, 2, 3].set(0.0)
     scale = jnp.linalg.norm(transform[:, 0, :3], axis=-1, keepdims=True)
-    weights = jnp.concatenate([of_transform.reshape(-1, 12), scale * difference[:, 12:] * lengths], axis=-1)
+    weights = jnp.concatenate([of_transform.reshape(-1, 12), scale * difference[:, 12:] * lengths[None]], axis=-1)
     return _weighted(weights, pred, target, squared_weights)
 
 

@@ -72,7 +72,7 @@ def make_model(
     """
     count = 12 + identity.shape[2] + expression.shape[2]
     if triangles is None:
-        triangles = _counter_clockwise(mean, Delaunay(mean[:, :2]).simplices)
+        triangles = _triangulated(mean)
     return MorphableModel(
         mean=jnp.asarray(mean, jnp.float32),
         identity=jnp.asarray(identity, jnp.float32),
@@ -86,7 +86,9 @@ def make_model(
     )
 
 
-def _counter_clockwise(mean: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+def _triangulated(mean: np.ndarray) -> np.ndarray:
+    """(F, 3) triangles between the vertices as they are seen from the front."""
+    triangles = Delaunay(mean[:, :2]).simplices
     a, b, c = (mean[triangles[:, i], :2] for i in range(3))
     clockwise = (b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0] < 0
     return np.where(clockwise[:, None], triangles[:, ::-1], triangles)
@@ -110,8 +112,10 @@ def select_vertices(model: MorphableModel, vertices: Int[Array, " n"]) -> Morpha
 
 
 def landmark_model(model: MorphableModel) -> MorphableModel:
-    """The model of the landmarks alone, in their order."""
-    return select_vertices(model, model.landmarks)._replace(landmarks=jnp.arange(len(model.landmarks)))
+    """The model of the landmarks alone, in their order, with triangles between them."""
+    sparse = select_vertices(model, model.landmarks)
+    triangles = jnp.asarray(_triangulated(np.asarray(sparse.mean)), jnp.int32)
+    return sparse._replace(triangles=triangles, landmarks=jnp.arange(len(model.landmarks)))
 
 
 def with_modes(model: MorphableModel, identity: int, expression: int) -> MorphableModel:
@@ -140,7 +144,7 @@ def shape(
 ) -> Float[Array, "*B V 3"]:
     """Vertices mean + A_id α_id + A_exp α_exp."""
     return (
-        model.mean
+        model.mean.reshape((1,) * (identity.ndim - 1) + model.mean.shape)
         + jnp.einsum("vci,...i->...vc", model.identity, identity)
         + jnp.einsum("vce,...e->...vc", model.expression, expression)
     )

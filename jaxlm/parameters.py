@@ -39,12 +39,16 @@ def vertices(params: Float[Array, "*B P"], model: MorphableModel) -> Float[Array
 
 def z_score(params: Params, model: MorphableModel) -> Params:
     """(p − μ)/σ."""
-    return (params - model.param_mean) / model.param_std
+    return (params - _row(model.param_mean, params)) / _row(model.param_std, params)
 
 
 def undo_z_score(params: Params, model: MorphableModel) -> Params:
     """Inverse of `z_score`."""
-    return params * model.param_std + model.param_mean
+    return params * _row(model.param_std, params) + _row(model.param_mean, params)
+
+
+def _row(vector: Any, params: Params) -> Any:
+    return vector.reshape((1,) * (params.ndim - 1) + vector.shape)
 
 
 def crop_pixels(points: Any, size: int) -> Any:
@@ -57,7 +61,7 @@ def crop_pixels(points: Any, size: int) -> Any:
 def picture_pixels(points: Any) -> Any:
     """Vertices (..., V, 2 or 3) in the picture's frame as its pixels, y down; z stays."""
     module = np if isinstance(points, np.ndarray) else jnp
-    return points * module.array([1.0, -1.0, 1.0][: points.shape[-1]], points.dtype)
+    return points * _row(module.array([1.0, -1.0, 1.0][: points.shape[-1]], points.dtype), points)
 
 
 def move(params: Params, matrix: Any) -> Params:

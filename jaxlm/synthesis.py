@@ -115,13 +115,13 @@ def sample_motion(key: Array, settings: Config, size: int, yaw: Float[Array, ""]
     )
     first, second = jax.random.split(key)
     if settings.mode == "random":
-        total = count * largest * jax.random.uniform(first, (count, 6), minval=-1.0)
+        total = count * largest[None] * jax.random.uniform(first, (count, 6), minval=-1.0)
         turned = jnp.where(jnp.abs(yaw) > 20.0, jnp.sign(yaw) * jnp.abs(total[:, 0]), total[:, 0])
     else:
         velocity = jax.random.uniform(first, (6,), minval=-1.0)
         velocity = velocity.at[0].set(jnp.where(jnp.abs(yaw) > 20.0, jnp.sign(yaw) * jnp.abs(velocity[0]), velocity[0]))
-        steps = velocity * (1.0 + 0.2 * jax.random.uniform(second, (count, 6), minval=-1.0))
-        total = jnp.cumsum(largest * steps, axis=0)
+        steps = velocity[None] * (1.0 + 0.2 * jax.random.uniform(second, (count, 6), minval=-1.0))
+        total = jnp.cumsum(largest[None] * steps, axis=0)
         turned = total[:, 0]
     return Motion(turned, total[:, 1], total[:, 2], jnp.exp(total[:, 3]), total[:, 4:])
 
@@ -157,7 +157,8 @@ def make_profiling(
         beyond = (near @ depth @ near.T + 1e-3 * far @ depth @ far.T) / jnp.maximum(weights, 1e-12)
         filled = jnp.where(covered, depth, beyond)
         padded = jnp.pad(filled, 1, mode="edge")  # steep steps would tear the mesh
-        smooth = sum(padded[i : i + len(grid), j : j + len(grid)] for i in range(3) for j in range(3)) / 9.0
+        side = len(grid)
+        smooth = jnp.stack([padded[i : i + side, j : j + side] for i in range(3) for j in range(3)]).mean(axis=0)
         turning = jnp.clip(2.0 * rest @ mask @ rest.T, 0.0, 1.0)
         return smooth, jnp.where(covered, 1.0, turning), vertices[model.landmarks].mean(axis=0)
 
@@ -172,9 +173,9 @@ def make_profiling(
         def one(motion: Motion):
             turn = parameters.rotation_of_angles(motion.pitch, motion.yaw, jnp.zeros(()))
             plane = _similarity(motion, size)
-            turned = (corners - pivot) @ turn.T + pivot
+            turned = (corners - pivot[None]) @ turn.T + pivot[None]
             moved = share * turned + (1.0 - share) * corners
-            flat = moved[:, :2] @ plane[:, :2].T + plane[:, 2]
+            flat = moved[:, :2] @ plane[:, :2].T + plane[None, :, 2]
             pixels = parameters.crop_pixels(jnp.concatenate([flat, moved[:, 2:]], axis=1), size)
             seen = render.rasterize(pixels, jnp.asarray(faces), shape=(size, size), patches=window)
             where = render.interpolate(seen, jnp.asarray(faces), uv)

@@ -17,9 +17,10 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from jaxlm import geometry
-from jaxlm.data import readers
+from jaxlm.data import array_readers, readers
 from jaxlm.data.readers import BadSample, Sample
 from jaxlm.data.schemes import FACES68_OF_FACES98, Scheme, get_scheme
+from jaxlm.data.yaw import YAW_BINS
 
 
 @contextlib.contextmanager
@@ -273,18 +274,23 @@ class ThreeHundredW(FaceBuilder):
 
 
 class OwnData(FaceBuilder):
-    """The user's own faces, split "train": a CSV file, a COCO-keypoints JSON file, or a folder of points.
+    """The user's own faces, split "train": a CSV file, a COCO-keypoints JSON file, an `.npz`, or a folder of points.
 
     A folder that holds one `landmarks.csv` or one `.json` file is read by that file; any other by its `.pts` or `.txt`
-    files, see `jaxlm.data.readers.read_points_folder`.
+    files, see `jaxlm.data.readers.read_points_folder`. Where a CSV file has a column `yaw`, the subsets are its bins.
     """
+
+    SUBSETS = YAW_BINS
 
     def _source(self) -> Path:
         if self.root.is_dir():
-            files = [*self.root.glob("landmarks.csv"), *self.root.glob("*.json")]
+            files = [*self.root.glob("landmarks.csv"), *self.root.glob("*.json")]  # an .npz is named itself
             if len(files) == 1:
                 return files[0]
         return self.root
+
+    def fingerprint(self):
+        return [*super().fingerprint(), inspect.getsource(array_readers)]
 
     def annotation_files(self):
         source = self._source()
@@ -306,4 +312,6 @@ class OwnData(FaceBuilder):
             return {"train": readers.read_csv(source, count)}
         if source.suffix == ".json":
             return {"train": readers.read_coco(source, count)}
+        if source.suffix == ".npz":
+            return {"train": array_readers.read_npz(source, count)}
         return {"train": readers.read_points_folder(source, count)}

@@ -5,14 +5,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from jaxlm.data import params_readers
+from jaxlm.data.array_readers import read_npy
 from jaxlm.data.builders import FaceBuilder
 from jaxlm.data.readers import BadSample, Sample
+from jaxlm.data.yaw import YAW_BINS
 
 
 class ParamsBuilder(FaceBuilder):
     """Base of the builders here. Their SUBSETS are bins of the yaw, whose mean the papers print."""
 
-    SUBSETS = params_readers.YAW_BINS
+    SUBSETS = YAW_BINS
     SCHEME = "faces68"
 
     def fingerprint(self):
@@ -49,6 +51,8 @@ class Aflw2000(ParamsBuilder):
 
     def __init__(self, root, cache, *, scheme: str, labels: str = "", **options):
         self.labels = Path(labels).expanduser() if labels else None
+        if not (Path(root).expanduser() / "dataset_info.json").exists():
+            self.MODES = params_readers.BFM_MODES  # which the catalogue leaves out
         super().__init__(root, cache, scheme=scheme, **options)
 
     def fingerprint(self):
@@ -64,7 +68,7 @@ class Aflw2000(ParamsBuilder):
             if self.labels is not None:
                 raise ValueError("The TFDS catalogue keeps no file names: other labels need AFLW2000-3D as published.")
             return {"test": params_readers.read_catalogue(self.root)}
-        labels = None if self.labels is None else params_readers.read_npy(self.labels)
+        labels = None if self.labels is None else read_npy(self.labels)
         return {"test": params_readers.read_3ddfa_folder(self.root, labels)}
 
 

@@ -90,7 +90,7 @@ def labels_of(config: Config, builder: FaceBuilder, records: Sequence[dict[str, 
             found = {name: file[name] for name in _ARRAYS}
     else:
         found = _fit(records, sparse, settings.contour, f"{type(builder).__name__} {split}")
-        write_bytes_atomically(path, lambda file: np.savez(file, **found))
+        write_bytes_atomically(path, lambda file: np.savez(file, allow_pickle=False, **found))
     bad = ~(found["residual"] <= settings.max_residual)  # NaN is bad, too
     if bad.any():
         listing = path.with_suffix(".bad.txt")
@@ -100,7 +100,7 @@ def labels_of(config: Config, builder: FaceBuilder, records: Sequence[dict[str, 
             f"{type(builder).__name__} {split}: {bad.sum()} of {len(bad)} faces fit worse than "
             f"{100 * settings.max_residual:g} % and are left out, listed in {listing}"
         )
-    return Labels(*(found[name] for name in _ARRAYS), np.flatnonzero(~bad))
+    return Labels(**found, usable=np.flatnonzero(~bad))
 
 
 def _given(builder: FaceBuilder, records: Sequence[dict[str, Any]], model: MorphableModel) -> Labels:
@@ -128,7 +128,7 @@ def _fit(records: Sequence[dict[str, Any]], model: MorphableModel, contour: str,
     given = landmarks[enough].astype(np.float64), mask[enough], visibility[enough]
     print(f"{name}: fitting {len(mask)} faces, once")
     fits = [
-        fitting.fit_landmarks(*shapes, model, contour=contour, show_progress=True)
+        fitting.fit_landmarks(*shapes, model=model, contour=contour, show_progress=True)
         for shapes in (given, fitting.mirrored(*given))
     ]
     columns = (fits[0].params, fits[1].params, fits[0].residual, fits[0].residual_all)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,17 +10,13 @@ import tensorflow_datasets as tfds
 
 from jaxlm import parameters
 from jaxlm.data import head
+from jaxlm.data.array_readers import read_npy
 from jaxlm.data.mat_readers import read_mat
 from jaxlm.data.readers import BadSample, Sample, decode_image
 from jaxlm.data.schemes import FACES68_OF_FACES98
+from jaxlm.data.yaw import yaw_bin
 
 BFM_MODES = (199, 29)  # of identity and expression in the files
-YAW_BINS = ("yaw_0_30", "yaw_30_60", "yaw_60_90")
-
-
-def yaw_bin(degrees: float) -> str:
-    """The bin of a yaw angle: up to 30, up to 60, or more."""
-    return YAW_BINS[int(np.searchsorted([30.0, 60.0], abs(degrees)))]
 
 
 def params_of_pose(pose: np.ndarray, shape: np.ndarray, expression: np.ndarray, height: int) -> np.ndarray:
@@ -81,7 +78,7 @@ def _read_3ddfa(path: Path, folder: Path, label: np.ndarray | None) -> Sample:
         picture,
         label[:2].T.astype(np.float64) - 1.0,
         str(path),
-        subsets=(yaw_bin(np.rad2deg(pose[1])),),
+        subsets=(yaw_bin(float(np.rad2deg(pose[1]))),),
         key=picture.relative_to(folder).with_suffix("").as_posix(),
         params=params_of_pose(pose, shape, motion, len(image)),
     )
@@ -99,8 +96,9 @@ def read_catalogue(folder: Path) -> Iterator[Sample]:
     Raises:
         BadSample: if it was prepared for TensorFlow alone, or is another data set.
     """
-    builder = tfds.builder_from_directory(folder)
-    fields = set(builder.info.features or {})
+    builder: Any = tfds.builder_from_directory(folder)
+    features: Any = builder.info.features
+    fields = set(features or {})
     if "pose_params" not in fields and "landmarks_68_3d_z" not in fields:
         raise BadSample(f"{folder} is neither the300w_lp nor aflw2k3d of the TFDS catalogue.")
     try:
@@ -122,7 +120,7 @@ def read_catalogue(folder: Path) -> Iterator[Sample]:
             points, params = record["landmarks_68_3d_xy_normalized"] * 450.0, None
             solid = np.concatenate([points * [1.0, -1.0], record["landmarks_68_3d_z"]], axis=1)
             angles = parameters.angles_of_rotation(_rotation_between(_head_landmarks(), solid))
-        yaw = (yaw_bin(angles[1]),)
+        yaw = (yaw_bin(float(angles[1])),)
         yield Sample(image, points.astype(np.float64) - 1.0, where, subsets=yaw, key=f"{number:06d}", params=params)
 
 
@@ -162,18 +160,6 @@ def read_aflw_crops(root: Path) -> list[Sample | BadSample]:
         landmarks = np.where((points[number] > 0).all(axis=0), points[number], np.nan).T
         x, y, right, lower = boxes[number]
         landmarks = (landmarks - [x, y]) * 120.0 / [right - x, lower - y]
-        where, yaw = f"{listing}, line {number + 1}", (yaw_bin(yaws[number]),)
+        where, yaw = f"{listing}, line {number + 1}", (yaw_bin(float(yaws[number])),)
         samples.append(Sample(root / "AFLW_GT_crop" / name, landmarks, where, subsets=yaw, key=name))
     return samples
-
-
-def read_npy(path: Path) -> np.ndarray:
-    """Numbers of a `.npy` file.
-
-    Raises:
-        BadSample: if it cannot be read, or holds something else.
-    """
-    try:
-        return np.asarray(np.load(path, allow_pickle=False), np.float64)
-    except (OSError, ValueError) as error:
-        raise BadSample(f"{path} cannot be read as an array of numbers ({str(error).splitlines()[0]}).") from None

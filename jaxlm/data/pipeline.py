@@ -25,7 +25,7 @@ from jaxlm.data.params_labels import LabelledRecords, labels_of
 from jaxlm.data.rendered import RenderedFaces
 from jaxlm.data.rendered_videos import RenderedVideos
 from jaxlm.data.schemes import Scheme, get_scheme
-from jaxlm.data.video_builders import ThreeHundredVW, VideoBuilder, WflwV
+from jaxlm.data.video_builders import Menpo3D, ThreeHundredVW, VideoBuilder, WflwV
 from jaxlm.face_models import model_of
 
 BUILDERS: dict[str, type[FaceBuilder]] = {
@@ -41,6 +41,7 @@ BUILDERS: dict[str, type[FaceBuilder]] = {
     "rendered": RenderedFaces,
     "wflwv": WflwV,
     "300vw": ThreeHundredVW,
+    "menpo3d": Menpo3D,
     "rendered_videos": RenderedVideos,
 }
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from jaxlm.data.yaw import yaw_bin
+
 
 @dataclasses.dataclass
 class Sample:
@@ -39,8 +41,8 @@ class BadSample(ValueError):
     """An annotation or picture that cannot be used; the message names it and the remedy."""
 
 
-def read_pts(path: Path, num_landmarks: int) -> np.ndarray:
-    """Landmarks (K, 2) of a 300-W `.pts` file, turned from 1-based to 0-based pixels.
+def read_pts(path: Path, num_landmarks: int, columns: int = 2) -> np.ndarray:
+    """Landmarks (K, columns) of a 300-W `.pts` file, turned from 1-based to 0-based pixels.
 
     Raises:
         BadSample: for a file that is not of this form, a wrong number of points, or a coordinate that is no number.
@@ -56,8 +58,8 @@ def read_pts(path: Path, num_landmarks: int) -> np.ndarray:
         points = np.array([[float(x) for x in row] for row in rows])
     except ValueError as error:
         raise BadSample(f"{path} has a coordinate that is not a number ({error}).") from None
-    if points.shape != (num_landmarks, 2) or not np.isfinite(points).all():
-        raise BadSample(f"{path} must have two finite numbers x y on each of its {num_landmarks} lines.")
+    if points.shape != (num_landmarks, columns) or not np.isfinite(points).all():
+        raise BadSample(f"{path} must have {columns} finite numbers on each of its {num_landmarks} lines.")
     return points - 1.0
 
 
@@ -125,9 +127,9 @@ def _box_beside(path: Path) -> np.ndarray | None:
 def read_csv(path: Path, num_landmarks: int) -> Iterator[Sample | BadSample]:
     """Samples of a CSV file with a header: `image`, `x0`, `y0` … `x{K-1}`, `y{K-1}`.
 
-    Optional columns: `visibility0` … (0 visible, otherwise occluded, as MERL-RAV counts), and the face box as
-    `left`, `top`, `right`, `bottom`. Others are ignored. Coordinates are 0-based pixels; an empty or `nan`
-    cell is a missing landmark. Pictures are looked for beside the file and in a folder `images` beside it.
+    Optional columns: `visibility0` … (0 visible, otherwise occluded, as MERL-RAV counts), the face box as
+    `left`, `top`, `right`, `bottom`, and `yaw` in degrees. Others are ignored. Coordinates are 0-based pixels; an empty
+    or `nan` cell is a missing landmark. Pictures are looked for beside the file and in a folder `images` beside it.
     """
     coordinates = [f"{axis}{i}" for i in range(num_landmarks) for axis in "xy"]
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
@@ -189,7 +191,8 @@ def _csv_sample(path: Path, row: list[str], columns: dict[str, int], num_landmar
     image = path.parent / name
     if not image.exists() and (path.parent / "images" / name).exists():
         image = path.parent / "images" / name
-    return Sample(image, points, where, bbox, visibility, key=name)
+    subsets = (yaw_bin(number("yaw", False)),) if "yaw" in columns else ()
+    return Sample(image, points, where, bbox, visibility, subsets, name)
 
 
 def read_coco(path: Path, num_landmarks: int) -> Iterator[Sample | BadSample]:

@@ -186,8 +186,8 @@ def render_faces(scenes: Scene, textures: np.ndarray, size: int, contour: str = 
     model = head.head()
     candidates = jnp.asarray(head.contour_candidates(model), jnp.int32)
     scenes, patches = jax.tree.map(jnp.asarray, scenes), _patches(_LARGEST_SCALE * size)
-    textures = jnp.asarray(textures, jnp.float32)
-    return _render(scenes, textures, model, candidates, size=size, patches=patches, slide=contour == "2d")
+    painted = jnp.asarray(textures, jnp.float32)
+    return _render(scenes, painted, model, candidates, size=size, patches=patches, slide=contour == "2d")
 
 
 def params_of_scene(scene: Scene) -> np.ndarray:

@@ -38,7 +38,7 @@ def build(config: Config) -> System:
     prepare = synthesis.make_synthesis(config, model)
     costs = make_costs(config, model)
     optimizer = make_optimizer(config.optim, make_schedule(config.optim, optimizer_steps(config)))
-    to_scheme = landmark_sets.from_68(config.scheme)
+    to_scheme = jnp.asarray(landmark_sets.from_68(config.scheme))
 
     def init(rng: Array) -> TrainState:
         variables = network.init(rng, jnp.zeros((1, config.image_size, config.image_size, 3)), False)
@@ -98,7 +98,7 @@ def build(config: Config) -> System:
         pred, _ = network.apply(variables, images.astype(jnp.float32), False)
         points = points_of(pred, variables["batch_stats"])
         whole = parameters.undo_z_score(pred, scored(variables["batch_stats"], model))
-        return Prediction(to_scheme @ points, jnp.ones((len(pred), len(to_scheme))), {"params": whole})
+        return Prediction(to_scheme[None] @ points, jnp.ones((len(pred), len(to_scheme))), {"params": whole})
 
     if config.loss.name == "meta_joint":
         steps = lookahead.make_steps(loss_of, costs, optimizer, prepare, config)
