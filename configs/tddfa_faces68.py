@@ -141,7 +141,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     if variant == "smoke":
         config.train.update(dict(num_steps=12, batch_size=2, log_every=3, checkpoint_every=6))
-        config.meta.update(dict(k=2, stream=False))
+        config.meta.update(dict(k=2, stream=False, branches="vmap"))
         config.synthesis.frames = 2
         config.model.backbone = "mobilenet_0.25"
         config.eval.limit = 8

@@ -148,7 +148,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     if variant == "smoke":
         config.train.update(dict(num_steps=12, batch_size=2, log_every=3, checkpoint_every=6))
-        config.meta.update(dict(k=2, stream=False))
+        config.meta.update(dict(k=2, stream=False, branches="vmap"))
         config.synthesis.frames = 2
         config.eval.limit = 8
         config.data.sources.rendered.update(dict(num_train=48, num_test=16))

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import cv2
 import jax.numpy as jnp
 import numpy as np
@@ -140,7 +142,7 @@ def test_the_catalogue_of_tfds(tmp_path):
 
     catalogue = The300wLp(data_dir=tmp_path / "tfds", file_format="array_record")
     catalogue.download_and_prepare(download_config=tfds.download.DownloadConfig(register_checksums=False))
-    read = list(params_readers.read_catalogue(catalogue.data_path))
+    read = list(params_readers.read_catalogue(Path(str(catalogue.data_path))))
     assert len(read) == 4
     truth = {round(float(points.mean()), 3): fields for points, fields in faces}
     for sample in read:
