@@ -58,7 +58,8 @@ def test_texture_does_not_depend_on_the_pose():
         around = texture[int(v * 64) - 2 : int(v * 64) + 3, int(u * 64) - 2 : int(u * 64) + 3]
         around = around[around[..., 2] > 0.25]  # what is turned away is black
         assert len(around) > 12
-        np.testing.assert_allclose(np.median(around[:, :2], axis=0), [u, v], atol=0.05)
+        # Gaps between the painted vertices darken all channels alike.
+        np.testing.assert_allclose(np.median(around[:, :2] / (2 * around[:, 2:]), axis=0), [u, v], atol=0.04)
 
 
 def test_obj_and_ply_hold_the_mesh(tmp_path):
