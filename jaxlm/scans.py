@@ -106,11 +106,13 @@ def photograph(scan: Scan, pitch: float, yaw: float, size: int = 256) -> tuple[n
 def align(points: np.ndarray, target: np.ndarray, steps: int = 40) -> np.ndarray:
     """Points (N, 3) after the similarity that lays them onto a surface's points (M, 3): iterative closest points.
 
-    Each step matches every point with its nearest neighbour and fits rotation, scale and shift (Umeyama, TPAMI 1991);
+    Both are in one picture's frame, so only the depth is unknown at first: it is the surface's front behind them. Each
+    step matches every point with its nearest neighbour and fits rotation, scale and shift (Umeyama, TPAMI 1991);
     the tenth that is farthest away does not take part.
     """
     tree = cKDTree(target)
-    moved = points + (np.median(target, axis=0) - np.median(points, axis=0)) * [0.0, 0.0, 1.0]
+    _, around = cKDTree(target[:, :2]).query(points[:, :2], k=min(24, len(target)))
+    moved = points + [0.0, 0.0, np.median(target[around, 2].max(axis=1) - points[:, 2])]
     for _ in range(steps):
         distance, nearest = tree.query(moved)
         kept = distance <= np.quantile(distance, 0.9)
