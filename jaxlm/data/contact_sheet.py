@@ -1,25 +1,32 @@
 """What training sees: python -m jaxlm.data.contact_sheet --config=configs/quickstart.py --out=sheet.png
 
 A row for the plain crop, one for each augmentation of the config alone, and one for all of them together; the landmarks
-move with the picture.
+move with the picture. With --videos, rows of the short videos that are made of stills (configs/tddfa_*.py).
 """
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
+import cv2
+import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from jaxlm import visualize
+from jaxlm import parameters, visualize
 from jaxlm.app import one_sentence, quiet_logs
 from jaxlm.config import Config
 from jaxlm.data.augment import Augmentation
-from jaxlm.data.pipeline import CropTransform, FaceSource, make_augmentation, open_source
+from jaxlm.data.pipeline import CropTransform, FaceSource, make_augmentation, open_source, train_batches
+from jaxlm.data.schemes import get_scheme
+from jaxlm.face_models import model_of
+from jaxlm.synthesis import make_synthesis
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment whose sources and augmentation are shown.")
 OUT = flags.DEFINE_string("out", "sheet.png", "Picture to write.")
+VIDEOS = flags.DEFINE_bool("videos", False, "Show short videos made of stills, of so many frames as there are columns.")
 COLUMNS = flags.DEFINE_integer("columns", 8, "Faces in a row.")
 
 
@@ -55,11 +62,39 @@ def contact_sheet(sources: list[FaceSource], config: Config, columns: int, tile:
     return visualize.sheet(tiles, columns)
 
 
+def video_sheet(config: Config, columns: int, rows: int = 6, tile: int = 160) -> np.ndarray:
+    """Sheet (H, W, 3) of short videos, `columns` frames each, with landmarks in every other row and the yaw and pitch.
+
+    Raises:
+        ValueError: for a config that makes none.
+    """
+    if "synthesis" not in config or config.synthesis.mode == "none":
+        raise ValueError("This config makes no videos of stills: synthesis.mode must be video or random.")
+    config = config.copy_and_resolve_references()
+    config.synthesis.frames, config.train.batch_size = columns, columns * rows
+    batch = jax.tree.map(jnp.asarray, next(iter(train_batches(config))))
+    made = jax.jit(make_synthesis(config, model_of(config)))(batch, jax.random.key(config.seed))
+    images = np.asarray(made["image"]).clip(0, 255).astype(np.uint8)
+    angles = parameters.pose(np.asarray(made["params"]))[1]
+    scheme, scale, tiles = get_scheme("faces68"), tile / config.image_size, []
+    for number, image in enumerate(images):
+        if number // columns % 2:
+            picture = visualize.draw_landmarks(image, np.asarray(made["landmarks"][number]), scheme, scale=scale)
+        else:
+            picture = cv2.resize(image, (tile, tile), interpolation=cv2.INTER_CUBIC)
+        tiles.append(visualize.caption(picture, f"yaw {angles[number, 1]:.0f}, pitch {angles[number, 0]:.0f}"))
+    return visualize.sheet(tiles, columns)
+
+
 def main(argv):
     del argv
     quiet_logs()
     with one_sentence():
         config = CONFIG.value
+        if VIDEOS.value:
+            visualize.write_image(Path(OUT.value), video_sheet(config, COLUMNS.value))
+            print(f"written: {OUT.value}")
+            return
         sources = [open_source(config, name, config.data.sources[name].train_split) for name in config.data.sources]
         visualize.write_image(Path(OUT.value), contact_sheet(sources, config, COLUMNS.value))
         print(f"written: {OUT.value}")
