@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from absl import app, flags
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from jaxlm import dense, geometry, metrics, scans
 from jaxlm.app import one_sentence, quiet_logs, with_source
@@ -134,7 +134,7 @@ def scan_error(vertices: np.ndarray, model: MorphableModel, surface: np.ndarray)
     """Mean distance of a reconstruction's vertices (V, 3) to a surface (M, 3), over its outer eye corners' distance,
     after both are laid upon each other."""
     moved = scans.align(vertices, surface)
-    distance, _ = cKDTree(surface).query(moved)
+    distance, _ = KDTree(surface).query(moved)
     left, right = moved[np.asarray(model.landmarks)[[36, 45]]]
     return float(distance.mean() / np.linalg.norm(left - right))
 

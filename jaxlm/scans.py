@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 import jax.numpy as jnp
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from jaxlm import parameters, render
 from jaxlm.data.readers import BadSample
@@ -110,8 +110,8 @@ def align(points: np.ndarray, target: np.ndarray, steps: int = 40) -> np.ndarray
     step matches every point with its nearest neighbour and fits rotation, scale and shift (Umeyama, TPAMI 1991);
     the tenth that is farthest away does not take part.
     """
-    tree = cKDTree(target)
-    _, around = cKDTree(target[:, :2]).query(points[:, :2], k=min(24, len(target)))
+    tree = KDTree(target)
+    _, around = KDTree(target[:, :2]).query(points[:, :2], k=min(24, len(target)))
     moved = points + [0.0, 0.0, np.median(target[around, 2].max(axis=1) - points[:, 2])]
     for _ in range(steps):
         distance, nearest = tree.query(moved)

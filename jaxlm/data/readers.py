@@ -59,7 +59,8 @@ def read_pts(path: Path, num_landmarks: int, columns: int = 2) -> np.ndarray:
     except ValueError as error:
         raise BadSample(f"{path} has a coordinate that is not a number ({error}).") from None
     if points.shape != (num_landmarks, columns) or not np.isfinite(points).all():
-        raise BadSample(f"{path} must have {columns} finite numbers on each of its {num_landmarks} lines.")
+        words = "two finite numbers x y" if columns == 2 else f"{columns} finite numbers"
+        raise BadSample(f"{path} must have {words} on each of its {num_landmarks} lines.")
     return points - 1.0
 
 
