@@ -111,10 +111,10 @@ def align(points: np.ndarray, target: np.ndarray, steps: int = 40) -> np.ndarray
     the tenth that is farthest away does not take part.
     """
     tree = KDTree(target)
-    _, around = KDTree(target[:, :2]).query(points[:, :2], k=min(24, len(target)))
+    around = np.asarray(KDTree(target[:, :2]).query(points[:, :2], k=min(24, len(target)))[1])
     moved = points + [0.0, 0.0, np.median(target[around, 2].max(axis=1) - points[:, 2])]
     for _ in range(steps):
-        distance, nearest = tree.query(moved)
+        distance, nearest = map(np.asarray, tree.query(moved))
         kept = distance <= np.quantile(distance, 0.9)
         source, goal = moved[kept], target[nearest[kept]]
         a, b = source - source.mean(axis=0), goal - goal.mean(axis=0)
