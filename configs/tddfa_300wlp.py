@@ -22,7 +22,7 @@ from jaxlm.paper_tables import TDDFA, apply_variant
 def get_config(variant: str = "") -> ConfigDict:
     config: Any = ConfigDict()
     config.system = "tddfa"
-    config.scheme = "faces68"  # or aflw21, aflw19: means of the 68
+    config.scheme = "faces68"  # of what is trained on; evaluated by aflw21 and aflw19 as well, means of the 68
     config.seed = 0
     config.image_size = 120
     # The face model, under data.root: see jaxlm/face_models.py. Without statistics they are the training set's.
@@ -47,8 +47,8 @@ def get_config(variant: str = "") -> ConfigDict:
             squared_weights=True,  # Eq. (6); the first 3DDFA's code does not square them
         )
     )
-    # k look-ahead steps; whether one batch at a time is in the device's memory, or a round's k + 1; vmap (branches at
-    # branches at once), map (one after the other) or devices (each on its own half of them).
+    # k look-ahead steps; whether a batch at a time is in the device's memory, or a round's k + 1; the branches all at
+    # once (vmap), one after the other (map), or each on its own half of the devices (devices).
     config.meta = ConfigDict(dict(k=100, stream=True, branches="vmap"))
     # Short videos made of every still; train.batch_size counts their frames. Steps between frames, ± uniform.
     config.synthesis = ConfigDict(
@@ -79,6 +79,14 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.data.sources["aflw2000"] = ConfigDict(
         dict(builder="aflw2000", root="AFLW2000", train_split="test", weight=0.0, labels="", on_bad="error")
+    )
+
+    # Further test sets: eval.py --data=aflw_crops --config.scheme=aflw21, and --data=menpo3d.
+    config.data.sources["aflw_crops"] = ConfigDict(
+        dict(builder="aflw_crops", root="AFLW_3ddfa", train_split="test", weight=0.0, on_bad="error")
+    )
+    config.data.sources["menpo3d"] = ConfigDict(
+        dict(builder="menpo3d", root="Menpo3D", train_split="test", weight=0.0, indices="", on_bad="error")
     )
 
     config.augment = ConfigDict(

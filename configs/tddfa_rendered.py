@@ -47,8 +47,8 @@ def get_config(variant: str = "") -> ConfigDict:
             squared_weights=True,  # Eq. (6); the first 3DDFA's code does not square them
         )
     )
-    # k look-ahead steps; whether one batch at a time is in the device's memory, or a round's k + 1; vmap (branches at
-    # branches at once), map (one after the other) or devices (each on its own half of them).
+    # k look-ahead steps; whether a batch at a time is in the device's memory, or a round's k + 1; the branches all at
+    # once (vmap), one after the other (map), or each on its own half of the devices (devices).
     config.meta = ConfigDict(dict(k=10, stream=True, branches="map"))
     # Short videos made of every still; train.batch_size counts their frames. Steps between frames, ± uniform.
     config.synthesis = ConfigDict(

@@ -238,6 +238,10 @@ def with_source(config: Config, builder: str, root: str) -> Config:
     config = config.copy_and_resolve_references()
     with config.unlocked():
         files = str(Path(root).expanduser().resolve())
+        known = config.data.sources.get(builder, ConfigDict())
+        # Options of that data set, such as other labels, but none of which part of it is trained on.
+        options = known.to_dict() if known.get("builder") == builder else {}
+        options = {key: value for key, value in options.items() if key not in ("heldout", "group")}
         defaults = dict(builder=builder, root=files, train_split="train", weight=0.0)
-        config.data.sources[builder] = ConfigDict(defaults)
+        config.data.sources[builder] = ConfigDict({**options, **defaults})
     return config

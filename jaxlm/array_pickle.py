@@ -20,6 +20,10 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): np.dtype,
     ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # pyright: ignore
     ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # pyright: ignore
+    ("numpy.core.multiarray", "scalar"): np._core.multiarray.scalar,  # pyright: ignore
+    ("numpy._core.multiarray", "scalar"): np._core.multiarray.scalar,  # pyright: ignore
+    ("numpy.core.numeric", "_frombuffer"): np._core.numeric._frombuffer,  # pyright: ignore
+    ("numpy._core.numeric", "_frombuffer"): np._core.numeric._frombuffer,  # pyright: ignore
     ("_codecs", "encode"): _latin1,
 }
 
@@ -50,7 +54,7 @@ def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
         content = {"": content}
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of arrays.")
-    arrays = {str(key): np.asarray(value) for key, value in content.items()}
+    arrays = {str(key): np.asarray(value) for key, value in content.items() if value is not None}
     if any(array.dtype.kind not in "biuf" for array in arrays.values()):
         raise ValueError(f"{path} holds arrays of something else than numbers.")
     return arrays

@@ -121,6 +121,8 @@ def check_workdir(workdir: Path, config: Config) -> None:
     fields = ["seed", "image_size", "train.batch_size", "data.sources"]
     if "phases" in config:
         fields += ["phases", "train.num_steps"]  # they say where each training step begins and ends
+    if "morphable" in config:
+        fields += ["loss", "meta", "synthesis", "train.num_steps"]
     for field in fields:
         ours, theirs = (_plain(functools.reduce(getattr, field.split("."), c)) for c in (config, saved))
         if json.loads(json.dumps(ours)) != json.loads(json.dumps(theirs)):
@@ -162,7 +164,14 @@ def _with_tuples(value: Any) -> Any:
 
 def check_same_model(saved: Config, config: Config, workdir: Path) -> None:
     """Raises a ValueError that names the first field in which two configs are not the same model."""
-    for key in IDENTITY:
+    # What a morphable model says of landmarks holds for every scheme that is made of its own.
+    keys = [key for key in IDENTITY if key != "scheme" or "morphable" not in saved]
+    if "morphable" in saved and _face_model(saved) != _face_model(config):
+        raise ValueError(
+            f"{workdir} was trained with another face model: {_face_model(saved)}, not {_face_model(config)} "
+            "(kind, identity and expression modes); choose another workdir or the same config."
+        )
+    for key in keys:
         ours, theirs = json.loads(json.dumps(_plain(config[key]))), _plain(saved.get(key))
         if ours != theirs:
             fields = [key]
@@ -173,6 +182,13 @@ def check_same_model(saved: Config, config: Config, workdir: Path) -> None:
                 f"{workdir} was trained with another model: {', '.join(fields)} differ from its config.json; "
                 "choose another workdir or the same config."
             )
+
+
+def _face_model(config: Config) -> tuple[str, int, int]:
+    """What must agree; its file may have moved."""
+    settings = config.morphable
+    kind = "head" if settings.path == "head" else "file"
+    return kind, settings.identity, settings.expression
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -70,8 +70,10 @@ class FaceRenderer:
     def colors(self, image: np.ndarray, params: np.ndarray) -> np.ndarray:
         """(V, 3) uint8, the picture's colour at every vertex; black outside the picture."""
         points = np.asarray(parameters.picture_pixels(vertices_of(params, self.model)), np.float32)[:, :2]
-        found = cv2.remap(image, points[:, None, 0].copy(), points[:, None, 1].copy(), cv2.INTER_LINEAR)
-        return found.reshape(-1, 3)
+        # OpenCV's maps have less than 32,768 rows.
+        rows = np.pad(points, ((0, -len(points) % 256), (0, 0))).reshape(-1, 256, 2)
+        found = cv2.remap(image, rows[..., 0].copy(), rows[..., 1].copy(), cv2.INTER_LINEAR)
+        return found.reshape(-1, 3)[: len(points)]
 
     def _canvas(self, params: np.ndarray) -> np.ndarray:
         points = parameters.picture_pixels(vertices_of(params, self.model))[np.asarray(self.model.landmarks), :2]

@@ -7,7 +7,8 @@ AFLW2000-3D: the mean distance of all vertices, depth included, of the labels' 3
 the face model's file has), over √(w·h) of their landmarks' box, as PRNet's protocol has it; where a face lies in depth
 is not known, so the mean depths are made equal. Scans: a folder of `.obj` files, each photographed from 21 sides (VRN's
 poses); the reconstruction is laid onto the scan by iterative closest points with a similarity, and the mean distance of
-its vertices to the scan is divided by that of its outer eye corners. Written: `dense.json` in the workdir.
+its vertices to the scan is divided by that of the scan's outer eye corners, which the frontal picture's reconstruction
+points at. Written: `dense.json` in the workdir.
 """
 
 import dataclasses
@@ -96,12 +97,12 @@ def _whole_model(reconstructor: Reconstructor) -> MorphableModel:
     path = settings.path if settings.path == "head" else str(Path(reconstructor.config.data.root) / settings.path)
     if path == "head":
         raise ValueError("AFLW2000-3D's parameters are of the Basel Face Model, not of the built-in head.")
-    for identity, expression in (BFM_MODES, (settings.identity, settings.expression)):
-        try:
-            return load_face_model(path, identity=identity, expression=expression)
-        except ValueError:
-            continue
-    raise ValueError(f"{path} has fewer coefficients than morphable.identity and morphable.expression ask for.")
+    try:
+        return load_face_model(path, identity=BFM_MODES[0], expression=BFM_MODES[1])
+    except ValueError as error:
+        if "were asked for" not in str(error):
+            raise
+    return load_face_model(path, identity=settings.identity, expression=settings.expression)
 
 
 def evaluate_scans(reconstructor: Reconstructor, folder: Path) -> DenseResult:
@@ -115,28 +116,33 @@ def evaluate_scans(reconstructor: Reconstructor, folder: Path) -> DenseResult:
         raise ValueError(f"{folder} holds no .obj file.")
     errors, yaws = [], []
     for path in progress(paths, desc="scans", unit="scan"):
-        scan = scans.read_scan(path)
+        scan, distances, length = scans.read_scan(path), [], np.nan
         for pitch in scans.PITCHES:
             for yaw in scans.YAWS:
                 image, surface = scans.photograph(scan, pitch, yaw)
-                low, high = (np.array([0.15, 0.15]), np.array([0.85, 0.85]))
-                box = np.concatenate([low, high]) * image.shape[0]
+                box = np.array([0.15, 0.15, 0.85, 0.85]) * image.shape[0]
                 (params,) = reconstructor.faces(image, box[None])
-                errors.append(scan_error(dense.vertices_of(params, reconstructor.model), reconstructor.model, surface))
+                distance, eyes = scan_error(
+                    dense.vertices_of(params, reconstructor.model), reconstructor.model, surface
+                )
+                distances.append(distance)
                 yaws.append(abs(yaw))
+                if (pitch, yaw) == (scans.PITCHES[0], scans.YAWS[len(scans.YAWS) // 2]):
+                    length = eyes
+        errors += [distance / length for distance in distances]
     bins = np.digitize(yaws, [30.0, 60.0])
     return DenseResult(
         np.array(errors), {name: bins == i for i, name in enumerate(YAW_BINS)}, len(reconstructor.model.mean)
     )
 
 
-def scan_error(vertices: np.ndarray, model: MorphableModel, surface: np.ndarray) -> float:
-    """Mean distance of a reconstruction's vertices (V, 3) to a surface (M, 3), over its outer eye corners' distance,
-    after both are laid upon each other."""
-    moved = scans.align(vertices, surface)
-    distance, _ = KDTree(surface).query(moved)
-    left, right = moved[np.asarray(model.landmarks)[[36, 45]]]
-    return float(distance.mean() / np.linalg.norm(left - right))
+def scan_error(vertices: np.ndarray, model: MorphableModel, surface: np.ndarray) -> tuple[float, float]:
+    """Mean distance of a reconstruction's vertices (V, 3) to a surface (M, 3) after both are laid upon each other, and
+    the distance between the surface's points that lie nearest to its outer eye corners."""
+    moved, tree = scans.align(vertices, surface), KDTree(surface)
+    distance, nearest = map(np.asarray, tree.query(moved))
+    left, right = surface[nearest[np.asarray(model.landmarks)[[36, 45]]]]
+    return float(distance.mean()), float(np.linalg.norm(left - right))
 
 
 def main(argv):

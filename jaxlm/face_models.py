@@ -62,8 +62,14 @@ def load_face_model(path: str, *, identity: int = 40, expression: int = 10, stat
             raise ValueError(
                 f"{file} does not exist: set morphable.path to a morphable model, or to 'head' for the built-in one."
             )
-        model = readers[file.suffix](file)
-    model = with_modes(model, identity, expression)
+        try:
+            model = readers[file.suffix](file)
+        except ValueError as error:
+            raise error if str(file.parent) in str(error) else ValueError(f"{file}: {error}") from None
+    try:
+        model = with_modes(model, identity, expression)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error} Set morphable.identity and morphable.expression.") from None
     return _with_statistics(model, Path(statistics).expanduser()) if statistics else model
 
 
@@ -94,7 +100,10 @@ def _read_npz(path: Path) -> MorphableModel:
     elif len(mean) == 68:
         landmarks = np.arange(68)
     elif indices.is_file():
-        landmarks = np.array(json.loads(indices.read_text()).get("idx_to_landmark_verts", []))
+        try:
+            landmarks = np.array(json.loads(indices.read_text())["idx_to_landmark_verts"])
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{indices} has no list idx_to_landmark_verts ({error}).") from None
     else:
         raise ValueError(f"{path} has {len(mean)} vertices and no array landmarks that names 68 of them.")
     if triangles is None and len(mean) > 200:
@@ -120,10 +129,14 @@ def _read_3ddfa(path: Path) -> MorphableModel:
         if name not in arrays:
             raise ValueError(f"{path} has no array {name}: it is not 3DDFA's Basel Face Model.")
     beside = path.with_name("tri.pkl")
-    if "tri" not in arrays and not beside.is_file():
+    # tri.pkl was made for the model without a neck, whose own triangles are another one's.
+    triangles = load_arrays(beside).get("") if beside.is_file() else arrays.get("tri")
+    if triangles is None:
         raise ValueError(f"{path} has no triangles, and there is no {beside.name} beside it.")
-    triangles = arrays["tri"] if "tri" in arrays else load_arrays(beside)[""]
     triangles = triangles.T if triangles.shape[0] == 3 else triangles
+    sizes = {name: arrays[name].shape[0] for name in ("w_shp", "w_exp")}
+    if arrays["u"].size % 3 or set(sizes.values()) != {arrays["u"].size}:
+        raise ValueError(f"{path}: u has {arrays['u'].size} coordinates, the bases have {sizes}.")
     mean = arrays["u"].reshape(-1, 3)
     identity, expression = (arrays[name].reshape(len(mean), 3, -1) for name in ("w_shp", "w_exp"))
     landmarks = arrays["keypoints"].ravel()[::3] // 3  # x, y and z of each in the flat array
@@ -153,7 +166,7 @@ def _read_bfm(path: Path) -> MorphableModel:
 
 
 def _check_landmarks(path: Path, landmarks: np.ndarray, count: int) -> None:
-    if landmarks.shape != (68,) or landmarks.min() < 0 or landmarks.max() >= count:
+    if landmarks.shape != (68,) or landmarks.dtype.kind not in "iu" or landmarks.min() < 0 or landmarks.max() >= count:
         raise ValueError(f"{path} must name 68 landmark vertices between 0 and {count - 1}.")
 
 

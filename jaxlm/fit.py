@@ -50,6 +50,8 @@ def run(config: Config, out: Path) -> dict[str, Any]:
             labelled.append(labels)
             sheet = _sheet(config, source, labels)
             visualize.write_image(out / f"{name}.png", sheet)
+    if not labelled:
+        raise ValueError("No source of config.data.sources has a positive weight.")
     whole = Labels(
         *map(np.concatenate, zip(*[labels._replace(mirrored=labels.params) for labels in labelled], strict=True))
     )

@@ -70,6 +70,8 @@ def fit_landmarks(
         raise ValueError(f'contour must be "2d" or "3d", got {contour!r}.')
     if len(model.mean) != 68:
         raise ValueError(f"Landmarks are fitted by a model of 68 vertices, not of {len(model.mean)}.")
+    if not len(landmarks):
+        raise ValueError("There is no face with enough landmarks to fit the model to.")
     few = np.flatnonzero(mask.sum(axis=1) < FEWEST)
     if len(few):
         raise ValueError(f"{len(few)} faces have less than {FEWEST} landmarks, the first is number {few[0]}.")

@@ -42,7 +42,7 @@ class Steps(NamedTuple):
         advance: every branch takes one step.
         select: the best branch on this batch is followed. Its logs have "chosen", the branch's index, and "chosen_vdc",
             its vertex error; those of `advance` are NaN.
-        round: both for k + 1 batches along a leading axis; logs are means.
+        round: both for k + 1 batches along a leading axis; logs are means over those that train.
     """
 
     advance: Callable[..., tuple[TrainState, dict[str, Array]]]
@@ -72,8 +72,6 @@ def make_steps(
     settings = config.meta
     if settings.k < 1 or settings.branches not in BRANCHES:
         raise ValueError(f"meta.k must be at least 1 and meta.branches one of {', '.join(BRANCHES)}.")
-    if settings.branches == "devices" and jax.device_count() % len(costs):
-        raise ValueError(f"meta.branches = devices needs a multiple of {len(costs)} devices.")
     differentiate = jax.value_and_grad(loss_of, has_aux=True)
 
     def cost_of(number: Array):
@@ -88,7 +86,7 @@ def make_steps(
     def test_one(number, params, batch_stats, batch, rng):
         # Norms count this batch's own statistics: the running ones lag behind after a small k.
         loss, (_, logs) = loss_of(params, batch_stats, batch, rng, cost_of(number))
-        return {"loss": loss, "grad_norm": jnp.zeros(()), **logs}
+        return {"loss": loss, **logs}
 
     def all_branches(function, stacked, *shared):
         numbers = jnp.arange(len(costs))
@@ -116,7 +114,8 @@ def make_steps(
         (params, batch_stats, opt_state), logs = all_branches(advance_one, stacked, batch, rng)
         missing = {"chosen": jnp.nan, "chosen_vdc": jnp.nan}
         state = state._replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
-        return state, {**jax.tree.map(_mean_of_finite, logs), **missing}
+        of_each = {f"loss_{number}": loss for number, loss in enumerate(logs["loss"])}
+        return state, {**jax.tree.map(_mean_of_finite, logs), **of_each, **missing}
 
     def select(state: TrainState, batch, rng):
         logs = all_branches(test_one, (state.params, state.batch_stats), batch, rng)
@@ -150,7 +149,6 @@ def make_steps(
         first, last = (jax.tree.map(lambda leaf, part=part: leaf[part], batches) for part in (slice(-1), -1))
         state, logs = jax.lax.scan(numbered(advance), state, first)
         state, tested = numbered(select)(state, last)
-        logs = jax.tree.map(lambda trained, test: jnp.concatenate([trained, test[None]]), logs, tested)
         chosen = {key: tested[key] for key in ("chosen", "chosen_vdc")}
         return state, {**jax.tree.map(jnp.mean, logs), **chosen}
 
@@ -159,7 +157,15 @@ def make_steps(
 
 @functools.cache
 def branch_mesh(count: int) -> jax.sharding.Mesh:
-    """All devices along the axes "branch" and "data"."""
+    """All devices of this process along the axes "branch" and "data".
+
+    Raises:
+        ValueError: if they cannot be shared out, or there are other processes, which read other samples.
+    """
+    if jax.process_count() > 1 or jax.device_count() % count:
+        raise ValueError(
+            f"meta.branches = devices needs one process with a multiple of {count} devices; take vmap or map."
+        )
     kinds = (jax.sharding.AxisType.Auto,) * 2
     return jax.make_mesh((count, jax.device_count() // count), ("branch", "data"), axis_types=kinds)
 

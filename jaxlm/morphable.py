@@ -63,16 +63,28 @@ def make_model(
         identity: basis.
         expression: basis.
         landmarks: vertices.
-        triangles: a triangulation of the mean face seen from the front where it is None, which is meant for a model
-            of landmarks alone.
+        triangles: in either orientation, but all in the same; a triangulation of the mean face seen from the front
+            where it is None, which is meant for a model of landmarks alone.
         uv: the mean face unrolled onto a cylinder where it is None.
         param_mean: 0 where it is None.
         param_std: 1 where it is None.
         millimetres: of a unit.
+
+    Raises:
+        ValueError: for arrays that do not fit each other.
     """
     count = 12 + identity.shape[2] + expression.shape[2]
+    if landmarks.dtype.kind not in "iu" or landmarks.min() < 0 or landmarks.max() >= len(mean):
+        raise ValueError(f"The landmarks must be whole numbers of vertices between 0 and {len(mean) - 1}.")
+    for name, values in (("param_mean", param_mean), ("param_std", param_std)):
+        if values is not None and values.shape != (count,):
+            raise ValueError(f"{name} is {values.shape} where the model has {count} parameters.")
     if triangles is None:
         triangles = _triangulated(mean)
+    elif triangles.ndim != 2 or triangles.shape[1] != 3 or triangles.min() < 0 or triangles.max() >= len(mean):
+        raise ValueError(f"The triangles must be (F, 3) numbers of vertices between 0 and {len(mean) - 1}.")
+    else:
+        triangles = _outwards(mean, triangles, float(mean[landmarks, 2].mean()))
     return MorphableModel(
         mean=jnp.asarray(mean, jnp.float32),
         identity=jnp.asarray(identity, jnp.float32),
@@ -89,9 +101,19 @@ def make_model(
 def _triangulated(mean: np.ndarray) -> np.ndarray:
     """(F, 3) triangles between the vertices as they are seen from the front."""
     triangles = Delaunay(mean[:, :2]).simplices
+    return np.where(_areas(mean, triangles)[:, None] < 0, triangles[:, ::-1], triangles)
+
+
+def _outwards(mean: np.ndarray, triangles: np.ndarray, depth: float) -> np.ndarray:
+    """All triangles turned round if those in front of `depth` are clockwise, as the Basel Face Model's are."""
+    front = mean[triangles, 2].mean(axis=1) > depth
+    return triangles[:, ::-1] if _areas(mean, triangles)[front].sum() < 0 else triangles
+
+
+def _areas(mean: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """(F,) twice the areas seen from the front, positive for counter-clockwise."""
     a, b, c = (mean[triangles[:, i], :2] for i in range(3))
-    clockwise = (b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0] < 0
-    return np.where(clockwise[:, None], triangles[:, ::-1], triangles)
+    return (b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]
 
 
 def _unrolled(mean: np.ndarray, landmarks: np.ndarray) -> np.ndarray:

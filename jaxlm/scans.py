@@ -58,6 +58,7 @@ def read_scan(path: Path) -> Scan:
         raise BadSample(f"{path} has {len(points)} vertices and {len(corners)} faces: it is not a mesh.")
     # A vertex with two texture coordinates becomes two.
     indices = np.array(corners).reshape(-1, 2)
+    indices += np.where(indices < 0, [len(points) + 1, len(coordinates) + 1], 0)  # from the end
     unique, inverse = np.unique(indices, axis=0, return_inverse=True)
     vertices = np.array(points)[unique[:, 0] - 1]
     if coordinates:

@@ -57,7 +57,8 @@ def make_synthesis(config: Config, model: MorphableModel) -> Callable[[dict[str,
     settings, size = config.synthesis, config.image_size
     if settings.mode not in MODES:
         raise ValueError(f"synthesis.mode must be one of {', '.join(MODES)}, got {settings.mode!r}.")
-    if settings.frames < 1 or not 0 <= settings.blur <= 1 or min(settings.noise, settings.scale, settings.yaw) < 0:
+    ranges = ("yaw", "pitch", "roll", "scale", "translation", "noise")
+    if settings.frames < 1 or not 0 <= settings.blur <= 1 or min(settings[name] for name in ranges) < 0:
         raise ValueError("synthesis.frames must be at least 1, blur a probability, the other numbers not negative.")
     if settings.mode == "none" or settings.frames == 1:
         return lambda batch, rng: {**batch, "image": batch["image"].astype(jnp.float32)}
@@ -123,6 +124,7 @@ def sample_motion(key: Array, settings: Config, size: int, yaw: Float[Array, ""]
         steps = velocity[None] * (1.0 + 0.2 * jax.random.uniform(second, (count, 6), minval=-1.0))
         total = jnp.cumsum(largest[None] * steps, axis=0)
         turned = total[:, 0]
+    turned = jnp.clip(turned, jnp.minimum(-90.0 - yaw, 0.0), jnp.maximum(90.0 - yaw, 0.0))  # a profile, and no more
     return Motion(turned, total[:, 1], total[:, 2], jnp.exp(total[:, 3]), total[:, 4:])
 
 

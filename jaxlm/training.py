@@ -78,8 +78,8 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     """
     workdir = Path(workdir).expanduser()
     system = systems.build(config)
-    _check(config, system)
-    mesh = system.mesh or data_mesh()
+    mesh = system.mesh() if system.mesh else data_mesh()
+    _check(config, system, mesh)
     is_main = jax.process_index() == 0
     check_workdir(workdir, config)
     batches, validation = _open_data(config)
@@ -165,18 +165,18 @@ def _open_data(config: Config):
     return batches, validation
 
 
-def _check(config: Config, system: systems.System) -> None:
-    if config.train.batch_size % jax.device_count():
-        raise ValueError(
-            f"train.batch_size = {config.train.batch_size} is not divisible by the {jax.device_count()} devices."
-        )
+def _check(config: Config, system: systems.System, mesh: Mesh) -> None:
+    devices = mesh.shape["data"]
+    if (config.train.batch_size // pipeline.frames_of_a_still(config)) % devices:
+        raise ValueError(f"train.batch_size = {config.train.batch_size} is not divisible by the {devices} devices.")
     if config.train.num_steps < 1 or config.train.checkpoint_every < 1 or config.train.log_every < 1:
         raise ValueError("train.num_steps, train.checkpoint_every and train.log_every must be at least 1.")
-    stride = max(system.batches_per_step, 1)
-    for field in ("num_steps", "checkpoint_every", "log_every"):
-        if config.train[field] % stride:
+    stride, whole = max(system.batches_per_step, 1), system.last_of_round[0] if system.last_of_round else 1
+    whole = max(stride, whole)
+    for field, count in (("num_steps", whole), ("checkpoint_every", whole), ("log_every", stride)):
+        if config.train[field] % count:
             raise ValueError(
-                f"train.{field} = {config.train[field]} is not divisible by the {stride} batches of a step."
+                f"train.{field} = {config.train[field]} must be a multiple of a round's {count} batches (meta.k + 1)."
             )
 
 
@@ -202,7 +202,8 @@ class _Window:
 
     def summary(self) -> dict[str, float]:
         now = time.perf_counter()
-        means = {key: metrics.mean(np.array([v[key] for v in self.values])) for key in self.values[0]}
+        keys = dict.fromkeys(key for values in self.values for key in values)
+        means = {key: metrics.mean(np.array([v[key] for v in self.values if key in v])) for key in keys}
         means["nme"] = 100 * means["nme"]
         steps = len(self.values) - self.counted
         means["samples_per_second"] = self.batch_size * steps / max(now - self.time, 1e-9)
@@ -216,12 +217,13 @@ def _collect(pending, window: _Window, checkpoints: Checkpoints) -> None:
         return
     step, logs = pending
     values = {key: float(value) for key, value in jax.device_get(logs).items()}
-    if not (np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])):
+    grad_norm = values.get("grad_norm", 0.0)  # a test has none
+    if not (np.isfinite(values["loss"]) and np.isfinite(grad_norm)):
         checkpoints.wait()
         good = checkpoints.last_step
         last = f"the last good checkpoint is step {good}" if good else "there is no checkpoint yet"
         raise NonFiniteError(
-            f"Step {step}: the loss is {values['loss']:g} and the gradient's norm {values['grad_norm']:g}; {last}. "
+            f"Step {step}: the loss is {values['loss']:g} and the gradient's norm {grad_norm:g}; {last}. "
             "Lower optim.learning_rate or optim.clip_norm and start again from there."
         )
     window.values.append(values)

@@ -174,7 +174,7 @@ def test_aflw_crops(tmp_path):
     np.save(root / "AFLW_GT_crop_roi_box.npy", np.array([[100.0, 100.0, 300.0, 300.0]] * 3))
     read = records(AflwCrops(root, tmp_path / "cache", scheme="aflw21"), "test")
     np.testing.assert_array_equal(np.flatnonzero(read[0]["mask"] == 0), [4])
-    np.testing.assert_allclose(read[1]["landmarks"][0], (points[1, :, 0] - 100) * 0.6, atol=1e-3)
+    np.testing.assert_allclose(read[1]["landmarks"][0], (points[1, :, 0] - 99.5) * 0.6 - 0.5, atol=1e-3)
     assert [int(np.argmax(record["subsets"])) for record in read] == [0, 1, 2]
     np.save(root / "AFLW_GT_crop_yaws.npy", [0.0])
     with pytest.raises(BadSample, match="points, yaws and boxes have the shapes"):

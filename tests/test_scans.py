@@ -40,6 +40,8 @@ def test_polygons_and_missing_textures(tmp_path):
     (tmp_path / "a.obj").write_text("v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nf 1 2 3 4\n")
     scan = scans.read_scan(tmp_path / "a.obj")
     assert scan.triangles.tolist() == [[0, 1, 2], [0, 2, 3]] and (scan.texture == 170).all()
+    (tmp_path / "a.obj").write_text("v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nf -4 -3 -2 -1\n")
+    np.testing.assert_array_equal(scans.read_scan(tmp_path / "a.obj").vertices, scan.vertices)
     (tmp_path / "b.obj").write_text("v 0 0 zero\n")
     with pytest.raises(BadSample, match=r"b\.obj, line 1 is not OBJ"):
         scans.read_scan(tmp_path / "b.obj")
@@ -56,8 +58,10 @@ def test_alignment_undoes_a_similarity():
     moved = 1.04 * points @ turn.T + [2.0, -1.0, 30.0]
     aligned = scans.align(moved, surface, steps=100)
     assert np.linalg.norm(aligned - points, axis=1).mean() < 2.0  # millimetres
-    exact = dense_evaluation.scan_error(surface, model, surface)
-    assert exact < 1e-9 < 1e-3 < dense_evaluation.scan_error(surface * [1.0, 1.1, 1.0], model, surface)
+    exact, eyes = dense_evaluation.scan_error(surface, model, surface)
+    left, right = points[[36, 45]]
+    assert exact < 1e-9 and eyes == pytest.approx(float(np.linalg.norm(left - right)))
+    assert dense_evaluation.scan_error(surface * [1.0, 1.1, 1.0], model, surface)[0] > 0.1
 
 
 def test_vertex_error_ignores_the_depth_of_the_whole():

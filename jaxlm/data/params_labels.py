@@ -77,7 +77,7 @@ def labels_of(config: Config, builder: FaceBuilder, records: Sequence[dict[str, 
     if settings.labels not in ("given", "fitted"):
         raise ValueError(f'morphable.labels must be "given" or "fitted", got {settings.labels!r}.')
     if settings.labels == "given" and builder.MODES is not None:
-        return _given(builder, records, model)
+        return _given(builder, records, model, split)
     if builder.scheme.name != "faces68":
         raise ValueError(f"Parameters are fitted to 68 landmarks; {builder.root} has those of {builder.scheme.name}.")
     sparse = landmark_model(model)
@@ -93,9 +93,11 @@ def labels_of(config: Config, builder: FaceBuilder, records: Sequence[dict[str, 
         write_bytes_atomically(path, lambda file: np.savez(file, allow_pickle=False, **found))
     bad = ~(found["residual"] <= settings.max_residual)  # NaN is bad, too
     if bad.any():
-        listing = path.with_suffix(".bad.txt")
-        lines = [f"{records[int(i)]['key'].decode()} {100 * found['residual'][i]:.2f} %\n" for i in np.flatnonzero(bad)]
-        write_bytes_atomically(listing, lambda file: file.write("".join(lines).encode()))
+        listing = path.with_suffix(f".worse_than_{settings.max_residual:g}.txt")
+        if not listing.exists():
+            worst = [(records[int(i)]["key"].decode(), 100 * found["residual"][i]) for i in np.flatnonzero(bad)]
+            text = "".join(f"{key} {percent:.2f} %\n" for key, percent in worst)
+            write_bytes_atomically(listing, lambda file: file.write(text.encode()))
         print(
             f"{type(builder).__name__} {split}: {bad.sum()} of {len(bad)} faces fit worse than "
             f"{100 * settings.max_residual:g} % and are left out, listed in {listing}"
@@ -103,7 +105,7 @@ def labels_of(config: Config, builder: FaceBuilder, records: Sequence[dict[str, 
     return Labels(**found, usable=np.flatnonzero(~bad))
 
 
-def _given(builder: FaceBuilder, records: Sequence[dict[str, Any]], model: MorphableModel) -> Labels:
+def _given(builder: FaceBuilder, records: Sequence[dict[str, Any]], model: MorphableModel, split: str) -> Labels:
     """The first modes of the records' own parameters."""
     identity, expression = builder.MODES or (0, 0)
     wanted = model.identity.shape[2], model.expression.shape[2]
@@ -113,13 +115,19 @@ def _given(builder: FaceBuilder, records: Sequence[dict[str, Any]], model: Morph
             f"{wanted[0]} and {wanted[1]}: set morphable.identity and morphable.expression."
         )
     kept = np.r_[0 : 12 + wanted[0], 12 + identity : 12 + identity + wanted[1]]
-    params = np.stack([records[index]["params"][kept] for index in range(len(records))])
+    path = Path(builder.data_dir) / f"given_{split}.npz"
+    if not path.exists():  # reading them means reading the pictures
+        whole = np.stack([records[index]["params"] for index in range(len(records))])
+        write_bytes_atomically(path, lambda file: np.savez(file, allow_pickle=False, params=whole))
+    with np.load(path) as file:
+        params = file["params"][:, kept]
     zeros = np.zeros(len(params))
     return Labels(params, None, zeros, zeros, np.arange(len(params)))
 
 
 def _fit(records: Sequence[dict[str, Any]], model: MorphableModel, contour: str, name: str) -> dict[str, np.ndarray]:
-    faces = [records[index] for index in range(len(records))]
+    keys = ("landmarks", "mask", "visibility")  # and not the pictures, which may not fit into memory
+    faces = [{key: record[key] for key in keys} for record in map(records.__getitem__, range(len(records)))]
     landmarks, mask, visibility = (
         np.stack([face[key] for face in faces]) for key in ("landmarks", "mask", "visibility")
     )

@@ -159,7 +159,7 @@ def read_aflw_crops(root: Path) -> list[Sample | BadSample]:
     for number, name in enumerate(names):
         landmarks = np.where((points[number] > 0).all(axis=0), points[number], np.nan).T
         x, y, right, lower = boxes[number]
-        landmarks = (landmarks - [x, y]) * 120.0 / [right - x, lower - y]
+        landmarks = (landmarks - [x, y] + 0.5) * 120.0 / [right - x, lower - y] - 0.5
         where, yaw = f"{listing}, line {number + 1}", (yaw_bin(float(yaws[number])),)
         samples.append(Sample(root / "AFLW_GT_crop" / name, landmarks, where, subsets=yaw, key=name))
     return samples

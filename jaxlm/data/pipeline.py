@@ -134,6 +134,9 @@ def prepare_source(config: Config, name: str) -> FaceBuilder:
             f"config.data.sources.{name} has the unknown fields {', '.join(sorted(set(options) - known))}; "
             f"{source.builder} takes {', '.join(sorted(known))}."
         )
+    for name in {"labels", "indices"} & set(options):  # files, which stand under data.root as well
+        if options[name]:
+            options[name] = str(Path(config.data.root).expanduser() / options[name])
     builder = builder_class(root, config.data.cache, scheme=config.scheme, **options)
     builder.prepare()
     return builder
@@ -165,7 +168,7 @@ def train_batches(config: Config, *, process_index: int = 0, process_count: int 
     Raises:
         ValueError: if the batch size is not divisible by the number of processes, or by that of the frames.
     """
-    frames = config.synthesis.frames if "synthesis" in config and config.synthesis.mode != "none" else 1
+    frames = frames_of_a_still(config)
     batch_size = config.train.batch_size // frames
     if config.train.batch_size % (process_count * frames):
         raise ValueError(
@@ -188,6 +191,11 @@ def train_batches(config: Config, *, process_index: int = 0, process_count: int 
     dataset = mixed.seed(config.seed).random_map(crop)[process_index::process_count]
     batches = dataset.batch(batch_size // process_count, drop_remainder=True)
     return batches.to_iter_dataset(grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=16))
+
+
+def frames_of_a_still(config: Config) -> int:
+    """How many pictures the training step makes of each that it is given."""
+    return config.synthesis.frames if "synthesis" in config and config.synthesis.mode != "none" else 1
 
 
 def _training_records(config: Config, name: str) -> Sequence[dict[str, Any]]:

@@ -108,7 +108,7 @@ class System(NamedTuple):
         batches_per_step: how many batches `train_step` takes at once, stacked along a leading axis; 0 is one, without
             that axis. Steps are counted in batches.
         last_of_round: (n, step): every n-th step is taken by this function instead of `train_step`.
-        mesh: of the devices, with an axis "data"; all of them along that axis where it is None.
+        mesh: () -> mesh of the devices with an axis "data"; all of them along that axis where it is None.
     """
 
     init: Callable[[Array], TrainState]
@@ -122,7 +122,7 @@ class System(NamedTuple):
     last_of_round: (
         tuple[int, Callable[[TrainState, dict[str, Array], Array], tuple[TrainState, dict[str, Array]]]] | None
     ) = None
-    mesh: jax.sharding.Mesh | None = None
+    mesh: Callable[[], jax.sharding.Mesh] | None = None
 
 
 def build(config: Config) -> System:

@@ -37,6 +37,7 @@ def build(config: Config) -> System:
     network = ParameterNetwork(num_params=model.num_params, **config.model.to_dict())
     prepare = synthesis.make_synthesis(config, model)
     costs = make_costs(config, model)
+    (error_of,) = make_costs(config, model, "vdc")
     optimizer = make_optimizer(config.optim, make_schedule(config.optim, optimizer_steps(config)))
     to_scheme = jnp.asarray(landmark_sets.from_68(config.scheme))
 
@@ -80,9 +81,9 @@ def build(config: Config) -> System:
             term = jnp.square(found - geometry.to_unit(truth, config.image_size)).mean()
             loss += jax.lax.stop_gradient(jnp.abs(loss) / jnp.maximum(jnp.abs(term), 1e-12)) * term
         batch_stats = {**updated["batch_stats"], **{k: batch_stats[k] for k in ("param_mean", "param_std")}}
-        distance = _per_vertex(losses.vdc, pred, target, scored(batch_stats, sparse))
+        distance = error_of(jax.lax.stop_gradient(pred), target, scored(batch_stats, model), rng)
         error = jnp.nanmean(metrics.nme(points, truth, batch["normalizer"]))
-        return loss, (batch_stats, {"nme": error, "vdc": jax.lax.stop_gradient(distance)})
+        return loss, (batch_stats, {"nme": error, "vdc": distance})
 
     def train_step_of(cost: Cost):
         def train_step(state: TrainState, batch: dict[str, Array], rng: Array):
@@ -102,7 +103,7 @@ def build(config: Config) -> System:
 
     if config.loss.name == "meta_joint":
         steps = lookahead.make_steps(loss_of, costs, optimizer, prepare, config)
-        mesh = lookahead.branch_mesh(len(costs)) if config.meta.branches == "devices" else None
+        mesh = functools.partial(lookahead.branch_mesh, len(costs)) if config.meta.branches == "devices" else None
         if not config.meta.stream:
             return System(init, steps.round, predict, fit=fit, batches_per_step=config.meta.k + 1, mesh=mesh)
         return System(init, steps.advance, predict, fit=fit, last_of_round=(config.meta.k + 1, steps.select), mesh=mesh)
@@ -114,13 +115,20 @@ def build(config: Config) -> System:
     return System(init, steps[-1], predict, phases=phases, fit=fit)
 
 
-def make_costs(config: Config, model: MorphableModel) -> tuple[Cost, ...]:
-    """The losses of `config.loss`: one, or those of the two phases or of the two branches (fWPDC first).
+def make_costs(config: Config, model: MorphableModel, name: str | None = None) -> tuple[Cost, ...]:
+    """The losses of `config.loss`, or of another `name` with its settings.
+
+    One, or those of the two phases or of the two branches (fWPDC first).
 
     Over all vertices of the model or, with `loss.vertices` > 0, over its landmarks and so many random others of each
     step. The VDC is divided by the number of vertices.
+
+    Raises:
+        ValueError: if the model has fewer vertices.
     """
-    count = config.loss.vertices
+    count, name = config.loss.vertices, name or config.loss.name
+    if count > len(model.mean):
+        raise ValueError(f"loss.vertices = {count} is more than the {len(model.mean)} of the face model; 0 takes all.")
 
     def chosen(whole: MorphableModel, rng: Array) -> MorphableModel:
         if not count:
@@ -146,7 +154,7 @@ def make_costs(config: Config, model: MorphableModel) -> tuple[Cost, ...]:
 
     wpdc = of(functools.partial(losses.wpdc, squared_weights=config.loss.squared_weights))
     single = {"fwpdc": fwpdc, "wpdc": wpdc, "vdc": vdc, "vanilla_joint": vanilla_joint}
-    return (single[config.loss.name],) if config.loss.name in single else (fwpdc, vdc)
+    return (single[name],) if name in single else (fwpdc, vdc)
 
 
 def _per_vertex(loss, pred: Array, target: Array, model: MorphableModel) -> Array:
@@ -178,5 +186,7 @@ def _check(config: Config) -> None:
         raise ValueError("loss.landmarks = lrr needs the landmark branch: set model.num_landmarks to 68.")
     if not 0 <= config.loss.beta <= 1 or not 0 < config.loss.share < 1 or config.loss.vertices < 0:
         raise ValueError("loss.beta must lie in [0, 1], loss.share in (0, 1), and loss.vertices must not be negative.")
+    if config.meta.k < 1:
+        raise ValueError(f"meta.k must be at least 1, got {config.meta.k}.")
     if config.eval.flip_average:
         raise ValueError("eval.flip_average must be False: a mirrored face has other parameters.")
