@@ -9,6 +9,7 @@ import awing_wflw
 import ldeq_faces68
 import pytest
 import reinit_300w
+import tddfa_rendered
 from data_sets import write_pts
 from ml_collections import ConfigDict
 
@@ -68,8 +69,9 @@ def test_a_row_of_table_7_is_what_its_name_says(row):
 
 
 def test_every_row_and_config_builds():
+    bases = {"awing": awing_wflw, "reinit": reinit_300w, "tddfa": tddfa_rendered}
     for table, rows in TABLES.items():
-        base = awing_lsp if table == "awing_8" else reinit_300w if table.startswith("reinit") else awing_wflw
+        base = awing_lsp if table == "awing_8" else bases[table.partition("_")[0]]
         for row in rows.rows:
             systems.build(base.get_config(row))
     for module in (awing_300w, awing_cofw, awing_faces68, awing_lsp, awing_rendered, awing_wflw):

@@ -45,7 +45,7 @@ def test_every_normalizer_of_a_face(tmp_path, capsys):
     size = np.ptp(points, axis=1)
     np.testing.assert_allclose(result.nme, error / eyes, rtol=1e-4)
     row = result.row()
-    assert set(row["nme_by_normalizer"]) == {"inter_pupil", "box", "diagonal"}
+    assert set(row["nme_by_normalizer"]) == {"inter_pupil", "box", "points_box", "diagonal"}
     np.testing.assert_allclose(row["nme_by_normalizer"]["inter_pupil"], 100 * (error / pupils).mean(), rtol=1e-4)
     np.testing.assert_allclose(
         row["nme_by_normalizer"]["box"], 100 * (error / np.sqrt(size.prod(axis=1))).mean(), rtol=1e-4

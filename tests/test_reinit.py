@@ -85,7 +85,7 @@ def start(config):
     rest = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     state = rest._replace(**live, ema=jax.tree.map(jnp.copy, live))
     assert system.fit is not None
-    return system, system.fit(state, mean_face()[None] * 50, np.ones((1, 68), bool))
+    return system, system.fit(state, {"landmarks": mean_face()[None] * 50, "mask": np.ones((1, 68), bool)})
 
 
 @pytest.fixture(scope="module")

@@ -262,11 +262,14 @@ class CropTransform(grain.transforms.RandomMap):
         self.crop, self.size = config.data.crop, config.image_size
         self.normalizer = config.data.normalizer
         self.augmentation, self.perturbation = augmentation, perturbation
+        self.has_params = "morphable" in config
 
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         return self.crop_of(element, rng)
 
     def crop_of(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        if not self.has_params and "params" in record:
+            record = {key: value for key, value in record.items() if key != "params"}
         return make_crop(
             record,
             scheme=self.scheme,
