@@ -411,6 +411,7 @@ def test_every_config_and_backbone_builds():
         reinit_300w.get_config("nothing")
 
 
+@pytest.mark.slow
 def test_training_goes_on_inside_and_between_the_steps_to_the_same_bits(tmp_path, monkeypatch):
     write_pts(tmp_path / "data" / "300w" / "lfpw" / "trainset", 24)
     make_train_step = training.make_train_step
