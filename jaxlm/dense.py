@@ -127,7 +127,7 @@ def vertices_of(params: np.ndarray, model: MorphableModel) -> np.ndarray:
 
 
 def draw_pose(image: np.ndarray, params: np.ndarray, model: MorphableModel) -> np.ndarray:
-    """The picture with the face's axes at its middle: red to its left ear's side of the picture, green up, blue ahead.
+    """The picture with the face's axes at its middle: red to the viewer's right when frontal, green up, blue ahead.
 
     Args:
         image: (H, W, 3) uint8.
