@@ -69,8 +69,14 @@ class Rendering(NamedTuple):
     visible: Float[Array, "B 98"]
 
 
-def sample_scene(rng: np.random.Generator, size: int) -> Scene:
-    """A random person, pose up to ±60° yaw, expression and light, in a picture of `size` pixels."""
+def sample_scene(rng: np.random.Generator, size: int, grins: float = 0.0) -> Scene:
+    """A random person, pose up to ±60° yaw, expression and light, in a picture of `size` pixels.
+
+    Args:
+        rng: of everything that is random.
+        size: side of the picture.
+        grins: share of faces that smile with their teeth showing, beyond the other expressions.
+    """
     identity = np.clip(rng.standard_normal(40) * 0.85, -2, 2)
     yaw = np.deg2rad(np.clip(rng.standard_normal() * 20, -60, 60) if rng.random() < 0.85 else rng.uniform(-60, 60))
     pitch = np.deg2rad(np.clip(rng.standard_normal() * 11, -28, 28))
@@ -81,7 +87,7 @@ def sample_scene(rng: np.random.Generator, size: int) -> Scene:
     middle = middle + rng.uniform(-0.05, 0.05, size=2) * size + np.array([24 * scale * np.sin(yaw), 0])
     return Scene(
         identity=identity.astype(np.float32),
-        expression=_sample_expression(rng).astype(np.float32),
+        expression=_sample_expression(rng, grins).astype(np.float32),
         angles=np.array([yaw, pitch, roll], np.float32),
         scale=np.float32(scale),
         center=middle.astype(np.float32),
@@ -92,8 +98,14 @@ def sample_scene(rng: np.random.Generator, size: int) -> Scene:
     )
 
 
-def _sample_expression(rng: np.random.Generator) -> np.ndarray:
+def _sample_expression(rng: np.random.Generator, grins: float) -> np.ndarray:
     strength: dict[str, float] = {name: 0.0 for name in head.EXPRESSIONS}
+    if grins and rng.random() < grins:
+        for name, low, high in (("smile", 0.7, 1.4), ("mouth_open", 0.15, 0.5), ("upper_lip_up", 0.3, 1.0)):
+            strength[name] = rng.uniform(low, high)
+        if rng.random() < 0.4:
+            strength["eyes_closed"] = rng.uniform(0, 0.6)
+        return np.array(list(strength.values()))
     mouth = rng.random()
     if mouth < 0.5:
         strength["mouth_closed"] = rng.uniform(0.7, 1.0)
@@ -198,8 +210,10 @@ def params_of_scene(scene: Scene) -> np.ndarray:
     return np.concatenate([transform.ravel(), scene.identity, scene.expression])
 
 
-def photographs(seed: int, start: int, count: int, size: int, contour: str = "2d") -> Iterator[dict[str, np.ndarray]]:
-    """Faces `start` to `start + count` of an endless, seeded set; for the contour see `render_faces`.
+def photographs(
+    seed: int, start: int, count: int, size: int, contour: str = "2d", grins: float = 0.0
+) -> Iterator[dict[str, np.ndarray]]:
+    """Faces `start` to `start + count` of an endless, seeded set; see `render_faces` and `sample_scene`.
 
     Yields:
         image (size, size, 3) uint8, landmarks (98, 2), visibility (98,), params (62,), subsets: tuple of names.
@@ -207,7 +221,7 @@ def photographs(seed: int, start: int, count: int, size: int, contour: str = "2d
     pending = None
     for first in range(start, start + count, _BATCH):
         rngs = [np.random.default_rng([seed, index]) for index in range(first, first + _BATCH)]
-        scenes = [sample_scene(rng, size) for rng in rngs]
+        scenes = [sample_scene(rng, size, grins) for rng in rngs]
         textures, hairs = zip(*(paint.paint_texture(rng) for rng in rngs), strict=True)
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *scenes)
         rendering = render_faces(stacked, np.stack(textures), size, contour)
@@ -283,6 +297,7 @@ class RenderedFaces(FaceBuilder):
         size: side of the pictures in pixels; a face takes about two thirds.
         seed: of everything.
         contour: "2d" or "3d", see `render_faces`.
+        grins: see `sample_scene`.
     """
 
     SUBSETS, MODES = SUBSETS, (40, 10)
@@ -297,9 +312,11 @@ class RenderedFaces(FaceBuilder):
         size: int,
         seed: int,
         contour: str = "2d",
+        grins: float = 0.0,
         **options,
     ):
-        self.counts, self.size, self.seed, self.contour = {"train": num_train, "test": num_test}, size, seed, contour
+        self.counts, self.size, self.seed = {"train": num_train, "test": num_test}, size, seed
+        self.contour, self.grins = contour, grins
         if min(self.counts.values()) < 1 or size < 32:
             raise ValueError("num_train and num_test must be at least 1 and size at least 32.")
         check_contour(contour)
@@ -316,7 +333,7 @@ class RenderedFaces(FaceBuilder):
     def fingerprint(self):
         sources = [inspect.getsource(module) for module in (head, paint, render, morphable)]
         sources.append(inspect.getsource(inspect.getmodule(type(self)) or paint))
-        return [*sources, str(self.counts), str(self.size), str(self.seed), self.contour]
+        return [*sources, str(self.counts), str(self.size), str(self.seed), self.contour, str(self.grins)]
 
     def _split_generators(self, dl_manager):
         del dl_manager
@@ -325,7 +342,7 @@ class RenderedFaces(FaceBuilder):
 
     def _generate_examples(self, split: str, start: int):
         count = self.counts[split]
-        faces = photographs(self.seed, start, count, self.size, self.contour)
+        faces = photographs(self.seed, start, count, self.size, self.contour, self.grins)
         for number, face in enumerate(progress(faces, desc=f"rendering {split} faces", total=count, unit="face")):
             order = FACES68_OF_FACES98 if self.scheme.num_landmarks == 68 else np.arange(98)
             landmarks = face["landmarks"][order]
