@@ -12,10 +12,11 @@ from absl import app, flags
 from jax.flatten_util import ravel_pytree
 
 from jaxlm import checkpoints, implicit, losses
-from jaxlm.app import one_sentence, quiet_logs, restore_variables
+from jaxlm.app import one_sentence, quiet_logs
 from jaxlm.data import pipeline
 from jaxlm.solvers import anderson, fixed_point_iteration
 from jaxlm.systems.ldeq import make_model
+from jaxlm.trained import restore_variables
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py wrote.", required=True)
 BATCH = flags.DEFINE_integer("batch", 8, "Faces.")

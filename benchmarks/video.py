@@ -13,9 +13,10 @@ import numpy as np
 from absl import app, flags
 
 from jaxlm import systems
-from jaxlm.app import one_sentence, quiet_logs, restore_variables
+from jaxlm.app import one_sentence, quiet_logs
 from jaxlm.checkpoints import load_config
 from jaxlm.data.video_pipeline import crop_chunks, open_videos, video_of
+from jaxlm.trained import restore_variables
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py wrote.", required=True)
 DATA = flags.DEFINE_string("data", "rendered_videos:hard", "source:split of videos.")

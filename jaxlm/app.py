@@ -13,11 +13,11 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from jaxlm import checkpoints, evaluation, systems, video_evaluation, video_report
+from jaxlm import checkpoints, evaluation, video_evaluation, video_report
 from jaxlm.config import Config
 from jaxlm.data import pipeline, video_pipeline
 from jaxlm.data.readers import BadSample
-from jaxlm.training import NonFiniteError
+from jaxlm.trained import jitted_predict, restore_variables
 
 
 @contextlib.contextmanager
@@ -30,7 +30,7 @@ def one_sentence() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         sys.exit("Interrupted; what was complete is kept, and train.py continues from its last checkpoint.")
-    except (BadSample, ValueError, NonFiniteError) as error:
+    except (BadSample, ValueError, FloatingPointError) as error:
         if os.environ.get("JAXLM_TRACEBACK"):
             raise
         if "RESOURCE_EXHAUSTED: Error writing" in str(error):  # how TensorStore says it
@@ -117,37 +117,6 @@ def workdir_config(given: Config | None, overrides: dict[str, Any], workdir: Pat
     return config
 
 
-def restore_variables(config: Config, workdir: str | Path, step: int | str | None = None) -> tuple[dict[str, Any], int]:
-    """Averaged parameters and running statistics of a checkpoint, and its step.
-
-    Args:
-        config: of the workdir.
-        workdir: with checkpoints.
-        step: a number, "best" (by the first validation set) or "last"; the last one where it is None.
-
-    Raises:
-        ValueError: if there is no such checkpoint, or it is another model's.
-    """
-    saved = checkpoints.Checkpoints(workdir, read_only=True)
-    try:
-        if step in (None, "last"):
-            chosen = saved.last_step
-        elif step == "best":
-            chosen = saved.best_step
-        else:
-            chosen = int(step) if str(step).isdigit() else None
-        if chosen is None or chosen not in saved.steps:
-            known = ", ".join(map(str, saved.steps)) or "none"
-            raise ValueError(f"{workdir} has no checkpoint {step or ''}: it has {known}; last and best are names, too.")
-        template = jax.eval_shape(systems.build(config).init, jax.random.key(0))
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), template)
-        state, _ = saved.restore(chosen, template)
-    finally:
-        saved.close()
-    return state.variables, chosen
-
-
 def evaluate_workdir(
     config: Config,
     workdir: str | Path,
@@ -195,15 +164,6 @@ def _evaluate_stills(variables, config: Config, name: str, folder: Path, step: i
     path = evaluation.write_report(folder, label, result, source, config, step)
     print(f"written: {path}, {label}_ced.png, {label}_faces.png")
     return [path]
-
-
-def jitted_predict(config: Config) -> tuple[Any, systems.Halves | None]:
-    """`System.predict`, and its halves where `config.eval.full_picture` asks for them, both jitted."""
-    system = systems.build(config)
-    if system.halves is None or not config.eval.full_picture:
-        return jax.jit(system.predict), None
-    halves = system.halves
-    return jax.jit(system.predict), halves._replace(locate=jax.jit(halves.locate), regress=jax.jit(halves.regress))
 
 
 def _evaluate_videos(variables, config: Config, name: str, folder: Path, step: int, suffix: str) -> list[Path]:

@@ -145,14 +145,19 @@ def load_config(workdir: str | Path) -> Config:
     """
     path = Path(workdir).expanduser() / "config.json"
     try:
-        content = _with_tuples(json.loads(path.read_text()))
-        if isinstance(content.get("loss"), str):  # as it was written before there were losses on heatmaps
-            content["loss"] = dict(on="landmarks", name=content["loss"], options={})
-        return ConfigDict(content)
+        return config_from_json(json.loads(path.read_text()))
     except FileNotFoundError:
         raise ValueError(f"{workdir} has no config.json: it is not a workdir that train.py wrote.") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON ({error}); restore it or train again.") from None
+
+
+def config_from_json(content: dict[str, Any]) -> Config:
+    """The config of what its `to_json` wrote, parsed."""
+    content = _with_tuples(content)
+    if isinstance(content.get("loss"), str):  # as it was written before there were losses on heatmaps
+        content["loss"] = dict(on="landmarks", name=content["loss"], options={})
+    return ConfigDict(content)
 
 
 def _with_tuples(value: Any) -> Any:

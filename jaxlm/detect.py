@@ -1,21 +1,55 @@
-"""Face boxes from OpenCV's own Haar cascade, which its package carries, so that nothing is downloaded."""
+"""Face boxes: from OpenCV's own Haar cascades, which its package carries, so that nothing is downloaded; from YuNet
+where its model is at hand; or the whole picture."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-_LARGEST_SIDE = 480  # pixels; the cascade is slow on more and no better
+from jaxlm import geometry
+
+# image (H, W, 3) uint8 RGB -> boxes (N, 4) around what the landmarks span, the largest first
+Detector = Callable[[np.ndarray], np.ndarray]
+
+DETECTORS = ("haar", "yunet", "whole")
+_LARGEST_SIDE = 480  # pixels; the cascades are slow on more and no better
+# Where the landmarks of 68 and 98 points lie in a detector's box of width and height 1: left, top, right, bottom.
+_IN_FRONTAL = (0.12, 0.22, 0.88, 1.02)
+_IN_PROFILE = (0.05, 0.28, 0.77, 1.02)
+_IN_YUNET = (0.0, 0.22, 1.0, 1.0)
+
+
+def make_detector(name: str, *, yunet: str | Path | None = None) -> Detector:
+    """The detector of a name.
+
+    Args:
+        name: of `DETECTORS`.
+        yunet: YuNet's ONNX file.
+
+    Raises:
+        ValueError: for another name, or a missing or foreign file.
+    """
+    if name == "haar":
+        return HaarDetector()
+    if name == "whole":
+        return whole_picture
+    if name == "yunet":
+        return YuNetDetector(yunet)
+    raise ValueError(f"There is no detector {name!r}; choose one of {', '.join(DETECTORS)}.")
+
+
+def whole_picture(image: np.ndarray) -> np.ndarray:
+    """One box (1, 4) that covers a picture of a face."""
+    height, width = image.shape[:2]
+    return np.array([[-0.5, -0.5, width - 0.5, height - 0.5]])
 
 
 class HaarDetector:
-    """Viola–Jones frontal faces (Viola & Jones, CVPR 2001)."""
+    """Viola–Jones faces (Viola & Jones, CVPR 2001): frontal ones and, where there are none, profiles."""
 
     def __init__(self):
-        path = Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_default.xml"
-        self._cascade = cv2.CascadeClassifier(str(path))
-        if self._cascade.empty():
-            raise ValueError(f"{path} is missing: install opencv-python-headless 4.x, or give boxes.")
+        self._frontal, self._profile = _cascade("frontalface_default"), _cascade("profileface")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Boxes (N, 4) of the faces in an image (H, W, 3) uint8 RGB, the largest first.
@@ -24,11 +58,82 @@ class HaarDetector:
         """
         scale = min(1.0, _LARGEST_SIDE / max(image.shape[:2]))
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        if min(grey.shape) * scale < 24:
+            return np.zeros((0, 4))
         grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        smallest = max(round(0.08 * min(grey.shape)), 24)
-        found = self._cascade.detectMultiScale(grey, 1.1, 5, minSize=(smallest, smallest))
-        squares = np.array(found, np.float64).reshape(-1, 4) / scale
-        squares = squares[np.argsort(-squares[:, 2])]
-        # The cascade's square reaches from the forehead to the lip; the landmarks sit lower and are narrower.
-        x, y, side = squares[:, 0], squares[:, 1], squares[:, 2]
-        return np.stack([x + 0.12 * side, y + 0.22 * side, x + 0.88 * side, y + 1.02 * side], axis=1)
+        boxes = _inner(_detect(self._frontal, grey), _IN_FRONTAL)
+        if len(boxes) == 0:
+            boxes = _inner(_detect(self._profile, grey), _IN_PROFILE)  # it knows faces that look to the left
+        if len(boxes) == 0:
+            mirrored = _inner(_detect(self._profile, grey[:, ::-1].copy()), _IN_PROFILE)
+            boxes = np.stack([grey.shape[1] - mirrored[:, 2], mirrored[:, 1], grey.shape[1] - mirrored[:, 0],
+                              mirrored[:, 3]], axis=1)
+        return _largest_first(boxes / scale)
+
+
+def _cascade(name: str) -> cv2.CascadeClassifier:
+    path = Path(cv2.__file__).parent / "data" / f"haarcascade_{name}.xml"
+    cascade = cv2.CascadeClassifier(str(path))
+    if cascade.empty():
+        raise ValueError(f"{path} is missing: install opencv-python-headless 4.x, or give boxes.")
+    return cascade
+
+
+def _detect(cascade: cv2.CascadeClassifier, grey: np.ndarray) -> np.ndarray:
+    """Boxes (N, 4) x y width height."""
+    smallest = max(round(0.08 * min(grey.shape)), 24)
+    found = cascade.detectMultiScale(grey, 1.1, 5, minSize=(smallest, smallest))
+    return np.array(found, np.float64).reshape(-1, 4)
+
+
+def _inner(boxes: np.ndarray, part: tuple[float, float, float, float]) -> np.ndarray:
+    """x1 y1 x2 y2 of a part of boxes x y width height."""
+    x, y, width, height = boxes.T
+    left, top, right, bottom = part
+    return np.stack([x + left * width, y + top * height, x + right * width, y + bottom * height], axis=1)
+
+
+def _largest_first(boxes: np.ndarray) -> np.ndarray:
+    return boxes[np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable")]
+
+
+class YuNetDetector:
+    """YuNet (Wu et al., Machine Intelligence Research 2023) through OpenCV, from its published ONNX file.
+
+    Args:
+        path: of `face_detection_yunet_….onnx`.
+        min_score: of a face.
+
+    Raises:
+        ValueError: if there is no such file, or it is no model that OpenCV reads.
+    """
+
+    def __init__(self, path: str | Path | None, min_score: float = 0.6):
+        if path is None:
+            raise ValueError("The detector yunet needs its model: --yunet=face_detection_yunet_2023mar.onnx.")
+        path = Path(path).expanduser()
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist; give YuNet's ONNX file with --yunet.")
+        try:
+            self._network = cv2.FaceDetectorYN.create(str(path), "", (320, 320), min_score)
+        except cv2.error:
+            raise ValueError(f"{path} is not a model that OpenCV reads; give YuNet's ONNX file with --yunet.") from None
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Boxes (N, 4), see `HaarDetector`."""
+        scale = min(1.0, 2 * _LARGEST_SIDE / max(image.shape[:2]))
+        small = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        self._network.setInputSize((small.shape[1], small.shape[0]))
+        _, found = self._network.detect(small)
+        if found is None:
+            return np.zeros((0, 4))
+        return _largest_first(_inner(np.asarray(found, np.float64)[:, :4], _IN_YUNET) / scale)
+
+
+def without_overlaps(boxes: list[np.ndarray], most: float = 0.5) -> list[int]:
+    """Positions of the boxes that no earlier one overlaps by more than `most` (intersection over union)."""
+    kept: list[int] = []
+    for position, box in enumerate(boxes):
+        if all(geometry.box_iou(box, boxes[other]) <= most for other in kept):
+            kept.append(position)
+    return kept

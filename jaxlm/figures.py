@@ -14,11 +14,12 @@ import numpy as np
 from absl import app, flags
 
 from jaxlm import checkpoints, losses, systems, visualize
-from jaxlm.app import one_sentence, parse_flags, quiet_logs, restore_variables
+from jaxlm.app import one_sentence, parse_flags, quiet_logs
 from jaxlm.config import Config
 from jaxlm.data import pipeline
 from jaxlm.data.schemes import get_scheme
 from jaxlm.systems.objective import WEIGHT_MAPS, heatmap_target
+from jaxlm.trained import restore_variables
 
 
 def plot_losses(path: Path) -> None:

@@ -21,7 +21,7 @@ from absl import app, flags
 from jaxtyping import Array, Float
 
 from jaxlm import geometry, heatmaps, systems
-from jaxlm.app import one_sentence, parse_flags, quiet_logs, restore_variables
+from jaxlm.app import one_sentence, parse_flags, quiet_logs
 from jaxlm.checkpoints import load_config, write_atomically
 from jaxlm.config import Config
 from jaxlm.data.clips import VideoFile
@@ -31,6 +31,7 @@ from jaxlm.data.video_pipeline import Video, crop_chunks
 from jaxlm.detect import HaarDetector
 from jaxlm.progress import progress
 from jaxlm.track import Landmarker, find_boxes, make_landmarker, smooth_boxes
+from jaxlm.trained import restore_variables
 
 
 class Labels(NamedTuple):

@@ -20,7 +20,7 @@ import numpy as np
 from absl import app, flags
 
 from jaxlm import dense, geometry, mesh, parameters, systems, visualize
-from jaxlm.app import one_sentence, quiet_logs, restore_variables
+from jaxlm.app import one_sentence, quiet_logs
 from jaxlm.checkpoints import load_config, write_atomically
 from jaxlm.config import Config
 from jaxlm.data import crops
@@ -32,6 +32,7 @@ from jaxlm.detect import HaarDetector
 from jaxlm.face_models import model_of
 from jaxlm.progress import progress
 from jaxlm.track import find_boxes, make_landmarker
+from jaxlm.trained import restore_variables
 
 _ROUNDS = 3  # until the crop fits the landmarks
 _VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")

@@ -17,13 +17,14 @@ import numpy as np
 from absl import app, flags
 
 from jaxlm import boxes, evaluation, geometry, visualize
-from jaxlm.app import jitted_predict, one_sentence, parse_flags, quiet_logs, restore_variables, with_source
+from jaxlm.app import one_sentence, parse_flags, quiet_logs, with_source
 from jaxlm.checkpoints import load_config, write_atomically
 from jaxlm.config import Config
 from jaxlm.data import crops, pipeline
 from jaxlm.data.augment import Perturbation, picture_of
 from jaxlm.detect import HaarDetector
 from jaxlm.progress import progress
+from jaxlm.trained import jitted_predict, restore_variables
 
 AMOUNTS: dict[str, tuple[float, ...]] = {
     "scale": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),

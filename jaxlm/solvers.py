@@ -230,11 +230,21 @@ def _anderson_weights(gram: Float[Array, "B m m"], filled: Array, ridge: float) 
     # A row that is exactly zero (a solved sample) would leave nothing but the ridge: keep it regular.
     smallest = jnp.min(jnp.where(filled, scale, jnp.inf), axis=1, keepdims=True)
     right = jnp.where(filled, smallest / scale, 0.0)
-    factor = jax.scipy.linalg.cho_factor(system)
-    weights = jax.scipy.linalg.cho_solve(factor, right[..., None])[..., 0] * right
+    weights = _solve_positive_definite(system, right) * right
     weights = jnp.where(filled, weights, 0.0)
     total = jnp.sum(weights, axis=1, keepdims=True)
     return weights / jnp.where(total > 0, total, 1.0)
+
+
+def _solve_positive_definite(system: Float[Array, "B m m"], right: Float[Array, "B m"]) -> Float[Array, "B m"]:
+    """Gauss–Jordan elimination, which needs no pivots here: plain arithmetic for a few rows, on every device and in
+    every exchange format, where factorisations are slow or missing."""
+    rows = jnp.concatenate([system, right[..., None]], axis=2)
+    for k in range(system.shape[1]):
+        pivot = rows[:, k : k + 1] / rows[:, k : k + 1, k : k + 1]
+        is_pivot = (jnp.arange(system.shape[1]) == k)[None, :, None]
+        rows = jnp.where(is_pivot, pivot, rows - rows[:, :, k : k + 1] * pivot)
+    return rows[..., -1]
 
 
 def _solve(fun, z0, init, propose, tol, max_steps, relative, trace, taps, differentiable, image):
@@ -345,7 +355,7 @@ def _batch_raveler(example: PyTree):
     leaves, treedef = jax.tree.flatten(example)
     if not leaves:
         raise ValueError("z0 has no arrays.")
-    shapes = [jnp.shape(leaf) for leaf in leaves]
+    shapes = [leaf.shape for leaf in leaves]
     dtypes = [jnp.result_type(leaf) for leaf in leaves]
     if any(len(shape) == 0 or shape[0] != shapes[0][0] for shape in shapes):
         raise ValueError(f"The arrays of z0 must share a leading batch axis, got shapes {shapes}.")
@@ -368,7 +378,7 @@ def _batch_raveler(example: PyTree):
 
 def _check_fun(fun: Fun, z0: PyTree) -> None:
     def signature(tree):
-        return jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), tree)
+        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
     given, returned = signature(z0), signature(jax.eval_shape(fun, z0))
     if given != returned:

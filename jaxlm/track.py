@@ -19,7 +19,7 @@ from absl import app, flags
 from scipy.ndimage import gaussian_filter1d
 
 from jaxlm import geometry, metrics, systems, video_report
-from jaxlm.app import one_sentence, parse_flags, quiet_logs, restore_variables
+from jaxlm.app import one_sentence, parse_flags, quiet_logs
 from jaxlm.checkpoints import load_config, write_atomically
 from jaxlm.config import Config
 from jaxlm.data import crops
@@ -31,6 +31,7 @@ from jaxlm.data.video_builders import check_boxes, load_boxes
 from jaxlm.data.video_pipeline import Video
 from jaxlm.detect import HaarDetector
 from jaxlm.progress import progress
+from jaxlm.trained import restore_variables
 from jaxlm.video_evaluation import Follower, Track
 
 # (image (H, W, 3), box (4,)) -> (landmarks (K, 2) in its pixels, mean score)

@@ -24,7 +24,7 @@ from jaxlm.data import pipeline
 from jaxlm.progress import progress
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(FloatingPointError):
     """Loss or gradient is not finite."""
 
 

@@ -11,7 +11,7 @@ import pytest
 from data_sets import face
 from ml_collections import ConfigDict
 
-from jaxlm import app, checkpoints, convert, geometry, systems
+from jaxlm import app, checkpoints, convert, geometry, systems, trained
 from jaxlm.config import load_config_file
 from jaxlm.models.mobilenet import SMALL
 from jaxlm.torch_weights import TorchWeights
@@ -109,7 +109,7 @@ def test_the_converted_network_is_the_released_one(released, workdir):
     """θ, the landmarks and the parts' θ, each in the pixels of the released code, from our own checkpoint."""
     folder, (localization, regressor, local) = released
     config = checkpoints.load_config(workdir)
-    variables, step = app.restore_variables(config, workdir)
+    variables, step = trained.restore_variables(config, workdir)
     assert step == 0 and config.model.refine == "network" and config.data.crop == "dpr"
     system = systems.build(config)
     assert system.halves is not None
@@ -211,8 +211,8 @@ def test_training_goes_on_from_the_released_weights(workdir, tmp_path):
         config.phases[phase].share = float(phase == "local")
     config.train.update(dict(num_steps=1, batch_size=2, log_every=1, checkpoint_every=1))
     train(config, tmp_path / "run")
-    before, _ = app.restore_variables(config, workdir)
-    after, step = app.restore_variables(config, tmp_path / "run", "last")
+    before, _ = trained.restore_variables(config, workdir)
+    after, step = trained.restore_variables(config, tmp_path / "run", "last")
     assert step == 1
     for name in before["params"]:
         same = jax.tree.all(

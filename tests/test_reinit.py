@@ -16,11 +16,11 @@ from data_sets import write_pts
 from ml_collections import ConfigDict
 
 from jaxlm import geometry, losses, systems, training
-from jaxlm.app import restore_variables
 from jaxlm.data.schemes import get_scheme
 from jaxlm.models.blocks import count_parameters
 from jaxlm.models.reinit import STAGES, ProgressiveNetwork, ShapeRegressor
 from jaxlm.systems import reinit
+from jaxlm.trained import restore_variables
 
 ROOT = Path(__file__).parents[1]
 SCHEME = get_scheme("faces68")

@@ -8,7 +8,7 @@ import tddfa_300wlp
 import tddfa_faces68
 import tddfa_rendered
 
-from jaxlm import app, checkpoints, convert, losses, parameters, systems
+from jaxlm import app, checkpoints, convert, losses, parameters, systems, trained
 from jaxlm.face_models import load_face_model, model_of
 from jaxlm.models import tddfa as models
 from jaxlm.models.blocks import count_parameters
@@ -96,17 +96,17 @@ def test_trained_interrupted_and_resumed_to_the_same_bits(tmp_path, monkeypatch,
         train(config, tmp_path / "broken")
     monkeypatch.setattr(checkpoints.Checkpoints, "save", real)
     train(config, tmp_path / "broken")
-    ends = [app.restore_variables(config, tmp_path / name)[0] for name in ("whole", "broken")]
+    ends = [trained.restore_variables(config, tmp_path / name)[0] for name in ("whole", "broken")]
     jax.tree.map(np.testing.assert_array_equal, *ends)
     # And it predicts: landmarks in the crop, parameters of which they are the vertices.
-    predict, _ = app.jitted_predict(config)
+    predict, _ = trained.jitted_predict(config)
     prediction = predict(ends[0], np.zeros((1, 32, 32, 3), np.uint8))
     sparse = landmark_model(model_of(config))
     points = parameters.crop_pixels(parameters.vertices(prediction.aux["params"], sparse), 32)
     np.testing.assert_allclose(prediction.landmarks, points[..., :2], rtol=1e-4, atol=1e-3)
     scheme = config.copy_and_resolve_references()
     scheme.scheme = "aflw21"
-    assert app.jitted_predict(scheme)[0](ends[0], np.zeros((1, 32, 32, 3), np.uint8)).landmarks.shape == (1, 21, 2)
+    assert trained.jitted_predict(scheme)[0](ends[0], np.zeros((1, 32, 32, 3), np.uint8)).landmarks.shape == (1, 21, 2)
 
 
 def test_statistics_of_the_training_set():
@@ -272,9 +272,9 @@ def test_the_released_network_gives_the_same_numbers(tmp_path):
     statistics = write_released(tmp_path, network, torch)
     convert.convert("tddfa_v2", tmp_path, tmp_path / "run")
     config = checkpoints.load_config(tmp_path / "run")
-    variables, step = app.restore_variables(config, tmp_path / "run")
+    variables, step = trained.restore_variables(config, tmp_path / "run")
     images = np.random.default_rng(0).integers(0, 255, (2, 120, 120, 3), dtype=np.uint8)
-    found = app.jitted_predict(config)[0](variables, images).aux["params"]
+    found = trained.jitted_predict(config)[0](variables, images).aux["params"]
     blue_first = torch.tensor((images[..., ::-1].astype(np.float32) - 127.5) / 128).permute(0, 3, 1, 2)
     with torch.no_grad():
         expected = network(blue_first).numpy() * statistics["std"] + statistics["mean"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from data_sets import moving_box, write_video
 
-from jaxlm import app, geometry, systems, track, video_evaluation
+from jaxlm import geometry, systems, track, trained, video_evaluation
 from jaxlm.data.clips import VideoFile, VideoWriter
 from jaxlm.data.readers import BadSample
 from jaxlm.data.video_pipeline import open_videos
@@ -19,7 +19,7 @@ def test_a_clip_is_tracked_from_file_to_file(video_workdir, tmp_path, capsys):
     boxes = record["bbox"].copy()
     boxes[3] = np.nan  # a lost face
 
-    system, (variables, _) = systems.build(config), app.restore_variables(config, folder)
+    system, (variables, _) = systems.build(config), trained.restore_variables(config, folder)
     follower = video_evaluation.Follower(variables, config, ("frame", "rwr"), batch_size=1)
     landmarker = track.make_landmarker(system, variables, config)
     tracked = track.track_clip(follower, landmarker, VideoFile(record["video"].decode()), boxes)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from data_sets import write_csv, write_pts
 
-from jaxlm import app, checkpoints, systems, training
+from jaxlm import app, checkpoints, systems, trained, training
 from jaxlm.training import NonFiniteError, train
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +42,7 @@ def lines(workdir, kind):
 
 
 def last_state(config, workdir):
-    return app.restore_variables(config, workdir, config.train.num_steps)[0]
+    return trained.restore_variables(config, workdir, config.train.num_steps)[0]
 
 
 def bits(tree):
@@ -298,10 +298,10 @@ class TestMistakes:
         with pytest.raises(ValueError, match=r"trained with another model: model\.preset differ"):
             train(config, tmp_path / "run")
         with pytest.raises(ValueError, match="is not a checkpoint of this model"):
-            app.restore_variables(config, tmp_path / "run")
+            trained.restore_variables(config, tmp_path / "run")
         config.model.preset = "nano"
         with pytest.raises(ValueError, match="has no checkpoint 3: it has 4"):
-            app.restore_variables(config, tmp_path / "run", 3)
+            trained.restore_variables(config, tmp_path / "run", 3)
         config.seed = 7
         with pytest.raises(ValueError, match="was begun with another seed"):
             train(config, tmp_path / "run")

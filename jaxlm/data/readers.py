@@ -305,10 +305,14 @@ def validate(sample: Sample) -> bytes:
     return content
 
 
-def decode_image(content: bytes) -> np.ndarray | None:
-    """RGB uint8 (H, W, 3) of JPEG, PNG, … bytes, or None. Grey, 16-bit and CMYK pictures are converted; EXIF
-    orientation is ignored, because landmarks are given in the stored pixels."""
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+def decode_image(content: bytes, *, upright: bool = False) -> np.ndarray | None:
+    """RGB uint8 (H, W, 3) of JPEG, PNG, … bytes, or None. Grey, 16-bit and CMYK pictures are converted.
+
+    Args:
+        content: of the file.
+        upright: turned as EXIF says, as a viewer shows it. Data sets give landmarks in the stored pixels.
+    """
+    flags = cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
     try:
         picture = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error:

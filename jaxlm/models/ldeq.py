@@ -45,7 +45,7 @@ class Stem(nn.Module):
 
         x = block(self.channels // 4, 7, 2, "conv_0")(images, train)
         x = block(self.channels // 2, 3, 1, "conv_1")(x, train)
-        x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
         return block(self.channels, 3, 1, "conv_2")(x, train)
 
 

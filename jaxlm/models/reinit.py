@@ -46,10 +46,10 @@ class LocalizationNetwork(nn.Module):
         ):
             x = nn.Conv(features, (kernel, kernel), strides=stride, padding="VALID", name=f"conv{number}")(x)
             if pool:
-                x = nn.max_pool(x, (2, 2), (2, 2))
+                x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
             x = nn.PReLU(negative_slope_init=0.25, name=f"prelu{number}")(x)
         # Channels first, as the released weights count them.
-        return ThetaHead((32,), self.kind, name="head")(x.transpose(0, 3, 1, 2).reshape(len(x), -1))
+        return ThetaHead((32,), self.kind, name="head")(x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1))
 
 
 class ThetaHead(nn.Module):
@@ -91,7 +91,7 @@ class ShapeRegressor(nn.Module):
         else:
             widths = (256,) if self.backbone == "medium" else (256, 256)
             x = MobileNetV2(mobilenet.LAYOUTS[self.backbone], name="trunk")(images, train)
-            x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)  # channels first, as the released weights count them
+            x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # channels first, as the released weights count them
         return RegressionHead(widths, 2 * self.num_landmarks, name="head")(x).reshape(-1, self.num_landmarks, 2)
 
 
@@ -119,7 +119,7 @@ class PartRegressor(nn.Module):
                 y = x + y
             x = y
         head = RegressionHead((832,), 2 * self.num_landmarks, name="head")
-        return head(x.reshape(len(x), -1)).reshape(-1, self.num_landmarks, 2)
+        return head(x.reshape(x.shape[0], -1)).reshape(-1, self.num_landmarks, 2)
 
 
 class Locals(NamedTuple):
@@ -224,7 +224,7 @@ class ProgressiveNetwork(nn.Module):
 
     def locate(self, images: Float[Array, "B S S 3"], train: tuple[str, ...] = ()):
         """T_θg (B, 2, 3), θ as the network gave it, and the first shape (B, K, 2) of B2 or None, of images F_0."""
-        identity = jnp.broadcast_to(jnp.eye(2, 3), (len(images), 2, 3))
+        identity = jnp.broadcast_to(jnp.eye(2, 3), (images.shape[0], 2, 3))
         if self.reinitialize == "none":
             return identity, identity, None
         if self.reinitialize == "network":
@@ -240,14 +240,14 @@ class ProgressiveNetwork(nn.Module):
 
     def regress(self, face: Float[Array, "B S S 3"], train: tuple[str, ...] = ()):
         """S_g0, S_g, the parts, their θ and the refined shape of normalised faces; shapes (B, K, 2) in F_g."""
-        initial = jnp.broadcast_to(self._mean(), (len(face), self.num_landmarks, 2))
+        initial = jnp.broadcast_to(self._mean(), (face.shape[0], self.num_landmarks, 2))
         shape = initial + self.regressor(self._input(face, self.global_side), "regressor" in train)
         if self.refine == "none":
             return initial, shape, (), (), shape
         thetas = ()
         if self.refine == "network":
             inputs = [shape if self.local_input == "face" else shape[:, list(part)] for part in self.parts]
-            thetas = self.local_reinit([value.reshape(len(face), -1) for value in inputs])
+            thetas = self.local_reinit([value.reshape(face.shape[0], -1) for value in inputs])
             matrices = thetas if self.direction == "sampling" else tuple(map(geometry.invert_affine, thetas))
         else:
             matrices = tuple(self._box_map(shape[:, list(part)]) for part in self.parts)
@@ -275,7 +275,7 @@ class ProgressiveNetwork(nn.Module):
         if images.shape[1] % side == 0:
             images = average_pool(images, images.shape[1] // side)
         else:
-            images = warp(images, jnp.broadcast_to(jnp.eye(2, 3), (len(images), 2, 3)), side)
+            images = warp(images, jnp.broadcast_to(jnp.eye(2, 3), (images.shape[0], 2, 3)), side)
         return scale_pixels(images, self.bgr)
 
 

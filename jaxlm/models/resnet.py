@@ -33,7 +33,7 @@ class ResNet50(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B 2048"]:
         x = nn.relu(_conv_norm(images, 64, 7, 2, train, "stem"))
-        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
+        x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
         for stage, (features, repeats) in enumerate(_STAGES):
             for repeat in range(repeats):
                 stride = 2 if stage > 0 and repeat == 0 else 1

@@ -4,11 +4,8 @@ The layers are those of the released models: MobileNetV1 (Howard et al., 2017) a
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -25,59 +22,21 @@ WIDTHS = {"mobilenet_0.25": 0.25, "mobilenet_0.5": 0.5, "mobilenet_0.75": 0.75, 
 BACKBONES = (*WIDTHS, "resnet22")
 
 
-class Bias(nn.Module):
-    """What is left of a batch norm that is folded into the convolution before it."""
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        return x + bias.reshape(1, 1, 1, -1)
-
-
-def _norm(train: bool, folded: bool, name: str) -> nn.Module:
-    return Bias(name=name) if folded else batch_norm(train, name)
-
-
-class _GroupedConv(nn.Module):
-    """`DepthwiseConv` as the one convolution that it is elsewhere."""
-
-    stride: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
-        kernel = self.param("kernel", nn.initializers.zeros, (3, 3, 1, x.shape[-1]))
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (self.stride, self.stride),
-            ((1, 1), (1, 1)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=x.shape[-1],
-        )
-
-
 class SeparableBlock(nn.Module):
     """Depthwise 3×3, then 1×1, each with batch norm and ReLU.
 
     Attributes:
         features: output channels.
         stride: of the depthwise convolution.
-        folded: see `ParameterNetwork`.
     """
 
     features: int
     stride: int
-    folded: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w features"]:
-        depthwise = _GroupedConv if self.folded else DepthwiseConv
-        if self.folded:
-            last: nn.Module = nn.Conv(self.features, (1, 1), use_bias=False, name="conv_sep")
-        else:
-            last = pointwise(self.features, "conv_sep")
-        x = nn.relu(_norm(train, self.folded, "bn_dw")(depthwise(self.stride, name="conv_dw")(x)))
-        return nn.relu(_norm(train, self.folded, "bn_sep")(last(x)))
+        x = nn.relu(batch_norm(train, "bn_dw")(DepthwiseConv(self.stride, name="conv_dw")(x)))
+        return nn.relu(batch_norm(train, "bn_sep")(pointwise(self.features, "conv_sep")(x)))
 
 
 class MobileNetV1(nn.Module):
@@ -85,18 +44,16 @@ class MobileNetV1(nn.Module):
 
     Attributes:
         width: of all channels.
-        folded: see `ParameterNetwork`.
     """
 
     width: float = 1.0
-    folded: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w C"]:
         stem = nn.Conv(int(32 * self.width), (3, 3), strides=2, padding=1, use_bias=False, name="conv1")
-        x = nn.relu(_norm(train, self.folded, "bn1")(stem(images)))
+        x = nn.relu(batch_norm(train, "bn1")(stem(images)))
         for name, features, stride in _BLOCKS:
-            x = SeparableBlock(int(features * self.width), stride, self.folded, name=name)(x, train)
+            x = SeparableBlock(int(features * self.width), stride, name=name)(x, train)
         return x
 
 
@@ -106,43 +63,35 @@ class BasicBlock(nn.Module):
     Attributes:
         features: output channels.
         stride: of the first convolution.
-        folded: see `ParameterNetwork`.
     """
 
     features: int
     stride: int
-    folded: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w features"]:
         def conv(features, side, stride, name):
             return nn.Conv(features, (side, side), stride, padding=side // 2, use_bias=False, name=name)
 
-        y = nn.relu(_norm(train, self.folded, "bn1")(conv(self.features, 3, self.stride, "conv1")(x)))
-        y = _norm(train, self.folded, "bn2")(conv(self.features, 3, 1, "conv2")(y))
+        y = nn.relu(batch_norm(train, "bn1")(conv(self.features, 3, self.stride, "conv1")(x)))
+        y = batch_norm(train, "bn2")(conv(self.features, 3, 1, "conv2")(y))
         if y.shape != x.shape:
-            x = _norm(train, self.folded, "bn_down")(conv(self.features, 1, self.stride, "conv_down")(x))
+            x = batch_norm(train, "bn_down")(conv(self.features, 1, self.stride, "conv_down")(x))
         return nn.relu(x + y)
 
 
 class ResNet22(nn.Module):
-    """Two convolutions and stages of 3, 4 and 3 basic blocks with 128, 256 and 512 channels.
-
-    Attributes:
-        folded: see `ParameterNetwork`.
-    """
-
-    folded: bool = False
+    """Two convolutions and stages of 3, 4 and 3 basic blocks with 128, 256 and 512 channels."""
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w 512"]:
         x = nn.Conv(32, (5, 5), 2, padding=2, use_bias=False, name="conv1")(images)
-        x = nn.relu(_norm(train, self.folded, "bn1")(x))
+        x = nn.relu(batch_norm(train, "bn1")(x))
         x = nn.Conv(64, (3, 3), 2, padding=1, use_bias=False, name="conv2")(x)
-        x = nn.relu(_norm(train, self.folded, "bn2")(x))
+        x = nn.relu(batch_norm(train, "bn2")(x))
         for stage, (count, features) in enumerate(((3, 128), (4, 256), (3, 512)), start=1):
             for number in range(count):
-                block = BasicBlock(features, 2 if number == 0 else 1, self.folded, name=f"layer{stage}_{number}")
+                block = BasicBlock(features, 2 if number == 0 else 1, name=f"layer{stage}_{number}")
                 x = block(x, train)
         return x
 
@@ -155,15 +104,12 @@ class ParameterNetwork(nn.Module):
         num_params: P.
         num_landmarks: K; 0 for no landmark branch.
         bgr: whether channels are turned round, as in the released weights.
-        folded: for inference elsewhere: with the variables of `fold`, which have no norms any more, and every
-            convolution as one operation.
     """
 
     backbone: str
     num_params: int
     num_landmarks: int = 68
     bgr: bool = False
-    folded: bool = False
 
     @nn.compact
     def __call__(
@@ -172,41 +118,15 @@ class ParameterNetwork(nn.Module):
         """Parameters and landmarks in [−1, 1] over the crop, None without the branch; images in [0, 255]."""
         x = (images[..., ::-1] if self.bgr else images) / 128.0 - 127.5 / 128.0
         if self.backbone == "resnet22":
-            network: nn.Module = ResNet22(self.folded, name="trunk")
+            network: nn.Module = ResNet22(name="trunk")
         else:
-            network = MobileNetV1(WIDTHS[self.backbone], self.folded, name="trunk")
+            network = MobileNetV1(WIDTHS[self.backbone], name="trunk")
         pooled = network(x, train).mean(axis=(1, 2))
         params = nn.Dense(self.num_params, kernel_init=_head_init, name="fc_param")(pooled)
         if not self.num_landmarks:
             return params, None
         landmarks = nn.Dense(2 * self.num_landmarks, kernel_init=_head_init, name="fc_lm")(pooled)
         return params, landmarks.reshape(-1, self.num_landmarks, 2)
-
-
-def fold(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Variables of the folded network without the landmark branch, which gives the same parameters.
-
-    A norm `bn…` follows the convolution `conv…` of the same ending.
-
-    Args:
-        variables: {"params", "batch_stats"} of a `ParameterNetwork`.
-    """
-
-    def walk(params: Mapping[str, Any], statistics: Mapping[str, Any]) -> dict[str, Any]:
-        folded = {}
-        for name, branch in params.items():
-            if name.startswith("bn"):
-                gain = branch["scale"] / jnp.sqrt(statistics[name]["var"] + 1e-5)
-                kernel = params["conv" + name.removeprefix("bn")]["kernel"]
-                kernel = kernel.reshape((1,) * (4 - kernel.ndim) + kernel.shape)  # 1×1 ones are matrices
-                folded["conv" + name.removeprefix("bn")] = {"kernel": kernel * gain.reshape(1, 1, 1, -1)}
-                folded[name] = {"bias": branch["bias"] - statistics[name]["mean"] * gain}
-            elif not name.startswith("conv"):
-                folded[name] = walk(branch, statistics.get(name, {})) if "kernel" not in branch else branch
-        return folded
-
-    params = {name: branch for name, branch in variables["params"].items() if name != "fc_lm"}
-    return {"params": walk(params, variables["batch_stats"])}
 
 
 def _head_init(rng, shape, dtype=jnp.float32):

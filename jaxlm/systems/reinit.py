@@ -62,7 +62,7 @@ def build(config: Config) -> System:
         """d of Eq. (5). A profile's is near zero, and one without corners has none: at least half the mean shape's."""
         corners = scheme.outer_eye_corners
         if corners is None:
-            return jnp.ones(len(shape))
+            return jnp.ones(shape.shape[0])
         left, right = corners
         usual = jnp.linalg.norm(mean[left] - mean[right]) / model.margin
         distance = jnp.linalg.norm(jax.lax.stop_gradient(shape[:, left] - shape[:, right]), axis=-1)

@@ -99,7 +99,7 @@ def build(config: Config) -> System:
         pred, _ = network.apply(variables, images.astype(jnp.float32), False)
         points = points_of(pred, variables["batch_stats"])
         whole = parameters.undo_z_score(pred, scored(variables["batch_stats"], model))
-        return Prediction(to_scheme[None] @ points, jnp.ones((len(pred), len(to_scheme))), {"params": whole})
+        return Prediction(to_scheme[None] @ points, jnp.ones((pred.shape[0], len(to_scheme))), {"params": whole})
 
     if config.loss.name == "meta_joint":
         steps = lookahead.make_steps(loss_of, costs, optimizer, prepare, config)
@@ -168,7 +168,7 @@ def optimizer_steps(config: Config) -> int:
 
 
 def _check(config: Config) -> None:
-    known = {field.name for field in dataclasses.fields(ParameterNetwork)} - {"num_params", "folded", "parent", "name"}
+    known = {field.name for field in dataclasses.fields(ParameterNetwork)} - {"num_params", "parent", "name"}
     if set(config.model) != known:
         wrong = ", ".join(sorted(set(config.model) ^ known))
         raise ValueError(f"config.model must have the fields {', '.join(sorted(known))}; wrong or missing: {wrong}.")

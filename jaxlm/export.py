@@ -1,0 +1,240 @@
+"""Trained models for use elsewhere: parameters (Orbax), StableHLO for CPU, CUDA and TPU, ONNX.
+
+    python -m jaxlm.export --workdir=runs/ldeq --format=orbax,stablehlo,onnx --out=exported
+
+Beside what a program loads lies a JSON that says what it takes and gives, which crop it was trained on, and how far it
+is from the model on real crops; nothing is written that is further than `--tolerance`. Graphs take any batch and have
+their batch norms folded.
+"""
+
+import importlib.metadata
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import app, flags
+from jax import export
+
+from jaxlm import geometry, systems, trained
+from jaxlm.app import one_sentence, parse_flags, quiet_logs
+from jaxlm.checkpoints import load_config, write_atomically, write_bytes_atomically, write_config
+from jaxlm.config import Config
+from jaxlm.data import crops, pipeline, rendered
+from jaxlm.data.augment import warp
+from jaxlm.data.readers import BadSample
+from jaxlm.data.schemes import FACES68_OF_FACES98, get_scheme
+from jaxlm.folding import fold_batch_norms
+from jaxlm.onnx_graph import to_onnx
+
+FORMATS = ("orbax", "stablehlo", "onnx")
+PLATFORMS = ("cpu", "cuda", "tpu")
+_CROPS = 8
+
+
+class Crops(NamedTuple):
+    """What an export is checked on.
+
+    Attributes:
+        images: (N, S, S, 3) float32 in [0, 255].
+        source: where they come from, in words.
+    """
+
+    images: np.ndarray
+    source: str
+
+
+def check_crops(config: Config, count: int = _CROPS) -> Crops:
+    """Crops of the first set that the config evaluates on; of rendered faces where its files are not here."""
+    for name in config.eval.sets:
+        try:
+            source = pipeline.open_set(config, name)
+        except (ValueError, OSError, BadSample):
+            continue
+        batch = next(iter(pipeline.eval_batches(source, config, min(count, len(source)))))
+        return Crops(batch["image"].astype(np.float32), name)
+    images = []
+    for face in rendered.photographs(config.seed, 20_000_000, count, 2 * config.image_size):
+        points = face["landmarks"][FACES68_OF_FACES98]
+        box = crops.crop_box(config.data.crop, geometry.box_of_points(points), points, np.ones(68, bool))
+        transform = geometry.box_to_crop(box, config.image_size)
+        images.append(warp(face["image"], transform, config.image_size))
+    return Crops(np.stack(images).astype(np.float32), "rendered faces")
+
+
+def output_names(config: Config) -> tuple[str, ...]:
+    """Of a graph: the landmarks, their scores and, of a 3D face, its parameters."""
+    return ("landmarks", "score", "params") if config.system == "tddfa" else ("landmarks", "score")
+
+
+def inference(config: Config) -> Callable[[Any, Any], tuple[Any, ...]]:
+    """(variables, images (B, S, S, 3)) -> the outputs of `output_names`, as `System.predict` has them."""
+    system = systems.build(config)
+
+    def run(variables: Any, images: Any) -> tuple[Any, ...]:
+        prediction = system.predict(variables, images)
+        held = {"landmarks": prediction.landmarks, "score": prediction.score, **prediction.aux}
+        return tuple(held[name] for name in output_names(config))
+
+    return run
+
+
+def graph(config: Config, variables: Any) -> Callable[[Any], tuple[Any, ...]]:
+    """images (B, S, S, 3) -> the outputs of `output_names`, with folded batch norms and variables inside."""
+    shape = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), np.float32)
+    return fold_batch_norms(inference(config), variables, shape)
+
+
+def spec_of(config: Config) -> jax.ShapeDtypeStruct:
+    """Images of a batch of any size."""
+    (batch,) = export.symbolic_shape("batch")
+    return jax.ShapeDtypeStruct((batch, config.image_size, config.image_size, 3), np.float32)
+
+
+def make_stablehlo(config: Config, variables: Any) -> bytes:
+    """`jax.export`'s own serialisation of the graph, for `PLATFORMS`."""
+    return bytes(export.export(jax.jit(graph(config, variables)), platforms=PLATFORMS)(spec_of(config)).serialize())
+
+
+def make_onnx(config: Config, variables: Any) -> bytes:
+    """The graph as ONNX; loops stay loops.
+
+    Raises:
+        ValueError: if jax2onnx is missing, or the network computes in bfloat16.
+    """
+    if config.model.get("dtype", "float32") != "float32":
+        raise ValueError(
+            f"ONNX Runtime does not compute in {config.model.dtype} on a CPU: add --dtype=float32, "
+            "as the parameters are anyway."
+        )
+    return to_onnx(graph(config, variables), spec_of(config), input_name="images", output_names=output_names(config))
+
+
+def export_model(
+    config: Config, variables: Any, folder: Path, format: str, checked_on: Crops, tolerance: float = 0.05
+) -> float:
+    """Writes one form of a model and its description, after a look whether it does what the model does.
+
+    Args:
+        config: of the workdir.
+        variables: of a checkpoint.
+        folder: of the results, which is made where it does not exist.
+        format: of `FORMATS`.
+        checked_on: crops to compare on.
+        tolerance: largest difference of a landmark, in pixels of the crop.
+
+    Returns:
+        The largest difference of a landmark on the crops, in their pixels.
+
+    Raises:
+        ValueError: for another format, or if the difference is larger; nothing is written then.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"There is no format {format!r}; choose of {', '.join(FORMATS)}.")
+    expected = np.asarray(jax.jit(inference(config))(variables, checked_on.images)[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    if format == "orbax":
+        trained.write_parameters(folder / trained.PARAMETERS, variables)
+        write_config(folder, config)
+        path = folder / trained.PARAMETERS
+        found = trained.load(folder).predict(checked_on.images).landmarks
+    else:
+        content = make_onnx(config, variables) if format == "onnx" else make_stablehlo(config, variables)
+        path = folder / (trained.ONNX if format == "onnx" else trained.STABLEHLO)
+        found = trained.call_graph(content, path)(checked_on.images)[0]
+        _compare(expected, found, tolerance, format)
+        write_bytes_atomically(path, lambda file: file.write(content))
+    difference = _compare(expected, found, tolerance, format)
+    check = {"crops": f"{len(expected)} of {checked_on.source}", "largest_difference_pixels": difference}
+    text = json.dumps({**describe(config, format), "check": check, "config": json.loads(config.to_json())}, indent=1)
+    write_atomically(path.with_name(path.name + ".json"), text + "\n")
+    return difference
+
+
+def _compare(expected: np.ndarray, found: Any, tolerance: float, format: str) -> float:
+    difference = float(np.abs(np.asarray(found) - expected).max())
+    if not difference <= tolerance:
+        raise ValueError(
+            f"The {format} model differs from the trained one by {difference:.3g} pixels, more than {tolerance:g}; "
+            "it was not written. Raise --tolerance if that is near enough for you."
+        )
+    return difference
+
+
+def describe(config: Config, format: str) -> dict[str, Any]:
+    """What a program must know that feeds the model and reads what it gives."""
+    scheme, size = get_scheme(config.scheme), config.image_size
+    outputs = {
+        "landmarks": (
+            ["batch", scheme.num_landmarks, 2],
+            "x, y in pixels of the input, (0, 0) its first pixel's centre",
+        ),
+        "score": (["batch", scheme.num_landmarks], "in (0, 1], higher where a landmark is surer"),
+        "params": (["batch", "parameters"], "of the 3D face, in the frame of the crop: see jaxlm/parameters.py"),
+    }
+    return {
+        "format": format,
+        "jaxlm": importlib.metadata.version("jaxlm"),
+        "system": config.system,
+        "scheme": config.scheme,
+        "input": {
+            "name": "images",
+            "shape": ["batch", size, size, 3],
+            "type": "float32",
+            "values": "RGB from 0 to 255; the model does its own normalisation",
+        },
+        "outputs": [
+            {"name": name, "shape": outputs[name][0], "meaning": outputs[name][1]} for name in output_names(config)
+        ],
+        "preprocessing": {
+            "crop": config.data.crop,
+            "crop_means": " ".join((crops.PROTOCOLS[config.data.crop].__doc__ or "").split()),
+            "resampling": "bilinear, black outside the picture, averaged first where the picture is more than twice "
+            "as fine as the crop",
+            "map": f"crop = (picture - corner) * {size} / side - 0.5 for x and y alike, with the square's upper left "
+            "corner and its side in the picture's pixels, whose centres are integers",
+        },
+        "postprocessing": f"picture = (crop + 0.5) * side / {size} + corner",
+        "flip_average": bool(config.eval.flip_average),
+        "lines": {line.name: {"points": list(line.points), "closed": line.closed} for line in scheme.lines},
+        "flip": scheme.flip.tolist(),
+    }
+
+
+def main(argv: list[str]) -> None:
+    quiet_logs()
+    with one_sentence():
+        if len(argv) > 1:
+            raise ValueError(f"{argv[1]} is no option; the model is named by --workdir.")
+        unknown = [name for name in FORMAT.value if name not in FORMATS]
+        if unknown:
+            raise ValueError(f"There is no format {unknown[0]!r}; choose of {', '.join(FORMATS)}.")
+        config = load_config(WORKDIR.value)
+        config.eval.flip_average = FLIP_AVERAGE.value
+        if DTYPE.value and "dtype" in config.model:
+            config.model.dtype = DTYPE.value
+        variables, step = trained.restore_variables(config, WORKDIR.value, STEP.value)
+        out, checked_on = Path(OUT.value).expanduser(), check_crops(config)
+        out.mkdir(parents=True, exist_ok=True)
+        for name in FORMAT.value:
+            difference = export_model(config, variables, out, name, checked_on, TOLERANCE.value)
+            path = out / {"orbax": trained.PARAMETERS, "stablehlo": trained.STABLEHLO, "onnx": trained.ONNX}[name]
+            files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+            size = sum(file.stat().st_size for file in files) / 1e6
+            print(
+                f"written: {path} ({size:.1f} MB, step {step}): at most {difference:.2g} pixels from the model "
+                f"on {len(checked_on.images)} crops of {checked_on.source}"
+            )
+
+
+if __name__ == "__main__":
+    WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py or jaxlm.convert wrote.", required=True)
+    OUT = flags.DEFINE_string("out", "exported", "Folder of the results.")
+    FORMAT = flags.DEFINE_list("format", ["orbax"], f"Of {', '.join(FORMATS)}; several with commas.")
+    STEP = flags.DEFINE_string("step", "last", "Checkpoint: last, best or its step.")
+    TOLERANCE = flags.DEFINE_float("tolerance", 0.05, "Largest difference of a landmark from the model, in pixels.")
+    FLIP_AVERAGE = flags.DEFINE_bool("flip_average", False, "Average with the mirrored face, at twice the cost.")
+    DTYPE = flags.DEFINE_string("dtype", "", "Computes in float32 or bfloat16; as it was trained where not given.")
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,193 @@
+"""Trained models in every form they come in: a workdir, exported parameters, StableHLO, ONNX, the package's own."""
+
+import importlib.resources
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax import export
+
+from jaxlm import checkpoints, systems
+from jaxlm.config import Config
+from jaxlm.systems import Halves, Prediction
+
+PARAMETERS, STABLEHLO, ONNX = "parameters", "model.stablehlo", "model.onnx"  # what an exported folder may hold
+
+
+class TrainedModel(NamedTuple):
+    """A model that finds landmarks in crops.
+
+    Attributes:
+        config: of its experiment: scheme, image size, crop protocol.
+        predict: images (B, S, S, 3) in [0, 255] -> Prediction in their pixels; jitted. Of an exported graph `aux`
+            holds "params" alone, where the model has any.
+        variables: of the system; None for a graph, which has them inside.
+        halves: of a system that normalises faces, jitted, where `config.eval.full_picture` asks for them.
+        name: where it came from, for tables.
+    """
+
+    config: Config
+    predict: Callable[[Any], Prediction]
+    variables: dict[str, Any] | None
+    halves: Halves | None
+    name: str
+
+
+def load(path: str | Path | None = None, *, step: int | str | None = None) -> TrainedModel:
+    """A trained model.
+
+    Args:
+        path: a workdir, a folder or file that `jaxlm.export` wrote; the model that the package carries where it is
+            None.
+        step: of a workdir's checkpoint: a number, "best" or "last".
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    folder = _shipped() if path is None else Path(path).expanduser()
+    name = "the package's own model" if path is None else str(path)
+    if folder.is_file() and folder.suffix in (".stablehlo", ".onnx"):
+        return _load_graph(folder, name)
+    if (folder / PARAMETERS).is_dir():
+        config = checkpoints.load_config(folder)
+        return _with_variables(config, _read_parameters(folder / PARAMETERS, config), name)
+    graphs = [folder / graph for graph in (STABLEHLO, ONNX) if (folder / graph).is_file()]
+    if graphs:
+        return _load_graph(graphs[0], name)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} does not exist; name a workdir of train.py, or what jaxlm.export wrote.")
+    config = checkpoints.load_config(folder)
+    return _with_variables(config, restore_variables(config, folder, step)[0], name)
+
+
+def _shipped() -> Path:
+    return Path(str(importlib.resources.files("jaxlm") / "shipped"))
+
+
+def _with_variables(config: Config, variables: dict[str, Any], name: str) -> TrainedModel:
+    predict, halves = jitted_predict(config)
+    return TrainedModel(config, lambda images: predict(variables, images), variables, halves, name)
+
+
+def jitted_predict(config: Config) -> tuple[Any, Halves | None]:
+    """`System.predict`, and its halves where `config.eval.full_picture` asks for them, both jitted."""
+    system = systems.build(config)
+    if system.halves is None or not config.eval.get("full_picture"):
+        return jax.jit(system.predict), None
+    halves = system.halves
+    return jax.jit(system.predict), halves._replace(locate=jax.jit(halves.locate), regress=jax.jit(halves.regress))
+
+
+def restore_variables(config: Config, workdir: str | Path, step: int | str | None = None) -> tuple[dict[str, Any], int]:
+    """Averaged parameters and running statistics of a checkpoint, and its step.
+
+    Args:
+        config: of the workdir.
+        workdir: with checkpoints.
+        step: a number, "best" (by the first validation set) or "last"; the last one where it is None.
+
+    Raises:
+        ValueError: if there is no such checkpoint, or it is another model's.
+    """
+    saved = checkpoints.Checkpoints(workdir, read_only=True)
+    try:
+        if step in (None, "last"):
+            chosen = saved.last_step
+        elif step == "best":
+            chosen = saved.best_step
+        else:
+            chosen = int(step) if str(step).isdigit() else None
+        if chosen is None or chosen not in saved.steps:
+            known = ", ".join(map(str, saved.steps)) or "none"
+            raise ValueError(f"{workdir} has no checkpoint {step or ''}: it has {known}; last and best are names, too.")
+        state, _ = saved.restore(chosen, _abstract_state(config))
+    finally:
+        saved.close()
+    return state.variables, chosen
+
+
+def _abstract_state(config: Config) -> systems.TrainState:
+    template = jax.eval_shape(systems.build(config).init, jax.random.key(0))
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), template)
+
+
+def write_parameters(folder: Path, variables: dict[str, Any]) -> None:
+    """Writes variables with Orbax, whole or not at all."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder.resolve(), jax.tree.map(np.asarray, variables), force=True)
+
+
+def _read_parameters(folder: Path, config: Config) -> dict[str, Any]:
+    abstract = _abstract_state(config).variables
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(folder.resolve(), abstract)
+    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise ValueError(f"{folder} are not the parameters of its config.json ({reason}); export them again.") from None
+
+
+def _load_graph(path: Path, name: str) -> TrainedModel:
+    beside = path.with_name(path.name + ".json")
+    try:
+        described = json.loads(beside.read_text())
+        config = checkpoints.config_from_json(described["config"])
+        outputs = [output["name"] for output in described["outputs"]]
+    except FileNotFoundError:
+        raise ValueError(
+            f"{beside} is missing: it says what {path.name} takes and gives; export the model again."
+        ) from None
+    except (json.JSONDecodeError, KeyError) as error:
+        raise ValueError(f"{beside} is damaged ({error!r}); export the model again.") from None
+    call = call_graph(path.read_bytes(), path)
+
+    def predict(images) -> Prediction:
+        found = dict(zip(outputs, call(np.asarray(images, np.float32)), strict=True))
+        return Prediction(found.pop("landmarks"), found.pop("score"), found)
+
+    return TrainedModel(config, predict, None, None, name)
+
+
+def call_graph(content: bytes, path: Path) -> Callable[[np.ndarray], Any]:
+    """images -> outputs of a graph in the format that the ending of `path` says.
+
+    Raises:
+        ValueError: naming `path`, if it cannot be read.
+    """
+    if path.suffix == ".onnx":
+        session = onnx_session(content, str(path))
+        return lambda images: session.run(None, {session.get_inputs()[0].name: images})
+    try:
+        exported = export.deserialize(bytearray(content))
+    except Exception as error:  # of flatbuffers, which has no type of its own for damage
+        raise ValueError(f"{path} is not a StableHLO file that this JAX reads ({error}); export it again.") from None
+    return jax.jit(exported.call)
+
+
+def onnx_session(content: bytes, name: str, *, threads: int = 0) -> Any:
+    """ONNX Runtime with a model.
+
+    Args:
+        content: of the file.
+        name: for the message.
+        threads: 0 for as many as there are cores.
+
+    Raises:
+        ValueError: if ONNX Runtime is missing or does not take the model.
+    """
+    try:
+        import onnxruntime  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError:
+        raise ValueError(f"{name} needs onnxruntime: pip install onnxruntime.") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its classes are private
+        reason = str(error).splitlines()[0][:200]
+        raise ValueError(f"{name} is not a model that ONNX Runtime takes ({reason}); export it again.") from None
