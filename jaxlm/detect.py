@@ -13,6 +13,7 @@ from jaxlm import geometry
 Detector = Callable[[np.ndarray], np.ndarray]
 
 DETECTORS = ("haar", "yunet", "whole")
+_LEAST_VOTES = 0.25  # of the surest face in the picture
 _LARGEST_SIDE = 480  # pixels; the cascades are slow on more and no better
 # Where the landmarks of 68 and 98 points lie in a detector's box of width and height 1: left, top, right, bottom.
 _IN_FRONTAL = (0.12, 0.22, 0.88, 1.02)
@@ -66,8 +67,9 @@ class HaarDetector:
             boxes = _inner(_detect(self._profile, grey), _IN_PROFILE)  # it knows faces that look to the left
         if len(boxes) == 0:
             mirrored = _inner(_detect(self._profile, grey[:, ::-1].copy()), _IN_PROFILE)
-            boxes = np.stack([grey.shape[1] - mirrored[:, 2], mirrored[:, 1], grey.shape[1] - mirrored[:, 0],
-                              mirrored[:, 3]], axis=1)
+            boxes = np.stack(
+                [grey.shape[1] - mirrored[:, 2], mirrored[:, 1], grey.shape[1] - mirrored[:, 0], mirrored[:, 3]], axis=1
+            )
         return _largest_first(boxes / scale)
 
 
@@ -82,8 +84,10 @@ def _cascade(name: str) -> cv2.CascadeClassifier:
 def _detect(cascade: cv2.CascadeClassifier, grey: np.ndarray) -> np.ndarray:
     """Boxes (N, 4) x y width height."""
     smallest = max(round(0.08 * min(grey.shape)), 24)
-    found = cascade.detectMultiScale(grey, 1.1, 5, minSize=(smallest, smallest))
-    return np.array(found, np.float64).reshape(-1, 4)
+    found, votes = cascade.detectMultiScale2(grey, 1.1, 5, minSize=(smallest, smallest))
+    boxes, votes = np.array(found, np.float64).reshape(-1, 4), np.array(votes).ravel()
+    # A collar has a few votes where the face above it has dozens.
+    return boxes[votes >= _LEAST_VOTES * votes.max(initial=0)]
 
 
 def _inner(boxes: np.ndarray, part: tuple[float, float, float, float]) -> np.ndarray:
@@ -122,7 +126,9 @@ class YuNetDetector:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Boxes (N, 4), see `HaarDetector`."""
         scale = min(1.0, 2 * _LARGEST_SIDE / max(image.shape[:2]))
-        small = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        small = cv2.resize(
+            cv2.cvtColor(image, cv2.COLOR_RGB2BGR), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA
+        )
         self._network.setInputSize((small.shape[1], small.shape[0]))
         _, found = self._network.detect(small)
         if found is None:
@@ -137,3 +143,23 @@ def without_overlaps(boxes: list[np.ndarray], most: float = 0.5) -> list[int]:
         if all(geometry.box_iou(box, boxes[other]) <= most for other in kept):
             kept.append(position)
     return kept
+
+
+def check_boxes(boxes: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Boxes (N, 4) that have an area and touch the picture.
+
+    Raises:
+        ValueError: naming the first that does not.
+    """
+    boxes = np.asarray(boxes, np.float64)
+    if boxes.ndim == 1 and len(boxes) == 4:
+        boxes = boxes[None]
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"Boxes must have the shape (N, 4), x1 y1 x2 y2, got {boxes.shape}.")
+    height, width = image.shape[:2]
+    for box in boxes:
+        x1, y1, x2, y2 = box
+        if not (np.isfinite(box).all() and x2 > x1 and y2 > y1 and x1 < width and y1 < height and x2 > 0 and y2 > 0):
+            text = " ".join(f"{value:g}" for value in box)
+            raise ValueError(f"The box {text} has no area or lies outside the {width}×{height} picture.")
+    return boxes

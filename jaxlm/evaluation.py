@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from jaxlm.data.pipeline import CropTransform, FaceSource, eval_batches
 from jaxlm.data.schemes import Scheme, get_scheme, normalizer, normalizers_of
 from jaxlm.data.yaw import YAW_BINS
 from jaxlm.progress import progress
-from jaxlm.systems import Halves
+from jaxlm.systems import Halves, Prediction
 
 
 class Result(NamedTuple):
@@ -123,7 +123,9 @@ def evaluate(
         if halves is None:
             found = np.asarray(predict(variables, images).landmarks)
         else:
-            found = _predict_from_picture(halves, variables, images, batch, source)
+            pictures = [picture_of(source.records[i]) if i >= 0 else None for i in batch["index"]]
+            prediction = regress_from_pictures(halves, variables, images, batch["transform"], pictures)
+            found = np.asarray(prediction.landmarks)
         real = batch["index"] >= 0
         where = batch["index"][real]
         landmarks[where] = found[real]
@@ -142,22 +144,29 @@ def evaluate(
     return Result(nme, errors, _by_normalizer(nme, source, config), landmarks, _subsets(source))
 
 
-def _predict_from_picture(
-    halves: Halves, variables: Any, images: jax.Array, batch: dict[str, np.ndarray], source: FaceSource
-) -> np.ndarray:
-    """Landmarks in crop pixels (B, K, 2) of faces that are resampled only once, from the picture."""
+def regress_from_pictures(
+    halves: Halves, variables: Any, images: Any, transforms: np.ndarray, pictures: Sequence[np.ndarray | None]
+) -> Prediction:
+    """Prediction in crop pixels of faces that are resampled only once, from the picture.
+
+    Args:
+        halves: of the system, jitted.
+        variables: of the system.
+        images: (B, S, S, 3), the crops.
+        transforms: (B, 2, 3), picture → crop.
+        pictures: B of them, None for a crop that is only padding.
+    """
     located = np.array(halves.locate(variables, images), np.float64)
     lost = ~(np.abs(np.linalg.det(located[..., :2])) > 1e-6)
     located[lost] = np.eye(2, 3)
     faces = np.zeros((len(located), halves.side, halves.side, 3), np.uint8)
-    for row, index in enumerate(batch["index"]):
-        if index >= 0:
-            picture = picture_of(source.records[index])
-            faces[row] = warp(picture, geometry.compose_affine(located[row], batch["transform"][row]), halves.side)
-    prediction = halves.regress(variables, jax.device_put(faces, images.sharding))
+    for row, picture in enumerate(pictures):
+        if picture is not None:
+            faces[row] = warp(picture, geometry.compose_affine(located[row], transforms[row]), halves.side)
+    prediction = halves.regress(variables, jax.device_put(faces, getattr(images, "sharding", None)))
     landmarks = geometry.apply_affine(geometry.invert_affine(located), np.asarray(prediction.landmarks))
     landmarks[lost] = np.inf
-    return landmarks
+    return prediction._replace(landmarks=landmarks)
 
 
 def _by_normalizer(nme: np.ndarray, source: FaceSource, config: Config) -> dict[str, np.ndarray]:

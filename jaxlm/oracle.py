@@ -31,7 +31,7 @@ from jaxlm.data.video_pipeline import Video, crop_chunks
 from jaxlm.detect import HaarDetector
 from jaxlm.progress import progress
 from jaxlm.track import Landmarker, find_boxes, make_landmarker, smooth_boxes
-from jaxlm.trained import restore_variables
+from jaxlm.trained import load
 
 
 class Labels(NamedTuple):
@@ -95,10 +95,10 @@ class Oracle:
         self._predicts, self._variables = [], []
         self.landmarkers: list[Landmarker] = []
         for workdir, config in zip(workdirs, self.configs, strict=True):
-            system, (variables, _) = systems.build(config), restore_variables(config, workdir)
-            self._predicts.append(jax.jit(functools.partial(_heatmaps, system)))
-            self._variables.append(variables)
-            self.landmarkers.append(make_landmarker(system, variables, config))
+            model = load(workdir)
+            self._predicts.append(jax.jit(functools.partial(_heatmaps, systems.build(config))))
+            self._variables.append(model.variables)
+            self.landmarkers.append(make_landmarker(model))
 
     @property
     def config(self) -> Config:

@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import jax
 import numpy as np
 from absl import app, flags
 
-from jaxlm import dense, geometry, mesh, parameters, systems, visualize
+from jaxlm import dense, geometry, mesh, parameters, visualize
 from jaxlm.app import one_sentence, quiet_logs
 from jaxlm.checkpoints import load_config, write_atomically
-from jaxlm.config import Config
 from jaxlm.data import crops
 from jaxlm.data.augment import warp
 from jaxlm.data.clips import VideoFile, VideoWriter
@@ -32,7 +30,7 @@ from jaxlm.detect import HaarDetector
 from jaxlm.face_models import model_of
 from jaxlm.progress import progress
 from jaxlm.track import find_boxes, make_landmarker
-from jaxlm.trained import restore_variables
+from jaxlm.trained import TrainedModel, load
 
 _ROUNDS = 3  # until the crop fits the landmarks
 _VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
@@ -41,14 +39,14 @@ _VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 Regressor = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def make_regressor(system: systems.System, variables: Any, config: Config) -> Regressor:
+def make_regressor(model: TrainedModel) -> Regressor:
     """Parameters of one face in one picture, from the crop `tddfa_landmarks` of its box."""
-    predict = jax.jit(system.predict)
+    config = model.config
 
     def regress(image: np.ndarray, box: np.ndarray) -> np.ndarray:
         square = crops.crop_box("tddfa_landmarks", box, box.reshape(2, 2), np.ones(2, bool))
         transform = geometry.box_to_crop(square, config.image_size)
-        prediction = predict(variables, warp(image, transform, config.image_size)[None])
+        prediction = model.predict(warp(image, transform, config.image_size)[None])
         params = np.asarray(prediction.aux["params"][0], np.float64)
         return parameters.to_picture(params, transform, config.image_size)
 
@@ -71,10 +69,8 @@ class Reconstructor:
         if config.system != "tddfa":
             raise ValueError(f"{workdir} is of the system {config.system!r}; 3D faces need one of configs/tddfa_*.py.")
         self.config, self.model = config, model_of(config)
-        system = systems.build(config)
-        variables, _ = restore_variables(config, workdir, step)
-        self.regress = make_regressor(system, variables, config)
-        self.landmarker = make_landmarker(system, variables, config)
+        model = load(workdir, step=step)
+        self.regress, self.landmarker = make_regressor(model), make_landmarker(model)
         self.renderer = dense.FaceRenderer(self.model)
         self.detect = HaarDetector()
 

@@ -13,14 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from absl import app, flags
 from scipy.ndimage import gaussian_filter1d
 
-from jaxlm import geometry, metrics, systems, video_report
+from jaxlm import geometry, metrics, video_report
 from jaxlm.app import one_sentence, parse_flags, quiet_logs
-from jaxlm.checkpoints import load_config, write_atomically
+from jaxlm.checkpoints import write_atomically
 from jaxlm.config import Config
 from jaxlm.data import crops
 from jaxlm.data.augment import warp
@@ -29,63 +28,106 @@ from jaxlm.data.readers import BadSample
 from jaxlm.data.schemes import get_scheme
 from jaxlm.data.video_builders import check_boxes, load_boxes
 from jaxlm.data.video_pipeline import Video
-from jaxlm.detect import HaarDetector
+from jaxlm.detect import Detector, HaarDetector, without_overlaps
 from jaxlm.progress import progress
-from jaxlm.trained import restore_variables
+from jaxlm.trained import TrainedModel, load
 from jaxlm.video_evaluation import Follower, Track
 
 # (image (H, W, 3), box (4,)) -> (landmarks (K, 2) in its pixels, mean score)
 Landmarker = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]]
 _LOST_SCORE = 0.2  # of a landmark whose heatmap is spread over the face
 _BOX_SMOOTHING = 3.0  # frames, standard deviation
+_DETECT_EVERY = 10  # frames, for further faces
+_SAME_FACE = 0.3  # intersection over union
+_SHORTEST = 8  # frames of a further face
 
 
-def make_landmarker(system: systems.System, variables, config: Config) -> Landmarker:
+def make_landmarker(model: TrainedModel) -> Landmarker:
     """Landmarks of one face in one picture, under the crop protocol of `config.video`."""
-    predict = jax.jit(system.predict)
+    config = model.config
 
     def landmarker(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, float]:
         nothing = np.zeros((1, 2)), np.zeros(1, bool)
-        transform = geometry.box_to_crop(crops.crop_box(config.video.crop, box, *nothing), config.image_size)
-        prediction = predict(variables, warp(image, transform, config.image_size)[None])
+        transform = geometry.box_to_crop(crops.crop_box(video_crop(config), box, *nothing), config.image_size)
+        prediction = model.predict(warp(image, transform, config.image_size)[None])
         landmarks = np.asarray(prediction.landmarks[0], np.float64)
         return geometry.apply_affine(geometry.invert_affine(transform), landmarks), float(prediction.score.mean())
 
     return landmarker
 
 
-def find_boxes(
-    file: VideoFile, detect: Callable[[np.ndarray], np.ndarray], landmarker: Landmarker, min_iou: float
-) -> np.ndarray:
-    """Box of the largest face in every frame, from one pass over the file.
+def video_crop(config: Config) -> str:
+    """The crop protocol for videos; that for stills in a config from before there were videos."""
+    return config.video.crop if "video" in config else config.data.crop
+
+
+def find_boxes(file: VideoFile, detect: Detector, landmarker: Landmarker, min_iou: float) -> np.ndarray:
+    """Box (T, 4) of the largest face in every frame, NaN where there is none; see `find_faces`."""
+    return find_faces(file, detect, landmarker, min_iou, max_faces=1)[0]
+
+
+def find_faces(
+    file: VideoFile, detect: Detector, landmarker: Landmarker, min_iou: float, *, max_faces: int
+) -> list[np.ndarray]:
+    """Boxes of up to `max_faces` faces in every frame, from one pass over the file.
 
     A detector jitters, so it only starts a face; from then on the box is that of the frame's landmarks (section 5.2
-    of Micaelli et al., CVPR 2023), smoothed over time at the end.
+    of Micaelli et al., CVPR 2023), smoothed over time at the end. For further faces it is asked now and then.
 
     Args:
         file: the video.
         detect: image -> boxes (N, 4), the largest first.
         landmarker: see `make_landmarker`.
         min_iou: overlap of successive boxes below which it is another face.
+        max_faces: at a time, at least 1.
 
     Returns:
-        (T, 4), NaN where no face was found.
+        An array (T, 4) for each face, NaN where it was not seen; one without any face where there is none at all. A
+        face that is lost frees its array for the next that comes.
     """
-    boxes, box = [], None
-    for frame in progress(file, total=file.num_frames, desc=f"finding the face in {file.path.name}", unit="frame"):
-        rounds = 1
-        if box is None:
-            found = detect(frame)
+    rows: list[list[np.ndarray | None]] = []
+    boxes: list[np.ndarray | None] = [None] * max_faces
+    faces = "the face" if max_faces == 1 else "faces"
+    bar = progress(file, total=file.num_frames, desc=f"finding {faces} in {file.path.name}", unit="frame")
+    for number, frame in enumerate(bar):
+        fresh: list[int] = []
+        seen = [box for box in boxes if box is not None]
+        if len(seen) < max_faces and (not seen or number % _DETECT_EVERY == 0):
+            for found in detect(frame)[: max_faces - len(seen)]:
+                if all(geometry.box_iou(found, box) < _SAME_FACE for box in seen):
+                    slot = boxes.index(None)
+                    boxes[slot] = found
+                    seen.append(found)
+                    fresh.append(slot)
+        for slot in range(max_faces):
             # The first box is rough: it takes a few rounds until it fits the landmarks.
-            box, rounds = (found[0], 3) if len(found) else (None, 0)
-        for _ in range(rounds):
-            if box is not None:
-                box = _next_box(box, *landmarker(frame, box), frame.shape)
-        boxes.append(np.full(4, np.nan) if box is None else box)
-    return smooth_boxes(np.array(boxes).reshape(-1, 4), min_iou)
+            for _ in range(3 if slot in fresh else 1):
+                box = boxes[slot]
+                if box is not None:
+                    boxes[slot] = next_box(box, *landmarker(frame, box), frame.shape)
+        boxes = _without_doubles(boxes)
+        rows.append(list(boxes))
+    return _tracks_of_rows(rows, max_faces, min_iou)
 
 
-def _next_box(box: np.ndarray, landmarks: np.ndarray, score: float, shape: tuple[int, ...]) -> np.ndarray | None:
+def _without_doubles(boxes: list[np.ndarray | None]) -> list[np.ndarray | None]:
+    """Two boxes that slid onto one face: the later is given up."""
+    slots = [slot for slot, box in enumerate(boxes) if box is not None]
+    kept = {slots[i] for i in without_overlaps([box for box in boxes if box is not None])}
+    return [box if slot in kept else None for slot, box in enumerate(boxes)]
+
+
+def _tracks_of_rows(rows: list[list[np.ndarray | None]], max_faces: int, min_iou: float) -> list[np.ndarray]:
+    tracks = []
+    for slot in range(max_faces):
+        boxes = np.array([np.full(4, np.nan) if row[slot] is None else row[slot] for row in rows]).reshape(-1, 4)
+        # What the detector takes for a further face is gone again after a few frames.
+        if slot == 0 or np.isfinite(boxes).all(axis=1).sum() >= min(_SHORTEST, len(rows)):
+            tracks.append(smooth_boxes(boxes, min_iou))
+    return tracks
+
+
+def next_box(box: np.ndarray, landmarks: np.ndarray, score: float, shape: tuple[int, ...]) -> np.ndarray | None:
     """The landmarks' box, or None where the face is lost: unsure, outside the picture or of another size at once."""
     following = geometry.box_of_points(landmarks)
     growth = np.prod(following[2:] - following[:2]) / np.prod(box[2:] - box[:2])
@@ -132,14 +174,29 @@ def track_clip(follower: Follower, landmarker: Landmarker, file: VideoFile, boxe
     """
     if boxes is None:
         boxes = find_boxes(file, HaarDetector(), landmarker, follower.config.video.min_iou)
-    elif len(boxes) != (held := file.count()):
-        raise BadSample(f"{file.path} holds {held} frames, but there are {len(boxes)} boxes; give one for each frame.")
-    check_boxes(boxes, file.shape, str(file.path))
+    boxes = boxes_of_file(file, boxes)
     if not np.isfinite(boxes).all(axis=1).any():
         raise BadSample(f"{file.path}: no face was found in any of {len(boxes)} frames; give its boxes with --boxes.")
-    count = get_scheme(follower.config.scheme).num_landmarks
-    video = Video(file, boxes, np.zeros((len(boxes), count, 2)), np.zeros((len(boxes), count), bool))
+    video = video_of_boxes(file, boxes, get_scheme(follower.config.scheme).num_landmarks)
     return Tracked(video, {name: found[0] for name, found in follower([video]).items()})
+
+
+def boxes_of_file(file: VideoFile, boxes: np.ndarray) -> np.ndarray:
+    """Boxes (T, 4), NaN where the face is lost.
+
+    Raises:
+        BadSample: if they are not those of the video's frames.
+    """
+    held = file.count()
+    if len(boxes) != held:
+        raise BadSample(f"{file.path} holds {held} frames, but there are {len(boxes)} boxes; give one for each frame.")
+    check_boxes(boxes, file.shape, str(file.path))
+    return boxes
+
+
+def video_of_boxes(file: VideoFile, boxes: np.ndarray, num_landmarks: int) -> Video:
+    """A video of which only the boxes (T, 4) are known."""
+    return Video(file, boxes, np.zeros((len(boxes), num_landmarks, 2)), np.zeros((len(boxes), num_landmarks), bool))
 
 
 def landmarks_csv(track: Track, seconds: np.ndarray) -> str:
@@ -186,11 +243,11 @@ def main(argv: list[str]) -> None:
             raise ValueError("--boxes goes with a single video.")
         boxes = None if BOXES.value is None else load_boxes(Path(BOXES.value))
         folder = Path(OUT.value).expanduser()
-        config = load_config(WORKDIR.value)
-        system = systems.build(config)
-        variables, _ = restore_variables(config, WORKDIR.value, STEP.value)
-        follower = Follower(variables, config, METHODS.value, batch_size=1)
-        landmarker = make_landmarker(system, variables, config)
+        model = load(WORKDIR.value, step=STEP.value)
+        if model.variables is None:
+            raise ValueError(f"{WORKDIR.value} is an exported graph, which has no state to track with; use a workdir.")
+        config, landmarker = model.config, make_landmarker(model)
+        follower = Follower(model.variables, config, METHODS.value, batch_size=1)
         folder.mkdir(parents=True, exist_ok=True)
         failed = []
         for path in paths:

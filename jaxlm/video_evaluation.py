@@ -103,7 +103,7 @@ class Follower:
         self.config.eval.flip_average = False
         system = systems.build(self.config)
         self.methods = [parse_method(name) for name in methods]
-        if system.track is None:
+        if system.track is None and any(method.tracker != "frame" for method in self.methods):
             print(f"The system {config.system!r} has no state to start from: of the methods only frame is left.")
             self.methods = [method for method in self.methods if method.tracker == "frame"]
         if not self.methods:
@@ -135,10 +135,7 @@ class Follower:
             device = {key: jax.device_put(chunk[key], self._sharding) for key in ("image", "restart", "exists")}
             for name, track in self._track.items():
                 if name not in past:
-                    # No video has started: zeros of the right shapes, so that one program serves every chunk.
-                    shapes = jax.eval_shape(functools.partial(track, **device, past=None), self._variables)[1]
-                    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-                    past[name] = jax.device_put(zeros, self._sharding)
+                    past[name] = jax.device_put(no_past(track, self._variables, device), self._sharding)
                 prediction, past[name] = track(self._variables, **device, past=past[name])
                 parts[name].append(_in_video(jax.device_get(prediction), chunk))
         tracks: dict[str, list[Track]] = {method.name: [] for method in self.methods}
@@ -149,6 +146,13 @@ class Follower:
                 for i, (video, length) in enumerate(zip(videos, lengths, strict=True))
             ]
         return tracks
+
+
+def no_past(track: Any, variables: Any, frames: dict[str, Any]) -> Any:
+    """What `System.track` of these frames starts from where no video has started: zeros of the right shapes, so that
+    one program serves every chunk."""
+    shapes = jax.eval_shape(functools.partial(track, **frames, past=None), variables)[1]
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def _frame_by_frame(predict, method, variables, image, restart, exists, past):

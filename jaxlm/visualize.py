@@ -13,6 +13,12 @@ from jaxlm import geometry
 from jaxlm.data.schemes import Scheme
 
 GREEN, RED, WHITE = (64, 255, 96), (255, 72, 72), (255, 255, 255)
+_FACES = (GREEN, (80, 200, 255), (255, 190, 60), (255, 120, 220), (190, 150, 255), (240, 240, 90))
+
+
+def color_of(number: int) -> tuple[int, int, int]:
+    """RGB of the n-th face of a picture."""
+    return _FACES[number % len(_FACES)]
 
 
 def draw_landmarks(
@@ -39,17 +45,26 @@ def draw_landmarks(
     image = np.ascontiguousarray(image).copy()
     points = geometry.rescale_points(np.asarray(landmarks, np.float64), scale)
     exists = np.isfinite(points).all(axis=1) & (True if mask is None else np.asarray(mask, bool))
-    thickness = max(round(min(image.shape[:2]) / 400), 1)
+    # As thick as suits the face, not the picture; points that would touch each other are left to the lines.
+    extent = np.ptp(points[exists], axis=0).max() if exists.any() else 0.0
+    thickness = int(np.clip(round(min(extent / 180, min(image.shape[:2]) / 200)), 1, 6))
+    shadow = np.zeros(image.shape[:2], np.uint8)
+    _draw_graph(shadow, points, exists, scheme, 255, thickness + 2, extent > 60)
+    image = (image * (1 - 0.5 / 255 * shadow[..., None])).astype(np.uint8)  # the lines show on any background
+    _draw_graph(image, points, exists, scheme, color, thickness, extent > 60)
+    return image
+
+
+def _draw_graph(canvas: np.ndarray, points, exists, scheme: Scheme, color: Any, thickness: int, dots: bool) -> None:
     shift = 4  # OpenCV draws at 1/16 pixel
     fixed = np.round(np.where(exists[:, None], points, 0.0) * 2**shift).astype(np.int64).clip(-(2**30), 2**30)
     for a, b in scheme.segments:
         if exists[a] and exists[b]:
             ends = [tuple(int(v) for v in fixed[i]) for i in (a, b)]
-            cv2.line(image, ends[0], ends[1], color, thickness, cv2.LINE_AA, shift)
-    for index in np.flatnonzero(exists):
+            cv2.line(canvas, ends[0], ends[1], color, thickness, cv2.LINE_AA, shift)
+    for index in np.flatnonzero(exists) if dots else ():
         center = tuple(int(v) for v in fixed[index])
-        cv2.circle(image, center, int(1.4 * thickness * 2**shift), color, -1, cv2.LINE_AA, shift)
-    return image
+        cv2.circle(canvas, center, int(1.2 * (thickness + 0.2) * 2**shift), color, -1, cv2.LINE_AA, shift)
 
 
 def draw_comparison(

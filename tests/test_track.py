@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from data_sets import moving_box, write_video
 
-from jaxlm import geometry, systems, track, trained, video_evaluation
+from jaxlm import geometry, track, trained, video_evaluation
 from jaxlm.data.clips import VideoFile, VideoWriter
 from jaxlm.data.readers import BadSample
 from jaxlm.data.video_pipeline import open_videos
@@ -19,9 +19,10 @@ def test_a_clip_is_tracked_from_file_to_file(video_workdir, tmp_path, capsys):
     boxes = record["bbox"].copy()
     boxes[3] = np.nan  # a lost face
 
-    system, (variables, _) = systems.build(config), trained.restore_variables(config, folder)
+    model = trained.load(folder)
+    variables = model.variables
     follower = video_evaluation.Follower(variables, config, ("frame", "rwr"), batch_size=1)
-    landmarker = track.make_landmarker(system, variables, config)
+    landmarker = track.make_landmarker(model)
     tracked = track.track_clip(follower, landmarker, VideoFile(record["video"].decode()), boxes)
     paths = track.write_outputs(tmp_path, tracked, config)
     stem = Path(record["video"].decode()).stem
