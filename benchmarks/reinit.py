@@ -11,7 +11,6 @@ import statistics
 import time
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,9 +18,10 @@ import optax
 from absl import app, flags
 
 from jaxlm.config import load_config_file
+from jaxlm.flops import count_macs
 from jaxlm.models import convolution
 from jaxlm.models.blocks import count_parameters
-from jaxlm.models.mobilenet import SMALL, DepthwiseConv
+from jaxlm.models.mobilenet import SMALL
 from jaxlm.models.reinit import ShapeRegressor
 from jaxlm.systems.reinit import make_model
 
@@ -36,28 +36,10 @@ PAPER = {
     "medium": (2.91e6, 0.27e9),
     "large": (24.39e6, 5.28e9),
 }
-LAYERS = (nn.Conv, nn.Dense, DepthwiseConv)
 
 
 def model_of(variant):
     return make_model(load_config_file(f"reinit_300w.py:{variant}"))
-
-
-def count_macs(model, variables, images) -> int:
-    """Multiply-adds of every convolution and matrix product for one image."""
-    total = 0
-
-    def count(call, args, keywords, context):
-        nonlocal total
-        output = call(*args, **keywords)
-        if isinstance(context.module, LAYERS) and context.method_name == "__call__":
-            kernel: Any = context.module.variables["params"]["kernel"]
-            total += int(np.prod(output.shape[1:-1])) * kernel.size
-        return output
-
-    with nn.intercept_methods(count):
-        jax.eval_shape(model.apply, variables, images)
-    return total
 
 
 def sizes():
@@ -65,7 +47,7 @@ def sizes():
     for name, (parameters, macs) in PAPER.items():
         model, images = model_of(name), jnp.zeros((1, 256, 256, 3))
         variables: Any = jax.eval_shape(model.init, jax.random.key(0), images)
-        ours, flops = count_parameters(variables["params"]), count_macs(model, variables, images)
+        ours, flops = count_parameters(variables["params"]), count_macs(model.apply, variables, images)
         print(
             f"{name:<8}{ours:>12,}{parameters / 1e3:>9.1f}K{ours / parameters - 1:>+8.1%}"
             f"{flops / 1e6:>15.1f}M{macs / 1e6:>9.1f}M{flops / macs - 1:>+8.1%}"

@@ -11,13 +11,13 @@
   (extras `export` and `torch`). Target: 1.1 times its time at most, the same numbers.
 """
 
+import functools
 import io
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,9 +25,12 @@ from absl import app, flags
 
 from jaxlm import losses, morphable, parameters, systems
 from jaxlm.config import Config, load_config_file
+from jaxlm.flops import count_macs
+from jaxlm.folding import fold_batch_norms
 from jaxlm.models.blocks import count_parameters
-from jaxlm.models.mobilenet import DepthwiseConv
-from jaxlm.models.tddfa import BACKBONES, ParameterNetwork, fold
+from jaxlm.models.tddfa import BACKBONES, ParameterNetwork
+from jaxlm.onnx_graph import to_onnx
+from jaxlm.trained import onnx_session
 
 WHAT = flags.DEFINE_list("what", ["losses", "meta", "sizes", "speed"], "Which of them; onnx as well.")
 BATCH = flags.DEFINE_integer("batch", 32, "Images in a training step.")
@@ -145,30 +148,16 @@ class Stepper:
         jax.block_until_ready((self.state, logs))
 
 
-def count_macs(network: nn.Module, variables: Any, images: Any) -> int:
-    """Multiply-adds of every convolution and matrix product for one image."""
-    total = 0
-
-    def count(call, args, keywords, context):
-        nonlocal total
-        output = call(*args, **keywords)
-        if isinstance(context.module, (nn.Conv, nn.Dense, DepthwiseConv)) and context.method_name == "__call__":
-            kernel: Any = context.module.variables["params"]["kernel"]
-            total += int(np.prod(output.shape[1:-1])) * kernel.size
-        return output
-
-    with nn.intercept_methods(count):
-        jax.eval_shape(lambda variables, images: network.apply(variables, images, False), variables, images)
-    return total
-
-
 def measure_sizes():
     images = jnp.zeros((1, 120, 120, 3))
     print(f"{'network':<18}{'parameters':>12}{'multiply-adds':>15}{'paper':>20}")
     for backbone in BACKBONES:
         network = ParameterNetwork(backbone, 62, 0)
         variables = jax.eval_shape(lambda network=network: network.init(jax.random.key(0), images, False))
-        numbers = count_parameters(variables["params"]), count_macs(network, variables, images)
+        numbers = (
+            count_parameters(variables["params"]),
+            count_macs(functools.partial(apply_parameters, network), variables, images),
+        )
         paper = "{:.2f} M, {:.0f} M".format(*(n / 1e6 for n in PAPER[backbone])) if backbone in PAPER else "–"
         print(f"{backbone:<18}{numbers[0] / 1e6:>10.3f} M{numbers[1] / 1e6:>13.1f} M{paper:>20}")
 
@@ -188,44 +177,46 @@ def initialised(backbone: str) -> tuple[ParameterNetwork, Any]:
     return network, prepare(jax.random.key(0))
 
 
+def apply_parameters(network: ParameterNetwork, variables: Any, images: Any) -> Any:
+    return network.apply(variables, images, False)[0]  # pyright: ignore[reportIndexIssue]
+
+
 def measure_speed():
     model, image = random_model(38_365), np.zeros((1, 120, 120, 3), np.float32)
     print(f"{'one picture at a time':<34}{'parameters':>12}{'and vertices':>14}")
     for backbone in ("mobilenet_0.5", "mobilenet_1"):
         network, variables = initialised(backbone)
-        folded, constants = ParameterNetwork(backbone, 62, 0, folded=True), fold(variables)
-        for name, of, weights in (("", network, variables), (", folded", folded, constants)):
-            regress = jax.jit(lambda weights, image, of=of: of.apply(weights, image, False)[0])
-            dense = jax.jit(
-                lambda weights, image, model, of=of: parameters.vertices(of.apply(weights, image, False)[0], model)
-            )
+        plain = functools.partial(apply_parameters, network)
+        folded = fold_batch_norms(plain, variables, image)
+        for name, regress in (("", functools.partial(plain, variables)), (", folded", folded)):
+            run = jax.jit(regress)
+            dense = jax.jit(lambda image, model, regress=regress: parameters.vertices(regress(image), model))
             seconds = (
-                clock(lambda regress=regress, weights=weights: regress(weights, image), 60),
-                clock(lambda dense=dense, weights=weights: dense(weights, image, model), 60),
+                clock(lambda run=run: run(image), 60),
+                clock(lambda dense=dense: dense(image, model), 60),
             )
             print(f"{backbone + name:<34}" + "".join(f"{1 / second:>8.0f} fps " for second in seconds))
 
 
 def measure_onnx():
-    import onnxruntime  # pyright: ignore[reportMissingImports]
-    from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
-
     network, variables = initialised("mobilenet_1")
-    del network
-    folded, constants = ParameterNetwork("mobilenet_1", 62, 0, folded=True), fold(variables)
-    exported = to_onnx(lambda images: folded.apply(constants, images, False)[0], [("B", 120, 120, 3)])
-    contents = {"jax2onnx": exported.SerializeToString(), "PyTorch": _torch_export(constants)}
+    folded = fold_batch_norms(
+        lambda variables, images: (apply_parameters(network, variables, images),),
+        variables,
+        jnp.zeros((1, 120, 120, 3)),
+    )
+    spec = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), 120, 120, 3), jnp.float32)
+    exported = to_onnx(folded, spec, input_name="images", output_names=["params"])
+    contents = {"jax2onnx": exported, "PyTorch": _torch_export(variables)}
     image = np.random.default_rng(0).uniform(0, 255, (1, 120, 120, 3)).astype(np.float32)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    sessions = {name: onnxruntime.InferenceSession(content, options) for name, content in contents.items()}
+    sessions = {name: onnx_session(content, name, threads=1) for name, content in contents.items()}
     inputs = {"jax2onnx": image, "PyTorch": np.ascontiguousarray(image.transpose(0, 3, 1, 2))}
     runs = {
         name: (lambda name=name, session=session: session.run(None, {session.get_inputs()[0].name: inputs[name]})[0])
         for name, session in sessions.items()
     }
     outputs = {name: run() for name, run in runs.items()}
-    expected = jax.jit(lambda image: folded.apply(constants, image, False)[0])(image)
+    expected = apply_parameters(network, variables, image)
     for name, output in outputs.items():
         print(f"{name}: largest difference from JAX {np.abs(output - expected).max():.1e}")
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -240,26 +231,31 @@ def measure_onnx():
     print(f"ours over PyTorch's: {medians['jax2onnx'] / medians['PyTorch']:.2f}")
 
 
-def _torch_export(folded: Any) -> bytes:
-    """The folded MobileNet × 1 as PyTorch writes it."""
+def _torch_export(variables: Any) -> bytes:
+    """MobileNet × 1 as PyTorch writes it, which folds batch norms by itself."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    params = jax.tree.map(np.asarray, folded["params"])
+    variables = jax.tree.map(np.asarray, variables)
+    params, statistics = variables["params"], variables["batch_stats"]["trunk"]
     trunk, layers = params["trunk"], []
 
-    def add(kernel, bias, stride, groups):
+    def add(kernel, norm, measured, stride, groups):
+        kernel = kernel.reshape((1,) * (4 - kernel.ndim) + kernel.shape)  # 1×1 ones are matrices
         outputs, inputs, side = kernel.shape[3], kernel.shape[2] * groups, kernel.shape[0]
-        conv = torch.nn.Conv2d(inputs, outputs, side, stride, side // 2, groups=groups)
-        conv.weight.data, bias_of = torch.tensor(kernel.transpose(3, 2, 0, 1)), torch.tensor(bias)
-        conv.bias = torch.nn.Parameter(bias_of)
-        layers.extend([conv, torch.nn.ReLU()])
+        conv = torch.nn.Conv2d(inputs, outputs, side, stride, side // 2, groups=groups, bias=False)
+        conv.weight.data = torch.tensor(kernel.transpose(3, 2, 0, 1).copy())
+        batch_norm = torch.nn.BatchNorm2d(outputs)
+        batch_norm.weight.data, batch_norm.bias.data = torch.tensor(norm["scale"]), torch.tensor(norm["bias"])
+        batch_norm.running_mean, batch_norm.running_var = torch.tensor(measured["mean"]), torch.tensor(measured["var"])
+        layers.extend([conv, batch_norm, torch.nn.ReLU()])
 
-    add(trunk["conv1"]["kernel"], trunk["bn1"]["bias"], 2, 1)
+    add(trunk["conv1"]["kernel"], trunk["bn1"], statistics["bn1"], 2, 1)
     for block in sorted(name for name in trunk if name.startswith("dw")):
         stride = 2 if block in ("dw2_2", "dw3_2", "dw4_2", "dw5_6") else 1
         kernel = trunk[block]["conv_dw"]["kernel"]
-        add(kernel, trunk[block]["bn_dw"]["bias"], stride, kernel.shape[3])
-        add(trunk[block]["conv_sep"]["kernel"], trunk[block]["bn_sep"]["bias"], 1, 1)
+        norms, measured = trunk[block], statistics[block]
+        add(kernel, norms["bn_dw"], measured["bn_dw"], stride, kernel.shape[3])
+        add(norms["conv_sep"]["kernel"], norms["bn_sep"], measured["bn_sep"], 1, 1)
     last = torch.nn.Linear(*params["fc_param"]["kernel"].shape)
     last.weight.data = torch.tensor(params["fc_param"]["kernel"].T.copy())
     last.bias.data = torch.tensor(params["fc_param"]["bias"])

@@ -7,8 +7,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jaxlm import geometry
-
 # image (H, W, 3) uint8 RGB -> boxes (N, 4) around what the landmarks span, the largest first
 Detector = Callable[[np.ndarray], np.ndarray]
 
@@ -137,12 +135,18 @@ class YuNetDetector:
 
 
 def without_overlaps(boxes: list[np.ndarray], most: float = 0.5) -> list[int]:
-    """Positions of the boxes that no earlier one overlaps by more than `most` (intersection over union)."""
+    """Positions of the boxes of which no more than the share `most` lies in an earlier, larger one, or the reverse."""
     kept: list[int] = []
     for position, box in enumerate(boxes):
-        if all(geometry.box_iou(box, boxes[other]) <= most for other in kept):
+        if all(_shared(box, boxes[other]) <= most for other in kept):
             kept.append(position)
     return kept
+
+
+def _shared(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over the smaller area."""
+    common = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0.0))
+    return float(common / min(np.prod(a[2:] - a[:2]), np.prod(b[2:] - b[:2])))
 
 
 def check_boxes(boxes: np.ndarray, image: np.ndarray) -> np.ndarray:

@@ -113,8 +113,16 @@ def _jaxprs(jaxpr: Any) -> Iterator[Any]:
     """A jaxpr and all within it."""
     yield jaxpr
     for eqn in jaxpr.eqns:
-        for value in eqn.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    yield from _jaxprs(inner)
+        for inner in inner_jaxprs(eqn):
+            yield from _jaxprs(inner)
+
+
+def inner_jaxprs(eqn: Any) -> list[Any]:
+    """The jaxprs that an equation calls: branches, bodies, functions."""
+    found = []
+    for value in eqn.params.values():
+        for inner in value if isinstance(value, tuple | list) else (value,):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                found.append(inner)
+    return found

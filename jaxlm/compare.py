@@ -1,0 +1,177 @@
+"""Several trained models on one data set, side by side.
+
+    python -m jaxlm.compare --workdirs=runs/ldeq,runs/awing,exported/model.onnx --data=300w:test --out=compared
+
+Each model is measured under its own crop protocol and image size. Written are `comparison.md`, `comparison.json` and
+the cumulative errors, `comparison_ced.png`. The latency is that of one crop at a time on the first device, the median
+of many; multiply-adds (MACs) are those of one crop, with as many solver steps as the config allows.
+"""
+
+import json
+import math
+import statistics
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from jaxlm import evaluation, systems, trained, visualize
+from jaxlm.app import one_sentence, parse_flags, quiet_logs, with_source
+from jaxlm.checkpoints import write_atomically
+from jaxlm.config import Config
+from jaxlm.data import pipeline
+from jaxlm.flops import count_macs
+from jaxlm.models.blocks import count_parameters
+from jaxlm.trained import TrainedModel
+
+
+class Entry(NamedTuple):
+    """One model of a comparison.
+
+    Attributes:
+        name: of the model.
+        config: of its experiment.
+        result: on the data set.
+        parameters: their number; None inside a graph.
+        macs: multiply-adds for one crop; None inside a graph.
+        latency: milliseconds for one crop.
+    """
+
+    name: str
+    config: Config
+    result: evaluation.Result
+    parameters: int | None
+    macs: int | None
+    latency: float
+
+    def row(self) -> dict[str, Any]:
+        """Everything in numbers, for JSON."""
+        return {
+            "model": self.name,
+            "system": self.config.system,
+            "image_size": self.config.image_size,
+            "crop": self.config.data.crop,
+            "normalizer": self.config.data.normalizer,
+            "parameters": self.parameters,
+            "multiply_adds": self.macs,
+            "latency_ms": self.latency,
+            **self.result.row(),
+            "nme_mean_of_bins": self.result.mean_of_bins(),
+        }
+
+
+def measure(model: TrainedModel, name: str, data: str, root: str | None, repeats: int) -> Entry:
+    """One model on a data set.
+
+    Args:
+        model: to measure.
+        name: for tables.
+        data: "source" or "source:split", as `eval.py` takes it.
+        root: the files of a builder.
+        repeats: calls that are timed.
+    """
+    config = model.config if root is None else with_source(model.config, data.partition(":")[0], root)
+    source = pipeline.open_set(config, data)
+    predict = (lambda variables, images: model.predict(images)) if model.variables is None else _predict_of(config)
+    result = evaluation.evaluate(predict, model.variables, source, config, halves=model.halves, show_progress=True)
+    images = np.zeros((1, config.image_size, config.image_size, 3), np.float32)
+    return Entry(
+        name=name,
+        config=config,
+        result=result,
+        parameters=None if model.variables is None else count_parameters(model.variables["params"]),
+        macs=None if model.variables is None else _macs(config, model.variables, images),
+        latency=1e3 * _latency(model, images, repeats),
+    )
+
+
+def _predict_of(config: Config) -> Any:
+    return trained.jitted_predict(config)[0]
+
+
+def _macs(config: Config, variables: Any, images: np.ndarray) -> int:
+    steps = config.solver.max_steps if "solver" in config else 1
+    return count_macs(systems.build(config).predict, variables, images, loop_steps=steps)
+
+
+def _latency(model: TrainedModel, images: np.ndarray, repeats: int) -> float:
+    """Median seconds of a call."""
+    jax.block_until_ready(model.predict(images).landmarks)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(model.predict(images).landmarks)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def markdown(entries: list[Entry], data: str) -> str:
+    """The comparison as a table, the lowest NME first."""
+    lines = [
+        f"Data: {data}. NME, FR10 in percent; latency of one crop on {jax.devices()[0].device_kind}.",
+        "",
+        "| model | system | pixels | crop | normalizer | faces | NME | FR10 | AUC10 | parameters | MACs | ms |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for entry in sorted(entries, key=lambda entry: entry.row()["nme"]):
+        row = entry.row()
+        lines.append(
+            f"| {entry.name} | {row['system']} | {row['image_size']} | {row['crop']} | {row['normalizer']} "
+            f"| {row['count']} | {row['nme']:.3f} | {row['fr10']:.2f} | {row['auc10']:.4f} "
+            f"| {_large(row['parameters'])} | {_large(row['multiply_adds'])} | {row['latency_ms']:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _large(number: int | None) -> str:
+    if not number:
+        return "–"
+    power = min(int(math.log10(number)) // 3, 3)
+    return f"{number / 1000**power:.3g} {' KMG'[power]}".rstrip()
+
+
+def write(folder: Path, entries: list[Entry], data: str) -> None:
+    """Writes the table as Markdown and JSON, and the curves."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "comparison.md", markdown(entries, data))
+    content = visualize.without_nan({"data": data, "models": [entry.row() for entry in entries]})
+    write_atomically(folder / "comparison.json", json.dumps(content, indent=2) + "\n")
+    curves = {f"{entry.name} ({entry.row()['nme']:.2f} %)": entry.result.nme for entry in entries}
+    visualize.plot_ced(folder / "comparison_ced.png", curves, threshold=0.1, title=data)
+
+
+def short_names(paths: list[str]) -> list[str]:
+    """The last part of each path, and as much before it as tells them apart."""
+    parts = [Path(path).expanduser().resolve().parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise ValueError(f"A model is named twice among {', '.join(paths)}; name each once.")
+
+
+def main(argv: list[str]) -> None:
+    quiet_logs()
+    with one_sentence():
+        if len(argv) > 1:
+            raise ValueError(f"{argv[1]} is no option; models are named by --workdirs=a,b.")
+        names, out = short_names(WORKDIRS.value), Path(OUT.value).expanduser()
+        models = [trained.load(path) for path in WORKDIRS.value]
+        data = DATA.value or models[0].config.eval.sets[0]
+        entries = [
+            measure(model, name, data, ROOT.value, REPEATS.value) for model, name in zip(models, names, strict=True)
+        ]
+        write(out, entries, data)
+        print(f"\n{markdown(entries, data)}\nwritten: {out}/comparison.md, comparison.json, comparison_ced.png")
+
+
+if __name__ == "__main__":
+    WORKDIRS = flags.DEFINE_list("workdirs", None, "Workdirs or exported models, with commas.", required=True)
+    DATA = flags.DEFINE_string("data", None, "source or source:split; the first set of the first model otherwise.")
+    ROOT = flags.DEFINE_string("root", None, "The files of the data set, where --data names a builder.")
+    OUT = flags.DEFINE_string("out", "compared", "Folder of the results.")
+    REPEATS = flags.DEFINE_integer("repeats", 50, "Calls that are timed.", lower_bound=1)
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,41 @@
+"""Multiply-adds of a function, from its jaxpr: convolutions and matrix products, which is what networks are made of."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from jaxlm.folding import inner_jaxprs
+
+
+def count_macs(function: Callable[..., Any], *inputs: Any, loop_steps: int = 1) -> int:
+    """Multiply-adds of one call.
+
+    Args:
+        function: traced, not run.
+        *inputs: arrays or shapes.
+        loop_steps: how often the body of a `while_loop` runs, which its jaxpr does not say.
+    """
+    return _of_jaxpr(jax.make_jaxpr(function)(*inputs).jaxpr, loop_steps)
+
+
+def _of_jaxpr(jaxpr: Any, loop_steps: int) -> int:
+    total = 0
+    for eqn in jaxpr.eqns:
+        name, inner = eqn.primitive.name, inner_jaxprs(eqn)
+        if name == "conv_general_dilated":
+            kernel, numbers = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"]
+            total += math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // kernel[numbers.rhs_spec[0]]
+        elif name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            total += math.prod(eqn.outvars[0].aval.shape) * math.prod(
+                eqn.invars[0].aval.shape[axis] for axis in contracted
+            )
+        elif name == "cond":
+            # Of `platform_dependent` the last branch is what is not special to a platform.
+            total += _of_jaxpr(inner[-1], loop_steps)
+        elif inner:
+            times = {"scan": eqn.params.get("length", 1), "while": loop_steps}.get(name, 1)
+            total += times * sum(_of_jaxpr(one, loop_steps) for one in inner)
+    return total
