@@ -13,7 +13,6 @@ from jaxlm.evaluation import regress_from_pictures
 from jaxlm.trained import TrainedModel
 
 _REFINE = 2
-_MIN_SCORE = 0.2  # of a landmark whose heatmap is spread over the face
 
 
 class Face(NamedTuple):
@@ -43,7 +42,7 @@ class Predictor:
         detector: image -> boxes; OpenCV's Haar cascade where it is None.
         refine: how often the crop is taken again; by the rule above where it is None.
         batch_size: faces at a time.
-        min_score: mean score below which a detected face is none.
+        min_score: mean score below which a detected face is none; what is usual depends on the model.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class Predictor:
         detector: detect.Detector | None = None,
         refine: int | None = None,
         batch_size: int = 16,
-        min_score: float = _MIN_SCORE,
+        min_score: float = 0.0,
     ):
         self.model, self.config = model, model.config
         self.detect = detect.HaarDetector() if detector is None else detector

@@ -49,9 +49,9 @@ def draw_landmarks(
     extent = np.ptp(points[exists], axis=0).max() if exists.any() else 0.0
     thickness = int(np.clip(round(min(extent / 180, min(image.shape[:2]) / 200)), 1, 6))
     shadow = np.zeros(image.shape[:2], np.uint8)
-    _draw_graph(shadow, points, exists, scheme, 255, thickness + 2, extent > 60)
+    _draw_graph(shadow, points, exists, scheme, 255, thickness + 2, extent > 150)
     image = (image * (1 - 0.5 / 255 * shadow[..., None])).astype(np.uint8)  # the lines show on any background
-    _draw_graph(image, points, exists, scheme, color, thickness, extent > 60)
+    _draw_graph(image, points, exists, scheme, color, thickness, extent > 150)
     return image
 
 
@@ -147,22 +147,19 @@ def figure(
     path: Path, *, rows: int = 1, columns: int = 1, size: tuple[float, float] = (6, 4.2), title: str = ""
 ) -> Iterator[list[Any]]:
     """Matplotlib axes, row by row, each panel `size` inches; written to `path` when the context ends."""
-    import matplotlib
+    # Not pyplot, whose backend is the caller's: a notebook shows its own figures with it.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    drawn, axes = pyplot.subplots(rows, columns, figsize=(size[0] * columns, size[1] * rows), dpi=120, squeeze=False)
-    try:
-        yield list(axes.ravel())
-        if title:
-            drawn.suptitle(title, fontsize=10)
-        drawn.tight_layout()
-        drawn.canvas.draw()
-        pixels = np.asarray(drawn.canvas.buffer_rgba())[..., :3].copy()  # pyright: ignore[reportAttributeAccessIssue]
-    finally:
-        pyplot.close(drawn)
-    write_image(path, pixels)
+    drawn = Figure(figsize=(size[0] * columns, size[1] * rows), dpi=120)
+    canvas = FigureCanvasAgg(drawn)
+    axes = drawn.subplots(rows, columns, squeeze=False)
+    yield list(axes.ravel())
+    if title:
+        drawn.suptitle(title, fontsize=10)
+    drawn.tight_layout()
+    canvas.draw()
+    write_image(path, np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
 
 def plot_curves(
@@ -197,4 +194,4 @@ def plot_ced(path: Path, curves: dict[str, np.ndarray], *, threshold: float, tit
             axes.step(x, y, where="post", label=name, linewidth=2 if len(curves) == 1 or name == "all" else 1.2)
         axes.set(xlim=(0, 100 * threshold), ylim=(0, 1), xlabel="NME (%)", ylabel="fraction of faces", title=title)
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, loc="lower right", fontsize=9)
+        axes.legend(framealpha=0.85, edgecolor="none", loc="best", fontsize=8)
