@@ -156,8 +156,8 @@ def check_boxes(boxes: np.ndarray, image: np.ndarray) -> np.ndarray:
         ValueError: naming the first that does not.
     """
     boxes = np.asarray(boxes, np.float64)
-    if boxes.ndim == 1 and len(boxes) == 4:
-        boxes = boxes[None]
+    if boxes.size in (0, 4):
+        boxes = boxes.reshape(-1, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"Boxes must have the shape (N, 4), x1 y1 x2 y2, got {boxes.shape}.")
     height, width = image.shape[:2]

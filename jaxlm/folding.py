@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
@@ -32,19 +33,21 @@ def fold_batch_norms(function: Callable[..., Any], variables: Any, *inputs: Any)
     Returns:
         (*inputs) -> what `function` returns, to rounding.
     """
-    variables = jax.device_get(variables)
-    changed: dict[int, np.ndarray] = {}
+    variables = jax.tree.map(jnp.asarray, variables)
+    changed: dict[int, Any] = {}
     affines: dict[int, _Affine] = {}
     for key, (held, epsilon, convolution) in _find_norms(function, variables, inputs).items():
         params, statistics = held["params"], held["batch_stats"]
-        gain = params["scale"] / np.sqrt(statistics["var"] + epsilon)
-        shift = params["bias"] - statistics["mean"] * gain
+        gain = np.asarray(params["scale"]) / np.sqrt(np.asarray(statistics["var"]) + epsilon)
+        shift = np.asarray(params["bias"]) - np.asarray(statistics["mean"]) * gain
         if convolution is None or id(convolution["kernel"]) in changed:
             affines[key] = _Affine(gain, shift)
             continue
-        changed[id(convolution["kernel"])] = convolution["kernel"] * gain  # outputs are a kernel's last axis
+        changed[id(convolution["kernel"])] = jnp.asarray(
+            np.asarray(convolution["kernel"]) * gain
+        )  # outputs are a kernel's last axis
         if "bias" in convolution:
-            changed[id(convolution["bias"])] = convolution["bias"] * gain + shift
+            changed[id(convolution["bias"])] = jnp.asarray(np.asarray(convolution["bias"]) * gain + shift)
             affines[key] = _Affine(None, None)
         else:
             affines[key] = _Affine(None, shift)

@@ -95,7 +95,7 @@ def find_faces(
         if len(seen) < max_faces and (not seen or number % _DETECT_EVERY == 0):
             for found in detect(frame)[: max_faces - len(seen)]:
                 if all(geometry.box_iou(found, box) < _SAME_FACE for box in seen):
-                    slot = boxes.index(None)
+                    slot = next(slot for slot, box in enumerate(boxes) if box is None)
                     boxes[slot] = found
                     seen.append(found)
                     fresh.append(slot)

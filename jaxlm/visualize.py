@@ -46,7 +46,7 @@ def draw_landmarks(
     points = geometry.rescale_points(np.asarray(landmarks, np.float64), scale)
     exists = np.isfinite(points).all(axis=1) & (True if mask is None else np.asarray(mask, bool))
     # As thick as suits the face, not the picture; points that would touch each other are left to the lines.
-    extent = np.ptp(points[exists], axis=0).max() if exists.any() else 0.0
+    extent = float(np.ptp(points[exists], axis=0).max()) if exists.any() else 0.0
     thickness = int(np.clip(round(min(extent / 180, min(image.shape[:2]) / 200)), 1, 6))
     shadow = np.zeros(image.shape[:2], np.uint8)
     _draw_graph(shadow, points, exists, scheme, 255, thickness + 2, extent > 150)

@@ -12,12 +12,10 @@ from jaxlm import app, checkpoints, convert, losses, parameters, systems, traine
 from jaxlm.face_models import load_face_model, model_of
 from jaxlm.models import tddfa as models
 from jaxlm.models.blocks import count_parameters
-from jaxlm.models.tddfa import ParameterNetwork, fold
+from jaxlm.models.tddfa import ParameterNetwork
 from jaxlm.morphable import landmark_model
 from jaxlm.systems import tddfa
 from jaxlm.training import train
-
-IMAGES = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)), jnp.float32)
 
 
 def make_config(tmp_path, **loss):
@@ -30,37 +28,6 @@ def make_config(tmp_path, **loss):
     config.eval.batch_size = 4
     config.loss.update(dict(vertices=0, **loss))
     return config
-
-
-def randomised(variables, seed=0):
-    """Norms and kernels as they might be after training."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        name = path[-1].key
-        noise = rng.normal(size=leaf.shape)
-        if name in ("scale", "var"):
-            return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), leaf.dtype)
-        if name == "kernel":
-            fan_in = 9 if leaf.shape[:2] == (3, 3) and leaf.shape[2] == 1 else np.prod(leaf.shape[:-1])
-            return jnp.asarray(noise * np.sqrt(2.0 / fan_in), leaf.dtype)
-        return jnp.asarray(0.1 * noise, leaf.dtype)
-
-    return jax.tree_util.tree_map_with_path(draw, variables)
-
-
-@pytest.mark.parametrize("backbone", ["mobilenet_0.25", "resnet22"])
-def test_folding_changes_nothing(backbone):
-    network, folded = ParameterNetwork(backbone, 62, bgr=True), ParameterNetwork(backbone, 62, 0, True, folded=True)
-    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), IMAGES, False))
-    variables = randomised(shapes)
-    expected, landmarks = jax.jit(lambda v: network.apply(v, IMAGES, False))(variables)
-    found, none = jax.jit(lambda v: folded.apply(v, IMAGES, False))(fold(variables))
-    assert none is None and landmarks.shape == (2, 68, 2) and np.abs(expected).max() > 0.1
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-    assert not any(
-        "bn" in str(path) and path[-1].key != "bias" for path, _ in jax.tree_util.tree_leaves_with_path(fold(variables))
-    )
 
 
 def test_the_paper_counts_3_27_million():

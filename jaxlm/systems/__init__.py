@@ -1,5 +1,6 @@
 """Systems: what one paper adds up to, as a handful of pure functions. `jaxlm.training` knows nothing else about one."""
 
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -125,15 +126,16 @@ class System(NamedTuple):
     mesh: Callable[[], jax.sharding.Mesh] | None = None
 
 
+# The module of each system, which holds `build(config) -> System`; imported when it is asked for.
+SYSTEMS: dict[str, str] = {name: f"jaxlm.systems.{name}" for name in ("awing", "ldeq", "reinit", "tddfa")}
+
+
 def build(config: Config) -> System:
     """The system that `config.system` names.
 
     Raises:
         ValueError: naming those that exist.
     """
-    from jaxlm.systems import awing, ldeq, reinit, tddfa
-
-    systems = {"awing": awing.build, "ldeq": ldeq.build, "reinit": reinit.build, "tddfa": tddfa.build}
-    if config.system not in systems:
-        raise ValueError(f"There is no system {config.system!r}; choose one of {', '.join(systems)}.")
-    return systems[config.system](config)
+    if config.system not in SYSTEMS:
+        raise ValueError(f"There is no system {config.system!r}; choose one of {', '.join(SYSTEMS)}.")
+    return importlib.import_module(SYSTEMS[config.system]).build(config)

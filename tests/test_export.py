@@ -1,0 +1,237 @@
+import functools
+import json
+import subprocess
+import sys
+
+import awing_rendered
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import quickstart
+import reinit_faces68
+import tddfa_rendered
+from jax import export as jax_export
+
+from jaxlm import compare, export, onnx_graph, sampler, systems, trained
+from jaxlm.checkpoints import write_config
+from jaxlm.models import tddfa as tddfa_models
+
+onnx = pytest.importorskip("jax2onnx", reason="the extra export is not installed")
+
+FORMATS = export.FORMATS
+
+
+def variables_of(config):
+    """As they might be after training."""
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        names = [key.key for key in path]
+        if names[-1] in ("scale", "var"):
+            return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
+        if any("head" in name or "last" in name for name in names):
+            return jnp.asarray(leaf + 0.003 * rng.normal(size=leaf.shape), jnp.float32)
+        if names[-1] == "kernel":
+            fan_in = 9 if leaf.ndim == 4 and leaf.shape[2] == 1 else np.prod(leaf.shape[:-1])
+            return jnp.asarray(rng.normal(size=leaf.shape) * np.sqrt(2 / fan_in), jnp.float32)
+        return jnp.asarray(leaf)
+
+    state = jax.jit(systems.build(config).init)(jax.random.key(0))
+    return jax.tree_util.tree_map_with_path(draw, jax.device_get(state.variables))
+
+
+def crops_of(config, count=3):
+    size = config.image_size
+    images = np.random.default_rng(1).uniform(0, 255, (count, size, size, 3)).astype(np.float32)
+    return export.Crops(images, "noise")
+
+
+def ldeq():
+    config = quickstart.get_config("smoke")
+    config.image_size = 32
+    config.solver.update(dict(name="anderson", max_steps=4))
+    return config
+
+
+def mobilenet():
+    config = tddfa_rendered.get_config("smoke")
+    config.image_size = 32
+    config.morphable.update(dict(identity=3, expression=2))
+    return config
+
+
+def hourglass():
+    return awing_rendered.get_config("smoke")
+
+
+def glsr():
+    return reinit_faces68.get_config("smoke")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A small LDEQ in every format, and what it says of a few crops."""
+    folder, config = tmp_path_factory.mktemp("exported"), ldeq()
+    config.eval.flip_average = False
+    variables, crops = variables_of(config), crops_of(ldeq())
+    differences = {name: export.export_model(config, variables, folder / name, name, crops) for name in FORMATS}
+    expected = systems.build(config).predict(variables, jnp.asarray(crops.images))
+    return folder, config, crops, expected, differences
+
+
+def test_every_format_does_what_the_model_does(exported):
+    folder, config, crops, expected, differences = exported
+    assert max(differences.values()) < 0.05
+    assert np.ptp(np.asarray(expected.landmarks)) > 5
+    for name in FORMATS:
+        model = trained.load(folder / name)
+        for count in (1, 3):  # any batch
+            found = model.predict(crops.images[:count])
+            np.testing.assert_allclose(found.landmarks, expected.landmarks[:count], atol=0.01)
+            np.testing.assert_allclose(found.score, expected.score[:count], atol=1e-4)
+        assert model.config.data.crop == config.data.crop and (model.variables is None) == (name != "orbax")
+
+
+def test_the_description_is_enough(exported):
+    folder = exported[0]
+    described = json.loads((folder / "onnx" / "model.onnx.json").read_text())
+    assert described["input"]["shape"] == ["batch", 32, 32, 3] and described["preprocessing"]["crop"] == "gt"
+    assert described["check"]["largest_difference_pixels"] < 0.05 and described["check"]["crops"] == "3 of noise"
+    import onnxruntime  # pyright: ignore[reportMissingImports]
+
+    session = onnxruntime.InferenceSession(str(folder / "onnx" / "model.onnx"))
+    assert [output.name for output in session.get_outputs()] == [output["name"] for output in described["outputs"]]
+    assert "Loop" in {node.op_type for node in onnx_nodes(folder / "onnx" / "model.onnx")}
+    platforms = jax_export.deserialize(bytearray((folder / "stablehlo" / "model.stablehlo").read_bytes())).platforms
+    assert set(platforms) == {"cpu", "cuda", "tpu"}
+
+
+def onnx_nodes(path):
+    import onnx
+
+    return onnx.load(path).graph.node
+
+
+def test_mobilenet(tmp_path, monkeypatch):
+    blocks = (("dw2_1", 64, 2), ("dw3_1", 128, 2), ("dw6", 128, 2))
+    monkeypatch.setattr(tddfa_models, "_BLOCKS", blocks)
+    config = mobilenet()
+    crops, variables = crops_of(config), variables_of(config)
+    for name in ("stablehlo", "onnx"):
+        assert export.export_model(config, variables, tmp_path, name, crops) < 0.05
+    expected = systems.build(config).predict(variables, jnp.asarray(crops.images))
+    found = trained.load(tmp_path / "model.onnx").predict(crops.images)
+    np.testing.assert_allclose(found.aux["params"], expected.aux["params"], rtol=1e-3, atol=1e-3)
+    assert "BatchNormalization" not in {node.op_type for node in onnx_nodes(tmp_path / "model.onnx")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [hourglass, glsr])
+def test_other_systems(make, tmp_path):
+    config = make()
+    config.eval.flip_average = False
+    crops, variables = crops_of(config), variables_of(config)
+    for name in ("stablehlo", "onnx"):
+        assert export.export_model(config, variables, tmp_path, name, crops) < 0.05
+
+
+def test_operations_in_other_words():
+    def function(images):
+        pooled = jax.lax.reduce_window(
+            images, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
+        )
+        points = jnp.stack([images[:, 1, :3, 0] * 5, images[:, 2, :3, 1] * 7], axis=-1)
+        sampled = sampler.sample_bilinear(images, points)
+        whole = jnp.round(images[:, 0, :, 0] * 40).astype(jnp.int32) % 7
+        chosen = jax.lax.platform_dependent(images, cpu=lambda x: x * 2, default=lambda x: x + x)
+        return pooled, sampled, whole.astype(jnp.float32), chosen
+
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 9, 8, 2)).astype(np.float32)
+    spec = jax.ShapeDtypeStruct((*jax_export.symbolic_shape("b"), 9, 8, 2), jnp.float32)
+    content = onnx_graph.to_onnx(function, spec, input_name="images", output_names=["a", "b", "c", "d"])
+    session = trained.onnx_session(content, "test")
+    for found, expected in zip(session.run(None, {"images": images}), function(jnp.asarray(images)), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_parameters_restore_without_the_training_code(exported):
+    folder, _, crops, expected, _ = exported
+    program = (
+        "import sys, numpy as np\n"
+        "from jaxlm import trained\n"
+        f"model = trained.load({str(folder / 'orbax')!r})\n"
+        "landmarks = model.predict(np.load(sys.argv[1])).landmarks\n"
+        "np.save(sys.argv[2], landmarks)\n"
+        "assert 'jaxlm.training' not in sys.modules and 'grain' not in sys.modules, 'too much is imported'\n"
+    )
+    np.save(folder / "crops.npy", crops.images)
+    command = [sys.executable, "-c", program, str(folder / "crops.npy"), str(folder / "found.npy")]
+    subprocess.run(command, check=True, timeout=120)
+    np.testing.assert_allclose(np.load(folder / "found.npy"), expected.landmarks, atol=1e-3)
+
+
+class TestBadInput:
+    def test_what_is_too_far_off_is_not_written(self, tmp_path, monkeypatch):
+        config = ldeq()
+        wrong = functools.partial(np.add, 0.2)
+        monkeypatch.setattr(trained, "call_graph", lambda content, path: lambda images: [wrong(EXPECTED[0])])
+        variables, crops = variables_of(config), crops_of(config)
+        EXPECTED[:] = [np.asarray(systems.build(config).predict(variables, jnp.asarray(crops.images)).landmarks)]
+        with pytest.raises(ValueError, match=r"differs from the trained one by 0\.2 pixels"):
+            export.export_model(config, variables, tmp_path / "out", "stablehlo", crops)
+        assert list((tmp_path / "out").iterdir()) == []
+
+    def test_formats_and_types(self, tmp_path):
+        config = ldeq()
+        with pytest.raises(ValueError, match="choose of orbax, stablehlo, onnx"):
+            export.export_model(config, {}, tmp_path, "tflite", crops_of(config))
+        config.model.dtype = "bfloat16"
+        with pytest.raises(ValueError, match="add --dtype=float32"):
+            export.make_onnx(config, {})
+
+    def test_models_that_cannot_be_loaded(self, exported, tmp_path):
+        folder, config, *_ = exported
+        (tmp_path / "model.onnx").write_bytes(b"half a model")
+        with pytest.raises(ValueError, match=r"model\.onnx\.json is missing"):
+            trained.load(tmp_path)
+        (tmp_path / "model.onnx.json").write_text("{")
+        with pytest.raises(ValueError, match="is damaged"):
+            trained.load(tmp_path / "model.onnx")
+        (tmp_path / "model.onnx.json").write_text((folder / "onnx" / "model.onnx.json").read_text())
+        with pytest.raises(ValueError, match="not a model that ONNX Runtime takes"):
+            trained.load(tmp_path / "model.onnx")
+        (tmp_path / "model.stablehlo").write_bytes(b"half a model")
+        (tmp_path / "model.stablehlo.json").write_text((folder / "stablehlo" / "model.stablehlo.json").read_text())
+        with pytest.raises(ValueError, match="not a StableHLO file"):
+            trained.load(tmp_path / "model.stablehlo")
+        with pytest.raises(ValueError, match="does not exist; name a workdir"):
+            trained.load(tmp_path / "nowhere")
+        write_config(tmp_path / "run", config)
+        with pytest.raises(ValueError, match="has no checkpoints: train there first"):
+            trained.load(tmp_path / "run")
+        (tmp_path / "run" / "parameters").mkdir()
+        with pytest.raises(ValueError, match="export them again"):
+            trained.load(tmp_path / "run")
+
+
+EXPECTED: list[np.ndarray] = []
+
+
+def test_models_are_compared(video_workdir, tmp_path):
+    _, folder = video_workdir
+    model = trained.load(folder)
+    entries = [compare.measure(model, name, "rendered:test", None, repeats=2) for name in ("b", "a")]
+    compare.write(tmp_path, entries, "rendered:test")
+    rows = json.loads((tmp_path / "comparison.json").read_text())["models"]
+    assert [row["model"] for row in rows] == ["b", "a"] and rows[0]["count"] == 4
+    assert rows[0]["parameters"] > 1000 and rows[0]["multiply_adds"] > 1e5 and rows[0]["latency_ms"] > 0
+    text = (tmp_path / "comparison.md").read_text().splitlines()
+    assert text[2].count("|") == text[4].count("|") and len(text) == 6
+    assert (tmp_path / "comparison_ced.png").exists()
+
+
+def test_short_names():
+    assert compare.short_names(["runs/a/x", "runs/b/x", "y/z"]) == ["a/x", "b/x", "y/z"]
+    with pytest.raises(ValueError, match="named twice"):
+        compare.short_names(["runs/a", "runs/a"])

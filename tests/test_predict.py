@@ -1,0 +1,292 @@
+import csv
+import json
+import subprocess
+import sys
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import quickstart
+from data_sets import write_video
+
+from jaxlm import detect, geometry, predict, prediction_files, track, trained
+from jaxlm.data import readers, rendered
+from jaxlm.data.clips import VideoFile
+from jaxlm.data.schemes import FACES68, FACES68_OF_FACES98
+from jaxlm.predict_video import LiveTracker, VideoPredictor
+from jaxlm.predictor import Predictor
+from jaxlm.systems import Prediction
+from jaxlm.trained import TrainedModel
+
+SPOT = np.array([41.0, 30.0])  # x, y
+
+
+def finder(crop: str = "gt") -> tuple[TrainedModel, list[int]]:
+    """A model that knows one thing: where the crop is brightest; its 68 landmarks lie around there. And its batches."""
+    config = quickstart.get_config("smoke")
+    config.data.crop = crop
+    batches = []
+
+    def find(images):
+        images = np.asarray(images)
+        batches.append(len(images))
+        weight = np.maximum(images.mean(axis=-1) - 128.0, 1e-9)
+        rows, columns = np.mgrid[: images.shape[1], : images.shape[2]]
+        total = weight.sum(axis=(1, 2))
+        center = np.stack([(weight * grid).sum(axis=(1, 2)) / total for grid in (columns, rows)], axis=-1)
+        corners = np.tile([[-8.0, -8.0], [8.0, 8.0]], (34, 1))
+        return Prediction(jnp.asarray(center[:, None] + corners), jnp.full((len(images), 68), 0.5), {})
+
+    return TrainedModel(config, find, None, None, "finder"), batches
+
+
+def picture(shape=(72, 90), spot=SPOT) -> np.ndarray:
+    image = np.zeros((*shape, 3), np.float32)
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    image += 255 * np.exp(-((columns - spot[0]) ** 2 + (rows - spot[1]) ** 2) / 8)[..., None]
+    return image.astype(np.uint8)
+
+
+class TestPredictor:
+    def test_landmarks_come_back_to_the_picture(self):
+        model, _ = finder()
+        for box in ([30, 20, 54, 44], [20, 25, 60, 45], [35.5, 22, 70, 60]):
+            (face,) = Predictor(model)(picture(), np.array([box]))
+            np.testing.assert_allclose(face.landmarks.mean(axis=0), SPOT, atol=0.1)
+            assert face.landmarks.shape == (68, 2) and face.params is None
+
+    def test_the_crop_is_taken_again_where_boxes_are_rough(self):
+        for crop, given, looks in (("gt", True, 3), ("reinit", True, 1), ("reinit", False, 3)):
+            model, batches = finder(crop)
+            found = np.array([[30.0, 20, 54, 44]])
+            Predictor(model, detector=lambda image, found=found: found)(picture(), found if given else None)
+            assert len(batches) == looks
+        model, batches = finder()
+        Predictor(model, refine=0)(picture(), np.array([[30, 20, 54, 44]]))
+        assert len(batches) == 1
+
+    def test_many_pictures_are_seen_in_batches_of_one_size(self):
+        model, batches = finder()
+        images = [picture(spot=SPOT + [i, i / 2]) for i in range(5)]
+        boxes = [np.array([[28, 18, 56, 46.0]]), None, *[np.array([[28, 18, 56, 46.0]] * n) for n in (2, 0, 1)]]
+        predictor = Predictor(model, detector=lambda image: np.array([[28, 18, 56, 46.0]]), batch_size=4, refine=1)
+        together = predictor.many(images, boxes)
+        assert [len(faces) for faces in together] == [1, 1, 2, 0, 1] and set(batches) == {1, 4}
+        for image, own, faces in zip(images, boxes, together, strict=True):
+            for face, alone in zip(faces, predictor(image, own), strict=True):
+                np.testing.assert_allclose(face.landmarks, alone.landmarks, atol=1e-3)
+
+    def test_one_face_is_not_two(self):
+        model, _ = finder()
+        boxes = np.array([[28, 18, 56, 46.0], [30, 20, 58, 48], [24, 15, 50, 40]])
+        assert len(Predictor(model, detector=lambda image: boxes)(picture())) == 1
+        assert len(Predictor(model)(picture(), boxes)) == 3  # of boxes that are given each is meant
+
+    @pytest.mark.parametrize(
+        ("image", "boxes", "message"),
+        [
+            (np.zeros((9, 9)), None, "uint8 in RGB"),
+            (picture(), np.zeros((2, 3)), r"shape \(N, 4\)"),
+            (picture(), np.array([[5, 5, 5, 9]]), "no area"),
+            (picture(), np.array([[100, 5, 120, 9]]), "outside the 90×72 picture"),
+            (picture(), np.array([[np.nan, 5, 20, 9]]), "no area"),
+        ],
+    )
+    def test_bad_input(self, image, boxes, message):
+        with pytest.raises(ValueError, match=message):
+            Predictor(finder()[0])(image, boxes)
+
+
+class TestShippedModel:
+    def test_it_is_small_and_finds_landmarks(self):
+        folder = trained._shipped()
+        assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 5e6
+        predictor = Predictor.load(refine=0)
+        faces = list(rendered.photographs(99, 0, 4, 160))
+        points = [face["landmarks"][FACES68_OF_FACES98] for face in faces]
+        found = predictor.many([face["image"] for face in faces], [geometry.box_of_points(p)[None] for p in points])
+        for truth, (face,) in zip(points, found, strict=True):
+            error = np.linalg.norm(face.landmarks - truth, axis=-1).mean()
+            assert error < 0.08 * np.linalg.norm(truth[36] - truth[45])
+
+    def test_on_real_faces(self, real_data):
+        predictor, errors = Predictor.load(), []
+        for path in sorted((real_data / "300w" / "lfpw" / "trainset").glob("*.jpg"))[::100]:
+            (sample,) = [s for s in readers.read_points_folder(path.parent, 68) if s.image == path][:1]
+            image = readers.decode_image(path.read_bytes())
+            faces = predictor(image)
+            errors.append(min((np.abs(face.landmarks - sample.landmarks).mean() for face in faces), default=np.inf))
+            errors[-1] /= np.linalg.norm(sample.landmarks[36] - sample.landmarks[45])
+        assert np.median(errors) < 0.1
+
+
+class TestDetectors:
+    def test_a_whole_picture(self):
+        np.testing.assert_array_equal(detect.make_detector("whole")(picture()), [[-0.5, -0.5, 89.5, 71.5]])
+
+    def test_nothing_to_see(self):
+        haar = detect.make_detector("haar")
+        assert haar(np.zeros((60, 60, 3), np.uint8)).shape == (0, 4)
+        assert haar(np.zeros((1, 900, 3), np.uint8)).shape == (0, 4)
+
+    def test_bad_input(self, tmp_path):
+        (tmp_path / "yunet.onnx").write_text("no model")
+        for arguments, message in (
+            (("dlib",), "choose one of haar, yunet, whole"),
+            (("yunet",), "--yunet="),
+            (("yunet", "missing.onnx"), "does not exist"),
+            (("yunet", tmp_path / "yunet.onnx"), "not a model that OpenCV reads"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                detect.make_detector(arguments[0], yunet=arguments[1] if len(arguments) > 1 else None)
+
+
+def jpeg_lying_on_its_side(image: np.ndarray) -> bytes:
+    """A JPEG whose EXIF says that it has to be turned by 90 degrees clockwise to stand."""
+    content = cv2.imencode(".jpg", image)[1].tobytes()
+    entry = b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00"  # orientation, short, one, 6
+    exif = b"Exif\x00\x00MM\x00\x2a\x00\x00\x00\x08\x00\x01" + entry + b"\x00\x00\x00\x00"
+    return content[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + content[2:]
+
+
+class TestProgram:
+    def session(self, out, **options):
+        model, _ = finder()
+        return predict.Session(Predictor(model, detector=detect.whole_picture), predict.make_folder(out), **options)
+
+    def test_a_folder_of_everything(self, tmp_path, capsys):
+        folder = tmp_path / "in"
+        (folder / "more").mkdir(parents=True)
+        cv2.imwrite(str(folder / "a.png"), picture())
+        cv2.imwrite(str(folder / "more" / "a.png"), picture(spot=SPOT + 3))
+        cv2.imwrite(str(folder / "dot.png"), np.zeros((1, 1, 3), np.uint8))
+        (folder / "text.jpg").write_text("not a picture")
+        (folder / "half.jpg").write_bytes(cv2.imencode(".jpg", picture())[1].tobytes()[:200])
+        (folder / "notes.txt").write_text("no business of ours")
+        session, inputs = self.session(tmp_path / "out"), predict.find_inputs([str(folder)])
+        session.pictures(inputs.pictures, None, batch_size=2)
+        session.write("finder")
+        printed = capsys.readouterr()
+        assert "5 pictures" in printed.out and "2 faces in 2 of them, 0 without a face, 3 failed" in printed.out
+        for words in ("text.jpg is not a picture", "half.jpg is not a picture", "dot.png has 1×1 pixels"):
+            assert words in printed.err
+        files = sorted(path.name for path in (tmp_path / "out").iterdir())
+        assert files == [
+            "a_0.pts", "a_landmarks.png", "more_a_0.pts", "more_a_landmarks.png", "predictions.csv", "predictions.json",
+        ]  # fmt: skip
+        content = json.loads((tmp_path / "out" / "predictions.json").read_text())
+        assert content["scheme"] == "faces68" and sum("error" in entry for entry in content["files"]) == 3
+        points = readers.read_pts(tmp_path / "out" / "more_a_0.pts", 68)
+        np.testing.assert_allclose(points.mean(axis=0), SPOT + 3, atol=0.1)
+        # The table is a data set.
+        (sample, _) = readers.read_csv(self.beside(folder, tmp_path / "out" / "predictions.csv"), 68)
+        np.testing.assert_allclose(sample.landmarks.mean(axis=0), SPOT, atol=0.1)
+
+    def beside(self, folder, table):
+        copy = folder / table.name
+        copy.write_text(table.read_text())
+        return copy
+
+    def test_pictures_stand_upright(self, tmp_path):
+        (tmp_path / "phone.jpg").write_bytes(jpeg_lying_on_its_side(picture()))
+        session = self.session(tmp_path / "out", overlays=False)
+        session.pictures(predict.find_inputs([str(tmp_path / "phone.jpg")]).pictures, None, batch_size=1)
+        (entry,) = session.entries
+        assert (entry["width"], entry["height"]) == (72, 90)
+        np.testing.assert_allclose(np.mean(entry["faces"][0]["landmarks"], axis=0), [71 - SPOT[1], SPOT[0]], atol=0.5)
+
+    def test_boxes_of_a_file(self, tmp_path, capsys):
+        cv2.imwrite(str(tmp_path / "a.png"), picture())
+        cv2.imwrite(str(tmp_path / "b.png"), picture())
+        table = tmp_path / "boxes.csv"
+        table.write_text("image,left,top,right,bottom\na.png,30,20,54,44\na.png,20,20,60,45\nc.png,1,2,3,4\n")
+        session = self.session(tmp_path / "out", overlays=False)
+        session.pictures(predict.find_inputs([str(tmp_path)]).pictures, predict.read_boxes(table), batch_size=4)
+        assert len(session.entries[-1]["faces"]) == 2
+        assert "b.png has no line in the file of --boxes" in capsys.readouterr().err
+        for text, message in (
+            ("image,left\n", "line 1: the header lacks top"),
+            ("image,left,top,right,bottom\na.png,x,1,1,1", "line 2"),
+        ):
+            table.write_text(text)
+            with pytest.raises(ValueError, match=message):
+                predict.read_boxes(table)
+
+    def test_names_that_cannot_be_used(self, tmp_path):
+        (tmp_path / "a.txt").write_text("")
+        for names, message in (
+            (["nowhere.jpg"], "does not exist"),
+            ([str(tmp_path)], "holds no picture"),
+            ([str(tmp_path / "a.txt")], "neither a picture nor a video"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                predict.find_inputs(names)
+        with pytest.raises(ValueError, match="cannot be written to"):
+            predict.make_folder(tmp_path / "a.txt" / "out")
+
+    def test_one_sentence_on_the_command_line(self, tmp_path):
+        (tmp_path / "half").mkdir()
+        (tmp_path / "half" / "config.json").write_text('{"system": "ldeq"')
+        cv2.imwrite(str(tmp_path / "a.png"), picture())
+        command = [sys.executable, "-m", "jaxlm.predict", f"--workdir={tmp_path}/half", f"--out={tmp_path}/out"]
+        result = subprocess.run([*command, f"{tmp_path}/a.png"], capture_output=True, text=True, check=False)
+        assert result.returncode == 2 and "is not valid JSON" in result.stderr and "Traceback" not in result.stderr
+
+
+class TestVideos:
+    def test_faces_come_and_go(self, tmp_path):
+        write_video(tmp_path / "clip.mp4", 30)
+        calls = iter(range(1000))
+
+        def detector(image):
+            next(calls)
+            return np.array([[4.0, 4, 20, 20], [40, 20, 60, 40]])
+
+        frames = []
+
+        def landmarker(image, box):
+            frames.append(box)
+            # The right face is lost once, in the middle of the clip.
+            lost = box[0] > 30 and sum(b[0] > 30 for b in frames) == 15
+            return np.array([box[:2], box[2:]]), 0.1 if lost else 0.9
+
+        tracks = track.find_faces(VideoFile(tmp_path / "clip.mp4"), detector, landmarker, 0.4, max_faces=3)
+        assert len(tracks) == 2
+        missing = [np.isnan(boxes).any(axis=1) for boxes in tracks]
+        # Found in frame 0 with three looks, lost at the fifteenth, and found again when the detector is asked next.
+        assert not missing[0].any() and missing[1].sum() == 20 - 12 and not missing[1][20:].any()
+        np.testing.assert_allclose(tracks[1][0], [40, 20, 60, 40])
+
+    def test_a_file_is_followed_and_written(self, video_workdir, tmp_path, capsys):
+        _, folder = video_workdir
+        predictor = Predictor.load(folder)
+        write_video(tmp_path / "clip.mp4", 6)
+        boxes = np.tile([5.0, 5, 40, 40], (6, 1))
+        boxes[2] = np.nan
+        (tmp_path / "bad.mp4").write_text("no video")
+        session = predict.Session(predictor, predict.make_folder(tmp_path / "out"))
+        follow = VideoPredictor(predictor)
+        assert follow.method == "rwr"
+        session.videos(predict.find_inputs([str(tmp_path / "bad.mp4")]).videos, follow, None)
+        session.videos(predict.find_inputs([str(tmp_path / "clip.mp4")]).videos, follow, boxes)
+        assert "bad.mp4 is not a video" in capsys.readouterr().err
+        assert [entry.get("frames") for entry in session.entries] == [None, 6]
+        rows = list(csv.DictReader((tmp_path / "out" / "clip.csv").open()))
+        assert [row["frame"] for row in rows] == ["0", "1", "3", "4", "5"] and {row["face"] for row in rows} == {"0"}
+        assert VideoFile(tmp_path / "out" / "clip_landmarks.mp4").count() == 6
+
+    def test_live_is_what_a_file_gives(self, video_workdir, tmp_path):
+        """The first frame has no past; the following ones are warm-started, and a lost face is sought again."""
+        _, folder = video_workdir
+        found, model = np.array([[5.0, 5, 40, 40]]), trained.load(folder)
+        model.config.video.max_residual = float("inf")
+        calls = []
+        predictor = Predictor(model, detector=lambda image: calls.append(1) or found)
+        tracker = LiveTracker(predictor)
+        frames = write_video(tmp_path / "clip.mp4", 4)
+        faces = [tracker(frame) for frame in frames]
+        held = [face for face in faces if face is not None]
+        assert calls and (not held or held[0].landmarks.shape == (68, 2))
+        written = prediction_files.track_of_faces(faces, FACES68.num_landmarks)
+        assert np.isnan(written.landmarks).all(axis=(1, 2)).tolist() == [face is None for face in faces]
