@@ -119,7 +119,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         }
         if self.MODES:
             features["params"] = tfds.features.Tensor(shape=(12 + sum(self.MODES),), dtype=np.float64)
-        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+        # Not `dataset_info_from_configs`, which looks for files of TFDS's own beside the module of a subclass.
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager):
         del dl_manager

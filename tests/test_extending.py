@@ -1,0 +1,75 @@
+"""What docs/extending.md promises: a data set, a loss and a system of one's own, trained, evaluated and used."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import quickstart
+from data_sets import face
+
+from jaxlm import app, losses, systems, visualize
+from jaxlm.data import pipeline
+from jaxlm.predict import Predictor
+from jaxlm.training import train
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+@pytest.fixture
+def extending(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    import extending
+
+    before = [dict(held) for held in (pipeline.BUILDERS, losses.LANDMARK_LOSSES, systems.SYSTEMS)]
+    extending.register()
+    yield extending
+    for held, kept in zip((pipeline.BUILDERS, losses.LANDMARK_LOSSES, systems.SYSTEMS), before, strict=True):
+        held.clear()
+        held.update(kept)
+
+
+def write_faces(root: Path, count: int) -> None:
+    lines = []
+    for number in range(count):
+        image, points = face(number)
+        visualize.write_image(root / f"{number}.png", image)
+        lines.append(json.dumps({"image": f"{number}.png", "points": points.tolist()}))
+    (root / "faces.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_all_three_together(extending, tmp_path):
+    write_faces(tmp_path / "faces", 24)
+    config = quickstart.get_config("smoke")
+    config.system = "linear"
+    config.model = {}
+    config.loss = dict(on="landmarks", name="huber", options=dict(delta=0.02))
+    config.data.root, config.data.cache = str(tmp_path), str(tmp_path / "cache")
+    config.data.sources = dict(
+        mine=dict(builder="json_lines", root="faces", train_split="train", weight=1.0, heldout=0.2)
+    )
+    config.eval.sets = ("mine:heldout",)
+    config.eval.flip_average = False
+    config.optim.update(dict(learning_rate=3e-3, ema=0.9))
+    config.train.update(dict(num_steps=60, checkpoint_every=60, log_every=20, batch_size=8))
+    train(config, tmp_path / "run")
+    (path,) = app.evaluate_workdir(config, tmp_path / "run")
+    assert json.loads(path.read_text())["nme"] < 35  # all points in the middle of the crop are at 70
+    image, points = face(3)
+    (found,) = Predictor.load(tmp_path / "run")(image, np.concatenate([points.min(axis=0), points.max(axis=0)])[None])
+    assert np.abs(found.landmarks - points).mean() < 12
+
+
+def test_mistakes_in_the_data_are_named(extending, tmp_path):
+    write_faces(tmp_path / "faces", 3)
+    with (tmp_path / "faces" / "faces.jsonl").open("a") as file:
+        file.write('{"image": "3.png"}\n')
+    builder = extending.JsonLines(tmp_path / "faces", tmp_path / "cache", scheme="faces68")
+    with pytest.raises(ValueError, match=r"faces\.jsonl, line 4"):
+        builder.download_and_prepare()
+
+
+def test_the_page_shows_what_is_tested():
+    page = (DOCS / "extending.md").read_text()
+    for name in ("JsonLines", "huber", "build", "register", "docs/extending.py", "tests/test_extending.py"):
+        assert name in page
