@@ -132,6 +132,7 @@ def test_the_stages_compose_as_equation_7(reinitialize, refine):
     assert (moved[list(PARTS[0])] > 1e-3).all() == (refine != "none")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_gradients_of_the_two_stages_are_the_finite_differences():
     """The whole network, from the image through two samplers and Eq. (7), in a few random directions."""
@@ -393,6 +394,7 @@ def test_what_does_not_exist_is_named(field, value, match):
         systems.build(make_config(**{field: value}))
 
 
+@pytest.mark.slow
 def test_every_config_and_backbone_builds():
     for config in (
         *(

@@ -121,6 +121,7 @@ def test_rendered_faces_are_reproducible_and_exact():
         assert one["visibility"].mean() > 0.3 and np.isfinite(one["landmarks"]).all()
 
 
+@pytest.mark.slow
 def test_windows_lose_no_pixel(monkeypatch):
     rngs = [np.random.default_rng([9, i]) for i in range(6)]
     scenes = [rendered.sample_scene(rng, 160)._replace(scale=np.float32(0.8)) for rng in rngs]

@@ -72,6 +72,7 @@ def test_heatmaps_are_float32_whatever_the_activations_are():
     np.testing.assert_allclose(maps, jax.jit(tiny().apply)(variables, images), atol=0.05 * float(jnp.abs(maps).max()))
 
 
+@pytest.mark.slow
 def test_rematerialisation_keeps_less_and_changes_nothing_else():
     images = jax.random.uniform(jax.random.key(1), (2, 64, 64, 3)) * 255
     results, memory = [], []  # memory: numbers kept for the backward pass

@@ -42,6 +42,7 @@ def few_blocks(monkeypatch):
     monkeypatch.setattr(models, "_BLOCKS", (("dw2_1", 64, 2), ("dw3_1", 128, 2), ("dw6", 128, 2)))
 
 
+@pytest.mark.slow
 def test_trained_interrupted_and_resumed_to_the_same_bits(tmp_path, monkeypatch, few_blocks):
     """The smoke run: four rounds, each in one call, with the averaged parameters saved."""
     config = make_config(tmp_path)

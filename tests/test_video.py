@@ -196,6 +196,7 @@ def test_rwr_starts_at_the_last_equilibrium(ldeq):
     assert np.asarray(past.started).all()
 
 
+@pytest.mark.slow
 def test_the_energy_s_landmarks_move_towards_the_frame_s_own(ldeq):
     *_, images = ldeq
     prediction, _ = track(ldeq, "energy", images[:, :2])
