@@ -1,0 +1,105 @@
+"""Exports of every system against the model: python benchmarks/export.py
+
+Largest difference of a landmark in crop pixels, on rendered faces, and the latency of one crop: jit, StableHLO, ONNX
+Runtime on one thread, alternating in one run; `taskset -c 0` makes it one core for all. The networks are as large as
+the papers' and freshly initialised, with norms as training leaves them; `--workdirs` measures trained ones instead.
+Needs the extra `export`.
+"""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from jaxlm import export, systems, trained
+from jaxlm.app import quiet_logs
+from jaxlm.config import Config, load_config_file
+
+WORKDIRS = flags.DEFINE_list("workdirs", [], "Trained models, instead of the papers' networks.")
+NAMES = flags.DEFINE_list("names", [], "Of the networks; all of them where it is empty.")
+REPEATS = flags.DEFINE_integer("repeats", 20, "Timed calls of each.")
+
+NETWORKS = {
+    "ldeq, tiny": ("quickstart.py", {"solver.name": "anderson", "solver.max_steps": 6}),
+    "ldeq, paper": ("ldeq_wflw.py", {"model.dtype": "float32"}),
+    "awing, paper": ("awing_wflw.py", {"model.dtype": "float32"}),
+    "reinit, G&LSR": ("reinit_wflw.py:small", {}),
+    "tddfa, mobilenet_1": ("tddfa_rendered.py", {"model.backbone": "mobilenet_1", "image_size": 120}),
+}
+
+
+def network(name: str) -> tuple[Config, Any]:
+    """A config and variables whose norms and last layers are not those of a fresh network."""
+    file, overrides = NETWORKS[name]
+    config = load_config_file(file)
+    for field, value in overrides.items():
+        config.update_from_flattened_dict({field: value})
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        names = [str(key.key) for key in path]
+        if names[-1] in ("scale", "var"):
+            return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), leaf.dtype)
+        if any("head" in part or "last" in part for part in names):
+            return jnp.asarray(leaf + 0.002 * rng.normal(size=leaf.shape), leaf.dtype)
+        return leaf
+
+    state = jax.jit(systems.build(config).init)(jax.random.key(0))
+    return config, jax.tree_util.tree_map_with_path(draw, state.variables)
+
+
+def measure(name: str, config: Config, variables: Any) -> None:
+    config = config.copy_and_resolve_references()
+    config.eval.flip_average, config.eval.sets = False, ()
+    crops = export.check_crops(config)
+    run = jax.jit(export.inference(config))
+    image, calls, differences = crops.images[:1], {}, {}
+    calls["jit"] = lambda: jax.block_until_ready(run(variables, image))
+    for form in ("stablehlo", "onnx"):
+        with tempfile.TemporaryDirectory() as folder:
+            differences[form] = export.export_model(config, variables, Path(folder), form, crops, np.inf)
+            path = Path(folder) / (trained.ONNX if form == "onnx" else trained.STABLEHLO)
+            if form == "onnx":
+                session = trained.onnx_session(path.read_bytes(), name, threads=1)
+                calls[form] = lambda session=session: session.run(None, {"images": image})
+            else:
+                graph = trained.call_graph(path.read_bytes(), path)
+                calls[form] = lambda graph=graph: jax.block_until_ready(graph(image))
+    times: dict[str, list[float]] = {form: [] for form in calls}
+    for call in calls.values():
+        call()
+    for _ in range(REPEATS.value):
+        for form, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[form].append(time.perf_counter() - start)
+    medians = {form: 1e3 * statistics.median(values) for form, values in times.items()}
+    print(
+        f"{name:<22}{differences['stablehlo']:>12.1e}{differences['onnx']:>12.1e}"
+        + "".join(f"{medians[form]:>12.2f}" for form in calls),
+        flush=True,
+    )
+
+
+def main(argv):
+    del argv
+    quiet_logs()
+    print(f"{'':<22}{'difference, pixels':>24}{'one crop, ms':>36}")
+    print(f"{'':<22}" + "".join(f"{form:>12}" for form in ("stablehlo", "onnx", "jit", "stablehlo", "onnx")))
+    if WORKDIRS.value:
+        for path in WORKDIRS.value:
+            model = trained.load(path)
+            measure(Path(path).name, model.config, model.variables)
+        return
+    for name in NAMES.value or NETWORKS:
+        measure(name, *network(name))
+
+
+if __name__ == "__main__":
+    app.run(main)
