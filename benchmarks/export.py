@@ -26,11 +26,11 @@ NAMES = flags.DEFINE_list("names", [], "Of the networks; all of them where it is
 REPEATS = flags.DEFINE_integer("repeats", 20, "Timed calls of each.")
 
 NETWORKS = {
-    "ldeq, tiny": ("quickstart.py", {"solver.name": "anderson", "solver.max_steps": 6}),
-    "ldeq, paper": ("ldeq_wflw.py", {"model.dtype": "float32"}),
-    "awing, paper": ("awing_wflw.py", {"model.dtype": "float32"}),
-    "reinit, G&LSR": ("reinit_wflw.py:small", {}),
-    "tddfa, mobilenet_1": ("tddfa_rendered.py", {"model.backbone": "mobilenet_1", "image_size": 120}),
+    "ldeq_tiny": ("quickstart.py", {"solver.name": "anderson", "solver.max_steps": 6}),
+    "ldeq_paper": ("ldeq_wflw.py", {"model.dtype": "float32"}),
+    "awing": ("awing_wflw.py", {"model.dtype": "float32"}),
+    "reinit_glsr": ("reinit_wflw.py:small", {}),
+    "tddfa_mobilenet_1": ("tddfa_rendered.py", {"model.backbone": "mobilenet_1", "image_size": 120}),
 }
 
 

@@ -29,7 +29,7 @@ def one_sentence() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        sys.exit("Interrupted; what was complete is kept, and train.py continues from its last checkpoint.")
+        sys.exit("Interrupted; what was complete is kept, and a training continues from its last checkpoint.")
     except (BadSample, ValueError, FloatingPointError) as error:
         if os.environ.get("JAXLM_TRACEBACK"):
             raise
@@ -188,6 +188,24 @@ def _evaluate_videos(variables, config: Config, name: str, folder: Path, step: i
     video_report.plot_accuracy_flicker(plot, rows)
     print(f"written: {plot}")
     return reports
+
+
+def make_folder(folder: Path) -> Path:
+    """A folder that can be written to.
+
+    Raises:
+        ValueError: if it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{os.getpid()}.partial"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"The folder {folder} cannot be written to ({error.strerror}); choose another --out."
+        ) from None
+    return folder
 
 
 def with_source(config: Config, builder: str, root: str) -> Config:

@@ -150,10 +150,19 @@ def load_config(workdir: str | Path) -> Config:
         raise ValueError(f"{workdir} has no config.json: it is not a workdir that train.py wrote.") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON ({error}); restore it or train again.") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} cannot be used ({error}); restore it or train again.") from None
 
 
 def config_from_json(content: dict[str, Any]) -> Config:
-    """The config of what its `to_json` wrote, parsed."""
+    """The config of what its `to_json` wrote, parsed.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    missing = [key for key in ("system", "scheme", "model", "data", "eval", "image_size") if key not in content]
+    if not isinstance(content, dict) or missing:
+        raise ValueError(f"it is no config of an experiment: {', '.join(missing)} missing")
     content = _with_tuples(content)
     if isinstance(content.get("loss"), str):  # as it was written before there were losses on heatmaps
         content["loss"] = dict(on="landmarks", name=content["loss"], options={})

@@ -2,14 +2,16 @@
 
     python -m jaxlm.compare --workdirs=runs/ldeq,runs/awing,exported/model.onnx --data=300w:test --out=compared
 
-Each model is measured under its own crop protocol and image size. Written are `comparison.md`, `comparison.json` and
-the cumulative errors, `comparison_ced.png`. The latency is that of one crop at a time on the first device, the median
-of many; multiply-adds (MACs) are those of one crop, with as many solver steps as the config allows.
+Every model sees the same faces, those of the first one's config, under its own crop protocol and image size. Written
+are `comparison.md`, `comparison.json` and the cumulative errors, `comparison_ced.png`. The latency is that of one crop
+at a time on the first device, the median of many; multiply-adds (MACs) are those of one crop, with as many solver steps
+as the config allows.
 """
 
 import json
 import math
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +21,7 @@ import numpy as np
 from absl import app, flags
 
 from jaxlm import evaluation, systems, trained, visualize
-from jaxlm.app import one_sentence, parse_flags, quiet_logs, with_source
+from jaxlm.app import make_folder, one_sentence, parse_flags, quiet_logs, with_source
 from jaxlm.checkpoints import write_atomically
 from jaxlm.config import Config
 from jaxlm.data import pipeline
@@ -63,19 +65,28 @@ class Entry(NamedTuple):
         }
 
 
-def measure(model: TrainedModel, name: str, data: str, root: str | None, repeats: int) -> Entry:
+def measure(model: TrainedModel, name: str, source: pipeline.FaceSource, repeats: int) -> Entry:
     """One model on a data set.
 
     Args:
         model: to measure.
         name: for tables.
-        data: "source" or "source:split", as `eval.py` takes it.
-        root: the files of a builder.
+        source: of the faces.
         repeats: calls that are timed.
+
+    Raises:
+        ValueError: if the model has other landmarks than the data set.
     """
-    config = model.config if root is None else with_source(model.config, data.partition(":")[0], root)
-    source = pipeline.open_set(config, data)
-    predict = (lambda variables, images: model.predict(images)) if model.variables is None else _predict_of(config)
+    config = model.config
+    if config.scheme != source.scheme.name:
+        raise ValueError(
+            f"{name} has the landmarks {config.scheme}, the data set {source.scheme.name}: not comparable."
+        )
+    predict, _ = (
+        (lambda variables, images: model.predict(images), None)
+        if model.variables is None
+        else trained.jitted_predict(config)
+    )
     result = evaluation.evaluate(predict, model.variables, source, config, halves=model.halves, show_progress=True)
     images = np.zeros((1, config.image_size, config.image_size, 3), np.float32)
     return Entry(
@@ -86,10 +97,6 @@ def measure(model: TrainedModel, name: str, data: str, root: str | None, repeats
         macs=None if model.variables is None else _macs(config, model.variables, images),
         latency=1e3 * _latency(model, images, repeats),
     )
-
-
-def _predict_of(config: Config) -> Any:
-    return trained.jitted_predict(config)[0]
 
 
 def _macs(config: Config, variables: Any, images: np.ndarray) -> int:
@@ -160,12 +167,24 @@ def main(argv: list[str]) -> None:
             raise ValueError(f"{argv[1]} is no option; models are named by --workdirs=a,b.")
         names, out = short_names(WORKDIRS.value), Path(OUT.value).expanduser()
         models = [trained.load(path) for path in WORKDIRS.value]
-        data = DATA.value or models[0].config.eval.sets[0]
-        entries = [
-            measure(model, name, data, ROOT.value, REPEATS.value) for model, name in zip(models, names, strict=True)
-        ]
+        out = make_folder(out)
+        # The data set as the first model's config has it: every model sees the same faces.
+        config = models[0].config
+        data = DATA.value or config.eval.sets[0]
+        config = config if ROOT.value is None else with_source(config, data.partition(":")[0], ROOT.value)
+        source, entries, failed = pipeline.open_set(config, data), [], []
+        for model, name in zip(models, names, strict=True):
+            try:
+                entries.append(measure(model, name, source, REPEATS.value))
+            except ValueError as error:
+                failed.append(name)
+                print(f"Error: {error}", file=sys.stderr)
+        if not entries:
+            raise ValueError("None of the models could be measured.")
         write(out, entries, data)
         print(f"\n{markdown(entries, data)}\nwritten: {out}/comparison.md, comparison.json, comparison_ced.png")
+        if failed:
+            raise ValueError(f"{len(failed)} of {len(models)} models are missing: {', '.join(failed)}.")
 
 
 if __name__ == "__main__":

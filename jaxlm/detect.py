@@ -68,7 +68,7 @@ class HaarDetector:
             boxes = np.stack(
                 [grey.shape[1] - mirrored[:, 2], mirrored[:, 1], grey.shape[1] - mirrored[:, 0], mirrored[:, 3]], axis=1
             )
-        return _largest_first(boxes / scale)
+        return _largest_first(boxes / scale - 0.5)  # edges, of pixels whose centres are integers
 
 
 def _cascade(name: str) -> cv2.CascadeClassifier:

@@ -9,6 +9,7 @@ their batch norms folded.
 
 import importlib.metadata
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +20,8 @@ from absl import app, flags
 from jax import export
 
 from jaxlm import geometry, systems, trained
-from jaxlm.app import one_sentence, parse_flags, quiet_logs
-from jaxlm.checkpoints import load_config, write_atomically, write_bytes_atomically, write_config
+from jaxlm.app import make_folder, one_sentence, parse_flags, quiet_logs
+from jaxlm.checkpoints import write_atomically, write_bytes_atomically, write_config
 from jaxlm.config import Config
 from jaxlm.data import crops, pipeline, rendered
 from jaxlm.data.augment import warp
@@ -49,6 +50,8 @@ class Crops(NamedTuple):
 def check_crops(config: Config, count: int = _CROPS) -> Crops:
     """Crops of the first set that the config evaluates on; of rendered faces where its files are not here."""
     for name in config.eval.sets:
+        if config.data.sources[name.partition(":")[0]].builder == "rendered":
+            break  # no need to render a whole data set
         try:
             source = pipeline.open_set(config, name)
         except (ValueError, OSError, BadSample):
@@ -133,23 +136,45 @@ def export_model(
     """
     if format not in FORMATS:
         raise ValueError(f"There is no format {format!r}; choose of {', '.join(FORMATS)}.")
+    if (folder / "checkpoints").exists():
+        raise ValueError(f"{folder} is a workdir, whose config an export would replace; choose another --out.")
+    if format != "orbax" and config.eval.get("full_picture"):
+        # A graph sees the crop alone.
+        config = config.copy_and_resolve_references()
+        config.eval.full_picture = False
     expected = np.asarray(jax.jit(inference(config))(variables, checked_on.images)[0])
     folder.mkdir(parents=True, exist_ok=True)
     if format == "orbax":
-        trained.write_parameters(folder / trained.PARAMETERS, variables)
-        write_config(folder, config)
         path = folder / trained.PARAMETERS
-        found = trained.load(folder).predict(checked_on.images).landmarks
+        difference = _write_parameters(config, variables, folder, checked_on, expected, tolerance)
     else:
         content = make_onnx(config, variables) if format == "onnx" else make_stablehlo(config, variables)
         path = folder / (trained.ONNX if format == "onnx" else trained.STABLEHLO)
         found = trained.call_graph(content, path)(checked_on.images)[0]
-        _compare(expected, found, tolerance, format)
+        difference = _compare(expected, found, tolerance, format)
         write_bytes_atomically(path, lambda file: file.write(content))
-    difference = _compare(expected, found, tolerance, format)
     check = {"crops": f"{len(expected)} of {checked_on.source}", "largest_difference_pixels": difference}
     text = json.dumps({**describe(config, format), "check": check, "config": json.loads(config.to_json())}, indent=1)
     write_atomically(path.with_name(path.name + ".json"), text + "\n")
+    return difference
+
+
+def _write_parameters(
+    config: Config, variables: Any, folder: Path, checked_on: Crops, expected: np.ndarray, tolerance: float
+) -> float:
+    """Written beside their place, read back, compared, and only then put there."""
+    partial = folder / ".parameters.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        trained.write_parameters(partial / trained.PARAMETERS, variables)
+        write_config(partial, config)
+        found = trained.load(partial).predict(checked_on.images).landmarks
+        difference = _compare(expected, found, tolerance, "orbax")
+        shutil.rmtree(folder / trained.PARAMETERS, ignore_errors=True)
+        (partial / trained.PARAMETERS).rename(folder / trained.PARAMETERS)
+        write_config(folder, config)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return difference
 
 
@@ -193,8 +218,11 @@ def describe(config: Config, format: str) -> dict[str, Any]:
             "crop_means": " ".join((crops.PROTOCOLS[config.data.crop].__doc__ or "").split()),
             "resampling": "bilinear, black outside the picture, averaged first where the picture is more than twice "
             "as fine as the crop",
-            "map": f"crop = (picture - corner) * {size} / side - 0.5 for x and y alike, with the square's upper left "
-            "corner and its side in the picture's pixels, whose centres are integers",
+            "boxes": "around the landmarks; a detector's box is rough, so run, take the box around the landmarks that "
+            "were found, and run again, twice",
+            "map": f"crop = (picture - corner) * {size} / side - 0.5, with the crop's upper left corner and its side "
+            "in the picture's pixels, whose centres are integers; x and y alike, but for the crop dpr, which stretches "
+            "its box",
         },
         "postprocessing": f"picture = (crop + 0.5) * side / {size} + corner",
         "flip_average": bool(config.eval.flip_average),
@@ -211,20 +239,23 @@ def main(argv: list[str]) -> None:
         unknown = [name for name in FORMAT.value if name not in FORMATS]
         if unknown:
             raise ValueError(f"There is no format {unknown[0]!r}; choose of {', '.join(FORMATS)}.")
-        config = load_config(WORKDIR.value)
+        model = trained.load(WORKDIR.value, step=STEP.value)
+        if model.variables is None:
+            raise ValueError(f"{WORKDIR.value} is a graph already; name the workdir that it was made of.")
+        config, variables = model.config, model.variables
         config.eval.flip_average = FLIP_AVERAGE.value
+        if FLIP_AVERAGE.value and config.eval.get("full_picture"):
+            config.eval.full_picture = False
         if DTYPE.value and "dtype" in config.model:
             config.model.dtype = DTYPE.value
-        variables, step = trained.restore_variables(config, WORKDIR.value, STEP.value)
-        out, checked_on = Path(OUT.value).expanduser(), check_crops(config)
-        out.mkdir(parents=True, exist_ok=True)
+        out, checked_on = make_folder(Path(OUT.value).expanduser()), check_crops(config)
         for name in FORMAT.value:
             difference = export_model(config, variables, out, name, checked_on, TOLERANCE.value)
             path = out / {"orbax": trained.PARAMETERS, "stablehlo": trained.STABLEHLO, "onnx": trained.ONNX}[name]
             files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
             size = sum(file.stat().st_size for file in files) / 1e6
             print(
-                f"written: {path} ({size:.1f} MB, step {step}): at most {difference:.2g} pixels from the model "
+                f"written: {path} ({size:.1f} MB): at most {difference:.2g} pixels from the model "
                 f"on {len(checked_on.images)} crops of {checked_on.source}"
             )
 
@@ -233,7 +264,7 @@ if __name__ == "__main__":
     WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py or jaxlm.convert wrote.", required=True)
     OUT = flags.DEFINE_string("out", "exported", "Folder of the results.")
     FORMAT = flags.DEFINE_list("format", ["orbax"], f"Of {', '.join(FORMATS)}; several with commas.")
-    STEP = flags.DEFINE_string("step", "last", "Checkpoint: last, best or its step.")
+    STEP = flags.DEFINE_string("step", None, "Checkpoint: last, best or its step; the last one.")
     TOLERANCE = flags.DEFINE_float("tolerance", 0.05, "Largest difference of a landmark from the model, in pixels.")
     FLIP_AVERAGE = flags.DEFINE_bool("flip_average", False, "Average with the mirrored face, at twice the cost.")
     DTYPE = flags.DEFINE_string("dtype", "", "Computes in float32 or bfloat16; as it was trained where not given.")

@@ -37,10 +37,10 @@ def fold_batch_norms(function: Callable[..., Any], variables: Any, *inputs: Any)
     changed: dict[int, Any] = {}
     affines: dict[int, _Affine] = {}
     for key, (held, epsilon, convolution) in _find_norms(function, variables, inputs).items():
-        params, statistics = held["params"], held["batch_stats"]
-        gain = np.asarray(params["scale"]) / np.sqrt(np.asarray(statistics["var"]) + epsilon)
-        shift = np.asarray(params["bias"]) - np.asarray(statistics["mean"]) * gain
-        if convolution is None or id(convolution["kernel"]) in changed:
+        params, statistics = held.get("params", {}), held["batch_stats"]
+        gain = np.asarray(params.get("scale", 1.0)) / np.sqrt(np.asarray(statistics["var"]) + epsilon)
+        shift = np.asarray(params.get("bias", 0.0)) - np.asarray(statistics["mean"]) * gain
+        if convolution is None:
             affines[key] = _Affine(gain, shift)
             continue
         changed[id(convolution["kernel"])] = jnp.asarray(
@@ -57,7 +57,7 @@ def fold_batch_norms(function: Callable[..., Any], variables: Any, *inputs: Any)
         if not (isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__"):
             return call(*args, **keywords)
         x = args[0]
-        gain, shift = affines[id(context.module.variables["params"]["scale"])]
+        gain, shift = affines[id(context.module.variables["batch_stats"]["mean"])]
         line = (1,) * (x.ndim - 1) + (-1,)
         y = x if gain is None else x * gain.reshape(line)
         y = y if shift is None else y + shift.reshape(line)
@@ -71,33 +71,46 @@ def fold_batch_norms(function: Callable[..., Any], variables: Any, *inputs: Any)
 
 
 def _find_norms(function: Callable[..., Any], variables: Any, inputs: Any) -> dict[int, tuple[Any, float, Any]]:
-    """Identity of each norm's scale -> its variables, its epsilon, and the parameters of the convolution before it, or
-    None where there is none or something else sees the convolution's output, too."""
-    made: dict[int, tuple[str, Any, Any]] = {}  # identity of an output -> its name, the output, the parameters
-    norms: dict[int, tuple[Any, float, tuple[str, Any, Any] | None]] = {}
+    """Identity of each norm's mean -> its variables, its epsilon, and the parameters of the convolution before it, or
+    None where there is none or either of the two has another partner in some call."""
+    outputs: dict[int, tuple[str, int, Any]] = {}  # identity of an output -> name, identity of its kernel, the output
+    kernels: dict[int, Any] = {}  # identity of a kernel -> the convolution's parameters
+    norms: dict[int, tuple[Any, float]] = {}
+    before: dict[int, list[tuple[str, int] | None]] = collections.defaultdict(list)  # calls of each norm
+    names: dict[int, list[str]] = collections.defaultdict(list)  # calls of each kernel
 
     def watch(call, args, keywords, context):
         module = context.module
         if context.method_name != "__call__":
             return call(*args, **keywords)
         if isinstance(module, nn.BatchNorm):
-            held = module.variables
-            norms[id(held["params"]["scale"])] = held, module.epsilon, made.get(id(args[0]))
+            key = id(module.variables["batch_stats"]["mean"])
+            norms[key] = module.variables, module.epsilon
+            made = outputs.get(id(args[0]))
+            before[key].append(None if made is None else made[:2])
             return checkpoint_name(args[0], "norm")  # its only use of the input
         output = call(*args, **keywords)
         if isinstance(module, _CONVOLUTIONS):
-            name = f"convolution {len(made)}"
+            name, kernel = f"convolution {len(outputs)}", id(module.variables["params"]["kernel"])
             output = checkpoint_name(output, name)
-            made[id(output)] = name, output, module.variables["params"]
+            outputs[id(output)] = name, kernel, output
+            kernels[kernel] = module.variables["params"]
+            names[kernel].append(name)
         return output
 
     with nn.intercept_methods(watch):
         closed = jax.make_jaxpr(lambda *inputs: function(variables, *inputs))(*inputs)
     uses = _count_uses(closed.jaxpr)
-    return {
-        key: (held, epsilon, before[2] if before is not None and uses.get(before[0]) == 1 else None)
-        for key, (held, epsilon, before) in norms.items()
-    }
+
+    def partner(key: int) -> Any:
+        calls = before[key]
+        if any(made is None for made in calls) or len({made[1] for made in calls if made is not None}) != 1:
+            return None
+        seen, kernel = [made[0] for made in calls if made is not None], calls[0][1]  # pyright: ignore
+        alone = sorted(seen) == sorted(names[kernel]) and all(uses.get(name) == 1 for name in seen)
+        return kernels[kernel] if alone else None
+
+    return {key: (held, epsilon, partner(key)) for key, (held, epsilon) in norms.items()}
 
 
 def _count_uses(jaxpr: Any) -> dict[str, int]:

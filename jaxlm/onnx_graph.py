@@ -97,6 +97,8 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], *args: Any) -> list[Any]:
 
 def _max_pool(x, *, window_dimensions, window_strides, padding, **others):
     """ONNX pools channels-first pictures only."""
+    if any(step != 1 for name in ("base_dilation", "window_dilation") for step in others.get(name) or ()):
+        raise ValueError("A pooling with dilations cannot be exported to ONNX.")
     x = _pad(x, jnp.array(-jnp.inf, x.dtype), padding_config=[(low, high, 0) for low, high in padding])
     axes = [axis for axis, size in enumerate(window_dimensions) if size > 1]
     shifted = []
@@ -111,6 +113,8 @@ def _max_pool(x, *, window_dimensions, window_strides, padding, **others):
 
 
 def _pad(x, value, *, padding_config):
+    if any(interior or low < 0 or high < 0 for low, high, interior in padding_config):
+        raise ValueError("Padding between the elements, or less than none, cannot be exported to ONNX.")
     for axis, (low, high, _) in enumerate(padding_config):
         shapes = [tuple(width if i == axis else size for i, size in enumerate(x.shape)) for width in (low, high)]
         before, after = (lax.broadcast(jnp.asarray(value, x.dtype), shape) for shape in shapes)

@@ -12,14 +12,16 @@ In Python:
 
 Written are an overlay of each picture (PNG) or video (MP4), the points of each face of a picture (.pts), those of a
 video (.csv), and of everything together `predictions.json` and, for pictures, `predictions.csv`, which is a data set
-that `--data=own` reads. Pictures are turned upright as their EXIF says.
+that `--data=own` reads. Pictures are turned upright as their EXIF says, and landmarks are those of the upright picture;
+data sets look at the stored pixels, so turn such pictures before their predictions become one.
 """
 
+import contextlib
 import csv
 import itertools
-import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +32,7 @@ import numpy as np
 from absl import app, flags
 
 from jaxlm import detect, prediction_files, visualize
-from jaxlm.app import one_sentence, parse_flags, quiet_logs
+from jaxlm.app import make_folder, one_sentence, parse_flags, quiet_logs
 from jaxlm.checkpoints import write_atomically
 from jaxlm.data.clips import PICTURES, VIDEOS, VideoFile, VideoWriter
 from jaxlm.data.readers import BadSample, decode_image
@@ -43,6 +45,7 @@ from jaxlm.progress import progress
 __all__ = ["Face", "Predictor"]
 
 _SMALLEST_SIDE = 16  # pixels
+_MOST_AT_ONCE = 200_000_000  # numbers of pictures in memory
 
 
 class Inputs(NamedTuple):
@@ -53,13 +56,13 @@ class Inputs(NamedTuple):
     cameras: list[int]
 
 
-def find_inputs(names: list[str]) -> Inputs:
-    """Files, all files within folders, and cameras.
+def find_inputs(names: list[str], out: Path | None = None) -> Inputs:
+    """Files, all files within folders but those below `out`, and cameras.
 
     Raises:
         ValueError: if a file does not exist or is neither a picture nor a video, or a folder holds none.
     """
-    inputs, used = Inputs([], [], []), set()
+    inputs, used = Inputs([], [], []), {"predictions", *(f"camera{name}" for name in names)}
     for name in names:
         path = Path(name).expanduser()
         if name.isdigit() and not path.exists():
@@ -69,7 +72,9 @@ def find_inputs(names: list[str]) -> Inputs:
             raise ValueError(f"{path} does not exist.")
         files = [path]
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES + VIDEOS)
+            found = (file for file in path.rglob("*") if file.suffix.lower() in PICTURES + VIDEOS and file.is_file())
+            own = None if out is None else out.resolve()
+            files = sorted(file for file in found if own is None or own not in file.resolve().parents)
             if not files:
                 raise ValueError(f"{path} holds no picture and no video ({', '.join(PICTURES + VIDEOS)}).")
         for file in files:
@@ -86,24 +91,31 @@ def find_inputs(names: list[str]) -> Inputs:
 
 
 def read_boxes(path: Path) -> dict[str, np.ndarray]:
-    """Boxes (N, 4) by the name of their picture, of a CSV file with the columns image, left, top, right, bottom.
+    """Boxes (N, 4) by their picture as it is written in a CSV file with the columns image, left, top, right, bottom.
 
     Raises:
         ValueError: naming the line that cannot be read.
     """
     columns = ("left", "top", "right", "bottom")
     boxes: dict[str, list[list[float]]] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        reader = csv.DictReader(line[:10_000] for line in file)
         missing = [name for name in ("image", *columns) if name not in (reader.fieldnames or ())]
         if missing:
             raise ValueError(f"{path}, line 1: the header lacks {', '.join(missing)}.")
         for row in reader:
             try:
-                boxes.setdefault(Path(row["image"]).name, []).append([float(row[name]) for name in columns])
+                boxes.setdefault(row["image"].strip(), []).append([float(row[name]) for name in columns])
             except (TypeError, ValueError):
                 raise ValueError(f"{path}, line {reader.line_num}: left, top, right, bottom must be numbers.") from None
     return {name: np.array(rows) for name, rows in boxes.items()}
+
+
+class _Picture(NamedTuple):
+    path: Path
+    stem: str
+    image: np.ndarray
+    boxes: np.ndarray | None
 
 
 class Session:
@@ -131,24 +143,21 @@ class Session:
     def pictures(self, files: list[tuple[Path, str]], boxes: dict[str, np.ndarray] | None, batch_size: int) -> None:
         """Looks at pictures, some at a time; one that fails is told of, and the rest goes on."""
         started, seen = time.perf_counter(), len(self.entries)
-        bar = progress(total=len(files), desc="pictures", unit="picture")
-        for group in _groups(files, batch_size):
-            images, given, readable = [], [], []
-            for path, stem in group:
-                try:
-                    image = _read_picture(path)
-                    own = None if boxes is None else _boxes_of(path, image, boxes)
-                except (BadSample, ValueError, OSError) as error:
-                    self._fail(path, error)
-                    continue
-                images.append(image)
-                given.append(own)
-                readable.append((path, stem))
-            for image, faces, (path, stem) in zip(images, self._predictor.many(images, given), readable, strict=True):
-                self._write_picture(path, stem, image, faces)
-            bar.update(len(group))
-            bar.set_postfix_str(f"{sum(len(entry.get('faces', ())) for entry in self.entries)} faces")
-        bar.close()
+        held: list[_Picture] = []
+        names = Counter(path.name for path, _ in files)
+        bar = progress(files, desc="pictures", unit="picture")
+        for path, stem in bar:
+            try:
+                image = _read_picture(path)
+                own = None if boxes is None else _boxes_of(path, image, boxes, names)
+                held.append(_Picture(path, stem, image, own))
+            except (BadSample, OSError) as error:
+                self._fail(path, error)
+            if len(held) == batch_size or sum(picture.image.size for picture in held) > _MOST_AT_ONCE:
+                self._look(held)
+                held = []
+                bar.set_postfix_str(f"{sum(len(entry.get('faces', ())) for entry in self.entries)} faces")
+        self._look(held)
         found = [entry["faces"] for entry in self.entries[seen:] if "faces" in entry]
         seconds, bad = time.perf_counter() - started, len(files) - len(found)
         print(
@@ -156,10 +165,25 @@ class Session:
             f"{sum(map(bool, found))} of them, {sum(not faces for faces in found)} without a face, {bad} failed"
         )
 
+    def _look(self, held: "list[_Picture]") -> None:
+        try:
+            many = self._predictor.many([picture.image for picture in held], [picture.boxes for picture in held])
+        except (ValueError, MemoryError, cv2.error) as error:
+            if len(held) == 1:
+                reason = " ".join(str(error).split())[:200]
+                return self._fail(held[0].path, BadSample(f"{held[0].path} cannot be worked on: {reason}"))
+            for picture in held:  # one of them is to blame
+                self._look([picture])
+            return None
+        for picture, faces in zip(held, many, strict=True):
+            self._write_picture(picture.path, picture.stem, picture.image, faces)
+        return None
+
     def _write_picture(self, path: Path, stem: str, image: np.ndarray, faces: list[Face]) -> None:
         self.entries.append(
             {
-                "file": str(path),
+                "file": str(path.resolve()),
+                "name": stem,
                 "width": image.shape[1],
                 "height": image.shape[0],
                 "faces": [_entry(face) for face in faces],
@@ -187,7 +211,13 @@ class Session:
                 continue
             shown = np.array([np.isfinite(track.score).any(axis=1) for track in found.tracks]).reshape(-1, found.frames)
             self.entries.append(
-                {"file": str(path), "frames": found.frames, "fps": file.fps, "tracks": len(shown), "table": table.name}
+                {
+                    "file": str(path.resolve()),
+                    "frames": found.frames,
+                    "fps": file.fps,
+                    "tracks": len(shown),
+                    "table": table.name,
+                }
             )
             print(
                 f"{path}: {found.frames} frames, {int(shown.any(axis=0).sum())} with a face, {len(shown)} faces, "
@@ -209,24 +239,31 @@ class Session:
             capture.release()
 
     def stream(self, stem: str, frames: Iterator[np.ndarray], fps: float) -> None:
-        """Follows the largest face of frames as they come; writes `<stem>.csv` and `<stem>_landmarks.mp4`."""
-        tracker, started, faces, count = LiveTracker(self._predictor), time.perf_counter(), [], 0
-        with VideoWriter(self._out / f"{stem}_landmarks.mp4", fps) as writer:
+        """Follows the largest face of frames as they come; writes `<stem>.csv`, whose seconds are the clock's, and
+        `<stem>_landmarks.mp4`.
+
+        Raises:
+            BadSample: if there is no frame.
+        """
+        tracker, started, faces, times = LiveTracker(self._predictor), time.perf_counter(), [], []
+        with contextlib.ExitStack() as stack:
+            path = self._out / f"{stem}_landmarks.mp4"
+            writer = stack.enter_context(VideoWriter(path, fps)) if self._overlays else None
             try:
                 for frame in progress(frames, desc=stem, unit="frame"):
-                    face = tracker(frame)
-                    faces.append(face)
-                    count += 1
-                    landmarks = [] if face is None else [face.landmarks]
-                    writer.write(prediction_files.overlay(frame, landmarks, self.scheme, 1280))
+                    times.append(time.perf_counter() - started)
+                    faces.append(tracker(frame))
+                    if writer is not None:
+                        landmarks = [] if faces[-1] is None else [faces[-1].landmarks]
+                        writer.write(prediction_files.overlay(frame, landmarks, self.scheme, 1280))
             except KeyboardInterrupt:
                 print("\nInterrupted; what was seen so far is written.")
-        seconds = time.perf_counter() - started
+        if not faces:
+            raise BadSample(f"{stem} gave no frame.")
         track = prediction_files.track_of_faces(faces, self.scheme.num_landmarks)
-        times = np.arange(count) / fps
-        write_atomically(self._out / f"{stem}.csv", prediction_files.video_csv([track], times))
-        self.entries.append({"file": stem, "frames": count, "fps": fps, "tracks": 1, "table": f"{stem}.csv"})
-        print(f"{stem}: {count} frames, {count / seconds:.0f} a second")
+        write_atomically(self._out / f"{stem}.csv", prediction_files.video_csv([track], np.array(times)))
+        self.entries.append({"file": stem, "frames": len(faces), "fps": fps, "tracks": 1, "table": f"{stem}.csv"})
+        print(f"{stem}: {len(faces)} frames, {len(faces) / (time.perf_counter() - started):.0f} a second")
 
     def write(self, model: str) -> None:
         """Writes the tables of everything so far."""
@@ -252,18 +289,18 @@ def _read_picture(path: Path) -> np.ndarray:
     return image
 
 
-def _boxes_of(path: Path, image: np.ndarray, boxes: dict[str, np.ndarray]) -> np.ndarray:
-    if path.name not in boxes:
-        raise BadSample(f"{path.name} has no line in the file of --boxes; add one for each face, or leave --boxes out.")
+def _boxes_of(path: Path, image: np.ndarray, boxes: dict[str, np.ndarray], names: Counter[str]) -> np.ndarray:
+    """Those of the whole path, or of the name alone where it is that of one picture."""
+    keys = [str(path), str(path.resolve()), *([path.name] if names[path.name] == 1 else [])]
+    own = next((boxes[key] for key in keys if key in boxes), None)
+    if own is None and path.name in boxes:
+        raise BadSample(f"{path}: several pictures are called {path.name}; name them with their folders in --boxes.")
+    if own is None:
+        raise BadSample(f"{path} has no line in the file of --boxes; add one for each face, or leave --boxes out.")
     try:
-        return detect.check_boxes(boxes[path.name], image)
+        return detect.check_boxes(own, image)
     except ValueError as error:
         raise BadSample(f"{path}: {error}") from None
-
-
-def _groups(files: list[tuple[Path, str]], size: int) -> Iterator[list[tuple[Path, str]]]:
-    for start in range(0, len(files), size):
-        yield files[start : start + size]
 
 
 def _frames_for(capture: cv2.VideoCapture, seconds: float) -> Iterator[np.ndarray]:
@@ -275,30 +312,13 @@ def _frames_for(capture: cv2.VideoCapture, seconds: float) -> Iterator[np.ndarra
         yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
-def make_folder(folder: Path) -> Path:
-    """A folder that can be written to.
-
-    Raises:
-        ValueError: if it cannot.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{os.getpid()}.partial"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(
-            f"The folder {folder} cannot be written to ({error.strerror}); choose another --out."
-        ) from None
-    return folder
-
-
 def main(argv: list[str]) -> None:
     quiet_logs()
     with one_sentence():
         if len(argv) < 2:
             raise ValueError("Name pictures, folders, videos or a camera: python -m jaxlm.predict portrait.jpg")
-        inputs, out = find_inputs(argv[1:]), make_folder(Path(OUT.value).expanduser())
+        out = Path(OUT.value).expanduser()
+        inputs, out = find_inputs(argv[1:], out), make_folder(out)
         boxes_file = None if BOXES.value is None else Path(BOXES.value).expanduser()
         for_video = boxes_file is not None and boxes_file.suffix == ".npy"
         if for_video and (len(inputs.videos) != 1 or inputs.pictures):
@@ -310,13 +330,13 @@ def main(argv: list[str]) -> None:
             refine=REFINE.value,
             batch_size=BATCH_SIZE.value,
         )
+        follow = VideoPredictor(predictor, max_faces=FACES.value, method=METHOD.value) if inputs.videos else None
         session = Session(predictor, out, overlays=OVERLAYS.value)
         print(f"{predictor.model.name} on {jax.devices()[0].device_kind}")
         try:
             if inputs.pictures:
                 session.pictures(inputs.pictures, still_boxes, BATCH_SIZE.value)
-            if inputs.videos:
-                follow = VideoPredictor(predictor, max_faces=FACES.value, method=METHOD.value)
+            if follow is not None:
                 session.videos(inputs.videos, follow, load_boxes(boxes_file) if boxes_file and for_video else None)
             for index in inputs.cameras:
                 session.camera(index, SECONDS.value)

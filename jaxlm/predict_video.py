@@ -33,7 +33,7 @@ class VideoPredictor:
     by frame otherwise.
 
     Args:
-        predictor: whose model, detector and batch size are used.
+        predictor: whose model and detector are used.
         max_faces: at a time.
         method: see `jaxlm.video_evaluation.Method`; "rwr" or "frame", whichever the model can, where it is None.
     """

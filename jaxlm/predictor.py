@@ -64,7 +64,7 @@ class Predictor:
         return cls(trained.load(path), **options)
 
     def __call__(self, image: np.ndarray, boxes: np.ndarray | None = None) -> list[Face]:
-        """The faces of one picture, the largest first.
+        """The faces of one picture: the largest first, or in the order of the boxes that are given.
 
         Args:
             image: (H, W, 3) uint8 RGB.

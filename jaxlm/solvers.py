@@ -355,7 +355,7 @@ def _batch_raveler(example: PyTree):
     leaves, treedef = jax.tree.flatten(example)
     if not leaves:
         raise ValueError("z0 has no arrays.")
-    shapes = [leaf.shape for leaf in leaves]
+    shapes = [jnp.shape(leaf) for leaf in leaves]
     dtypes = [jnp.result_type(leaf) for leaf in leaves]
     if any(len(shape) == 0 or shape[0] != shapes[0][0] for shape in shapes):
         raise ValueError(f"The arrays of z0 must share a leading batch axis, got shapes {shapes}.")
@@ -378,7 +378,7 @@ def _batch_raveler(example: PyTree):
 
 def _check_fun(fun: Fun, z0: PyTree) -> None:
     def signature(tree):
-        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+        return jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), tree)
 
     given, returned = signature(z0), signature(jax.eval_shape(fun, z0))
     if given != returned:

@@ -93,8 +93,8 @@ def find_faces(
         fresh: list[int] = []
         seen = [box for box in boxes if box is not None]
         if len(seen) < max_faces and (not seen or number % _DETECT_EVERY == 0):
-            for found in detect(frame)[: max_faces - len(seen)]:
-                if all(geometry.box_iou(found, box) < _SAME_FACE for box in seen):
+            for found in detect(frame):
+                if len(seen) < max_faces and all(geometry.box_iou(found, box) < _SAME_FACE for box in seen):
                     slot = next(slot for slot, box in enumerate(boxes) if box is None)
                     boxes[slot] = found
                     seen.append(found)

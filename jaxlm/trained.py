@@ -52,7 +52,11 @@ def load(path: str | Path | None = None, *, step: int | str | None = None) -> Tr
     name = "the package's own model" if path is None else str(path)
     if folder.is_file() and folder.suffix in (".stablehlo", ".onnx"):
         return _load_graph(folder, name)
-    if (folder / PARAMETERS).is_dir():
+    if folder.is_file():
+        raise ValueError(f"{folder} is no model: name a workdir, an exported folder, a .stablehlo or a .onnx file.")
+    if (folder / PARAMETERS).is_dir() and not (folder / "checkpoints").is_dir():
+        if step not in (None, "last"):
+            raise ValueError(f"{folder} is an export and has no checkpoint {step}; leave --step out.")
         config = checkpoints.load_config(folder)
         return _with_variables(config, _read_parameters(folder / PARAMETERS, config), name)
     graphs = [folder / graph for graph in (STABLEHLO, ONNX) if (folder / graph).is_file()]
@@ -103,7 +107,9 @@ def restore_variables(config: Config, workdir: str | Path, step: int | str | Non
             chosen = int(step) if str(step).isdigit() else None
         if chosen is None or chosen not in saved.steps:
             known = ", ".join(map(str, saved.steps)) or "none"
-            raise ValueError(f"{workdir} has no checkpoint {step or ''}: it has {known}; last and best are names, too.")
+            raise ValueError(
+                f"{workdir} has no checkpoint {step or 'at all'}: it has {known}; last and best are names, too."
+            )
         state, _ = saved.restore(chosen, _abstract_state(config))
     finally:
         saved.close()
@@ -117,9 +123,9 @@ def _abstract_state(config: Config) -> systems.TrainState:
 
 
 def write_parameters(folder: Path, variables: dict[str, Any]) -> None:
-    """Writes variables with Orbax, whole or not at all."""
+    """Writes variables with Orbax into a folder that does not exist yet."""
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder.resolve(), jax.tree.map(np.asarray, variables), force=True)
+        checkpointer.save(folder.resolve(), jax.tree.map(np.asarray, variables))
 
 
 def _read_parameters(folder: Path, config: Config) -> dict[str, Any]:
@@ -127,8 +133,8 @@ def _read_parameters(folder: Path, config: Config) -> dict[str, Any]:
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(folder.resolve(), abstract)
-    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
+    except Exception as error:  # Orbax has no type of its own for damage
+        reason = (str(error).strip().splitlines() or [repr(error)])[0][:200]
         raise ValueError(f"{folder} are not the parameters of its config.json ({reason}); export them again.") from None
 
 
@@ -142,7 +148,7 @@ def _load_graph(path: Path, name: str) -> TrainedModel:
         raise ValueError(
             f"{beside} is missing: it says what {path.name} takes and gives; export the model again."
         ) from None
-    except (json.JSONDecodeError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{beside} is damaged ({error!r}); export the model again.") from None
     call = call_graph(path.read_bytes(), path)
 

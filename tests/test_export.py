@@ -1,5 +1,6 @@
 import functools
 import json
+import shutil
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from jax import export as jax_export
 
 from jaxlm import compare, export, onnx_graph, sampler, systems, trained
 from jaxlm.checkpoints import write_config
+from jaxlm.data import pipeline
 from jaxlm.models import tddfa as tddfa_models
 
 onnx = pytest.importorskip("jax2onnx", reason="the extra export is not installed")
@@ -181,6 +183,12 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"differs from the trained one by 0\.2 pixels"):
             export.export_model(config, variables, tmp_path / "out", "stablehlo", crops)
         assert list((tmp_path / "out").iterdir()) == []
+        with pytest.raises(ValueError, match="differs from the trained one"):
+            export.export_model(config, variables, tmp_path / "out", "orbax", crops, tolerance=-1.0)
+        assert list((tmp_path / "out").iterdir()) == []
+        (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+        with pytest.raises(ValueError, match="is a workdir"):
+            export.export_model(config, variables, tmp_path / "run", "orbax", crops)
 
     def test_formats_and_types(self, tmp_path):
         config = ldeq()
@@ -195,9 +203,10 @@ class TestBadInput:
         (tmp_path / "model.onnx").write_bytes(b"half a model")
         with pytest.raises(ValueError, match=r"model\.onnx\.json is missing"):
             trained.load(tmp_path)
-        (tmp_path / "model.onnx.json").write_text("{")
-        with pytest.raises(ValueError, match="is damaged"):
-            trained.load(tmp_path / "model.onnx")
+        for text in ("{", "[]", '{"config": {}, "outputs": []}', '{"config": "x", "outputs": [1]}'):
+            (tmp_path / "model.onnx.json").write_text(text)
+            with pytest.raises(ValueError, match="is damaged"):
+                trained.load(tmp_path / "model.onnx")
         (tmp_path / "model.onnx.json").write_text((folder / "onnx" / "model.onnx.json").read_text())
         with pytest.raises(ValueError, match="not a model that ONNX Runtime takes"):
             trained.load(tmp_path / "model.onnx")
@@ -210,9 +219,16 @@ class TestBadInput:
         write_config(tmp_path / "run", config)
         with pytest.raises(ValueError, match="has no checkpoints: train there first"):
             trained.load(tmp_path / "run")
-        (tmp_path / "run" / "parameters").mkdir()
-        with pytest.raises(ValueError, match="export them again"):
+        (tmp_path / "run" / "config.json").write_text("[]")
+        with pytest.raises(ValueError, match=r"config\.json cannot be used"):
             trained.load(tmp_path / "run")
+        shutil.copytree(folder / "orbax", tmp_path / "cut")
+        for file in (tmp_path / "cut").rglob("d/*"):
+            file.write_bytes(file.read_bytes()[:100])
+        with pytest.raises(ValueError, match="export them again"):
+            trained.load(tmp_path / "cut")
+        with pytest.raises(ValueError, match="has no checkpoint 3"):
+            trained.load(folder / "orbax", step=3)
 
 
 EXPECTED: list[np.ndarray] = []
@@ -221,7 +237,8 @@ EXPECTED: list[np.ndarray] = []
 def test_models_are_compared(video_workdir, tmp_path):
     _, folder = video_workdir
     model = trained.load(folder)
-    entries = [compare.measure(model, name, "rendered:test", None, repeats=2) for name in ("b", "a")]
+    source = pipeline.open_set(model.config, "rendered:test")
+    entries = [compare.measure(model, name, source, repeats=2) for name in ("b", "a")]
     compare.write(tmp_path, entries, "rendered:test")
     rows = json.loads((tmp_path / "comparison.json").read_text())["models"]
     assert [row["model"] for row in rows] == ["b", "a"] and rows[0]["count"] == 4

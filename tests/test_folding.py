@@ -22,6 +22,11 @@ class Everything(nn.Module):
         x = nn.Conv(8, (1, 1), name="shared")(x)
         x = x + nn.relu(norm("after_shared")(x))  # the convolution's output is wanted as it is, too
         x = norm("after_sum")(x)
+        twice = nn.Conv(8, (1, 1), use_bias=False, name="twice")
+        x = norm("one")(twice(x)) + norm("other")(twice(nn.relu(x)))  # one kernel, two norms
+        same, after = nn.Conv(8, (1, 1), name="same"), norm("after_same")
+        x = after(same(x)) - after(same(-x))
+        x = nn.BatchNorm(use_running_average=True, use_scale=False, use_bias=False, name="bare")(x)
         return norm("after_dense")(nn.Dense(5, use_bias=False, name="dense")(x.mean(axis=(1, 2))))
 
 

@@ -10,7 +10,7 @@ import pytest
 import quickstart
 from data_sets import write_video
 
-from jaxlm import detect, geometry, predict, prediction_files, track, trained
+from jaxlm import app, detect, geometry, predict, prediction_files, track, trained
 from jaxlm.data import readers, rendered
 from jaxlm.data.clips import VideoFile
 from jaxlm.data.schemes import FACES68, FACES68_OF_FACES98
@@ -153,7 +153,7 @@ def jpeg_lying_on_its_side(image: np.ndarray) -> bytes:
 class TestProgram:
     def session(self, out, **options):
         model, _ = finder()
-        return predict.Session(Predictor(model, detector=detect.whole_picture), predict.make_folder(out), **options)
+        return predict.Session(Predictor(model, detector=detect.whole_picture), app.make_folder(out), **options)
 
     def test_a_folder_of_everything(self, tmp_path, capsys):
         folder = tmp_path / "in"
@@ -180,13 +180,25 @@ class TestProgram:
         points = readers.read_pts(tmp_path / "out" / "more_a_0.pts", 68)
         np.testing.assert_allclose(points.mean(axis=0), SPOT + 3, atol=0.1)
         # The table is a data set.
-        (sample, _) = readers.read_csv(self.beside(folder, tmp_path / "out" / "predictions.csv"), 68)
-        np.testing.assert_allclose(sample.landmarks.mean(axis=0), SPOT, atol=0.1)
+        samples = list(readers.read_csv(tmp_path / "out" / "predictions.csv", 68))
+        np.testing.assert_allclose(samples[0].landmarks.mean(axis=0), SPOT, atol=0.1)
+        assert all(readers.validate(sample) for sample in samples)  # their pictures are found
 
-    def beside(self, folder, table):
-        copy = folder / table.name
-        copy.write_text(table.read_text())
-        return copy
+    def test_one_that_fails_does_not_take_the_others_along(self, tmp_path, capsys, monkeypatch):
+        for name in "abc":
+            cv2.imwrite(str(tmp_path / f"{name}.png"), picture((72, 91 if name == "b" else 90)))
+        session = self.session(tmp_path / "out", overlays=False)
+        real = session._predictor.many
+
+        def many(images, boxes):
+            if any(image.shape[1] == 91 for image in images):
+                raise cv2.error("SHRT_MAX")
+            return real(images, boxes)
+
+        monkeypatch.setattr(session._predictor, "many", many)
+        session.pictures(predict.find_inputs([str(tmp_path)]).pictures, None, batch_size=4)
+        assert "b.png cannot be worked on: SHRT_MAX" in capsys.readouterr().err
+        assert sorted(entry.get("name", "failed") for entry in session.entries) == ["a", "c", "failed"]
 
     def test_pictures_stand_upright(self, tmp_path):
         (tmp_path / "phone.jpg").write_bytes(jpeg_lying_on_its_side(picture()))
@@ -205,6 +217,11 @@ class TestProgram:
         session.pictures(predict.find_inputs([str(tmp_path)]).pictures, predict.read_boxes(table), batch_size=4)
         assert len(session.entries[-1]["faces"]) == 2
         assert "b.png has no line in the file of --boxes" in capsys.readouterr().err
+        (tmp_path / "more").mkdir()
+        cv2.imwrite(str(tmp_path / "more" / "a.png"), picture())
+        files = predict.find_inputs([str(tmp_path)], tmp_path / "out").pictures
+        session.pictures([file for file in files if file[0].name == "a.png"], predict.read_boxes(table), batch_size=4)
+        assert capsys.readouterr().err.count("several pictures are called a.png") == 2
         for text, message in (
             ("image,left\n", "line 1: the header lacks top"),
             ("image,left,top,right,bottom\na.png,x,1,1,1", "line 2"),
@@ -223,7 +240,7 @@ class TestProgram:
             with pytest.raises(ValueError, match=message):
                 predict.find_inputs(names)
         with pytest.raises(ValueError, match="cannot be written to"):
-            predict.make_folder(tmp_path / "a.txt" / "out")
+            app.make_folder(tmp_path / "a.txt" / "out")
 
     def test_one_sentence_on_the_command_line(self, tmp_path):
         (tmp_path / "half").mkdir()
@@ -265,28 +282,58 @@ class TestVideos:
         boxes = np.tile([5.0, 5, 40, 40], (6, 1))
         boxes[2] = np.nan
         (tmp_path / "bad.mp4").write_text("no video")
-        session = predict.Session(predictor, predict.make_folder(tmp_path / "out"))
+        session = predict.Session(predictor, app.make_folder(tmp_path / "out"))
         follow = VideoPredictor(predictor)
         assert follow.method == "rwr"
         session.videos(predict.find_inputs([str(tmp_path / "bad.mp4")]).videos, follow, None)
         session.videos(predict.find_inputs([str(tmp_path / "clip.mp4")]).videos, follow, boxes)
         assert "bad.mp4 is not a video" in capsys.readouterr().err
         assert [entry.get("frames") for entry in session.entries] == [None, 6]
-        rows = list(csv.DictReader((tmp_path / "out" / "clip.csv").open()))
+        rows = list(csv.DictReader((tmp_path / "out" / "clip.csv").read_text().splitlines()))
         assert [row["frame"] for row in rows] == ["0", "1", "3", "4", "5"] and {row["face"] for row in rows} == {"0"}
         assert VideoFile(tmp_path / "out" / "clip_landmarks.mp4").count() == 6
 
-    def test_live_is_what_a_file_gives(self, video_workdir, tmp_path):
-        """The first frame has no past; the following ones are warm-started, and a lost face is sought again."""
+    def test_live_starts_anew_only_where_it_must(self, video_workdir, tmp_path, monkeypatch):
         _, folder = video_workdir
-        found, model = np.array([[5.0, 5, 40, 40]]), trained.load(folder)
-        model.config.video.max_residual = float("inf")
-        calls = []
-        predictor = Predictor(model, detector=lambda image: calls.append(1) or found)
+        model, asked, seen = trained.load(folder), [], []
+        predictor = Predictor(model, detector=lambda image: asked.append(1) or np.array([[5.0, 5, 40, 40]]))
+        frames = write_video(tmp_path / "clip.mp4", 6)
         tracker = LiveTracker(predictor)
-        frames = write_video(tmp_path / "clip.mp4", 4)
+        landmarks, score = tracker._look(frames[0], np.array([5.0, 5, 40, 40]), True)  # as it is
+        assert landmarks.shape == (68, 2) and score.shape == (68,) and np.isfinite(landmarks).all()
+
+        def follow(variables, image, restart, exists, past):
+            seen.append((bool(restart[0, 0]), past))
+            lost = len(seen) == 3
+            points = np.tile([[3.0, 3.0], [28.0, 28.0]], (34, 1))[None, None]
+            return Prediction(points, np.full((1, 1, 68), 0.1 if lost else 0.9), {}), len(seen)
+
+        monkeypatch.setattr(tracker, "_track", follow)
+        monkeypatch.setattr(tracker, "_past", 0)
+        monkeypatch.setattr(tracker, "_landmarker", lambda frame, box: (box.reshape(2, 2), 0.9))
         faces = [tracker(frame) for frame in frames]
-        held = [face for face in faces if face is not None]
-        assert calls and (not held or held[0].landmarks.shape == (68, 2))
+        assert [face is None for face in faces] == [False, False, True, False, False, False]
+        assert [restart for restart, _ in seen] == [True, False, False, True, False, False]
+        assert [past for _, past in seen] == [0, 1, 2, 3, 4, 5] and len(asked) == 2
         written = prediction_files.track_of_faces(faces, FACES68.num_landmarks)
         assert np.isnan(written.landmarks).all(axis=(1, 2)).tolist() == [face is None for face in faces]
+
+    def test_a_stream_without_frames(self, video_workdir, tmp_path):
+        session = predict.Session(Predictor.load(video_workdir[1]), app.make_folder(tmp_path / "out"))
+        with pytest.raises(ValueError, match="gave no frame"):
+            session.stream("camera0", iter(()), 25.0)
+        assert list((tmp_path / "out").iterdir()) == []
+
+    def test_smaller_faces_join_those_that_are_followed(self, tmp_path):
+        write_video(tmp_path / "clip.mp4", 25)
+        large, small = np.array([4.0, 4, 34, 34]), np.array([44.0, 24, 60, 40])
+        times = iter(range(1000))
+
+        def detector(image):
+            return np.array([large]) if next(times) == 0 else np.array([large, small])
+
+        def landmarker(image, box):
+            return np.array([box[:2], box[2:]]), 0.9
+
+        tracks = track.find_faces(VideoFile(tmp_path / "clip.mp4"), detector, landmarker, 0.4, max_faces=2)
+        assert len(tracks) == 2 and np.isnan(tracks[1]).any(axis=1).sum() == 10

@@ -208,3 +208,9 @@ def test_a_map_that_changes_shape_is_an_error():
         anderson(lambda z: z[:, :1], jnp.zeros((1, 2)))
     with pytest.raises(ValueError, match="leading batch axis"):
         anderson(lambda z: z, {"a": jnp.zeros((1, 2)), "b": jnp.zeros((3, 2))})
+
+
+def test_a_start_of_numpy():
+    z, stats = anderson(lambda z: 0.5 * z + 1, np.zeros((2, 3)), tol=1e-5, max_steps=20)
+    np.testing.assert_allclose(z, 2.0, atol=1e-3)
+    assert bool(stats.converged.all())

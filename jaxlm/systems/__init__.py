@@ -136,6 +136,14 @@ def build(config: Config) -> System:
     Raises:
         ValueError: naming those that exist.
     """
-    if config.system not in SYSTEMS:
-        raise ValueError(f"There is no system {config.system!r}; choose one of {', '.join(SYSTEMS)}.")
-    return importlib.import_module(SYSTEMS[config.system]).build(config)
+    name: str = config.system
+    module = SYSTEMS.get(name, name)
+    if "." not in module and module not in SYSTEMS.values():
+        raise ValueError(
+            f"There is no system {config.system!r}; choose one of {', '.join(SYSTEMS)}, or name a module of your own, "
+            "as in my_package.my_system."
+        )
+    try:
+        return importlib.import_module(module).build(config)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"The system {config.system!r} cannot be imported: {error}.") from None
