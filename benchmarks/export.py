@@ -48,6 +48,9 @@ def network(name: str) -> tuple[Config, Any]:
             return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), leaf.dtype)
         if any("head" in part or "last" in part for part in names):
             return jnp.asarray(leaf + 0.002 * rng.normal(size=leaf.shape), leaf.dtype)
+        if names[-1] == "kernel":  # so that numbers neither vanish nor explode
+            fan_in = 9 if leaf.ndim == 4 and leaf.shape[2] == 1 else np.prod(leaf.shape[:-1])
+            return jnp.asarray(rng.normal(size=leaf.shape) * np.sqrt(2 / fan_in), leaf.dtype)
         return leaf
 
     state = jax.jit(systems.build(config).init)(jax.random.key(0))
