@@ -160,9 +160,8 @@ def config_from_json(content: dict[str, Any]) -> Config:
     Raises:
         ValueError: if it is none.
     """
-    missing = [key for key in ("system", "scheme", "model", "data", "eval", "image_size") if key not in content]
-    if not isinstance(content, dict) or missing:
-        raise ValueError(f"it is no config of an experiment: {', '.join(missing)} missing")
+    if not isinstance(content, dict):
+        raise ValueError("it is no config of an experiment")
     content = _with_tuples(content)
     if isinstance(content.get("loss"), str):  # as it was written before there were losses on heatmaps
         content["loss"] = dict(on="landmarks", name=content["loss"], options={})

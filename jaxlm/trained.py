@@ -57,15 +57,27 @@ def load(path: str | Path | None = None, *, step: int | str | None = None) -> Tr
     if (folder / PARAMETERS).is_dir() and not (folder / "checkpoints").is_dir():
         if step not in (None, "last"):
             raise ValueError(f"{folder} is an export and has no checkpoint {step}; leave --step out.")
-        config = checkpoints.load_config(folder)
+        config = _check_config(checkpoints.load_config(folder), folder / "config.json")
         return _with_variables(config, _read_parameters(folder / PARAMETERS, config), name)
     graphs = [folder / graph for graph in (STABLEHLO, ONNX) if (folder / graph).is_file()]
     if graphs:
         return _load_graph(graphs[0], name)
     if not folder.is_dir():
         raise ValueError(f"{folder} does not exist; name a workdir of train.py, or what jaxlm.export wrote.")
-    config = checkpoints.load_config(folder)
+    config = _check_config(checkpoints.load_config(folder), folder / "config.json")
     return _with_variables(config, restore_variables(config, folder, step)[0], name)
+
+
+def _check_config(config: Config, path: Path) -> Config:
+    """The config, if it is one of an experiment.
+
+    Raises:
+        ValueError: naming what it lacks.
+    """
+    missing = [key for key in ("system", "scheme", "model", "data", "eval", "image_size") if key not in config]
+    if missing:
+        raise ValueError(f"{path} cannot be used: it lacks {', '.join(missing)}; restore it or train again.")
+    return config
 
 
 def _shipped() -> Path:
@@ -142,7 +154,7 @@ def _load_graph(path: Path, name: str) -> TrainedModel:
     beside = path.with_name(path.name + ".json")
     try:
         described = json.loads(beside.read_text())
-        config = checkpoints.config_from_json(described["config"])
+        config = _check_config(checkpoints.config_from_json(described["config"]), beside)
         outputs = [output["name"] for output in described["outputs"]]
     except FileNotFoundError:
         raise ValueError(

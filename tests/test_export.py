@@ -222,6 +222,9 @@ class TestBadInput:
         (tmp_path / "run" / "config.json").write_text("[]")
         with pytest.raises(ValueError, match=r"config\.json cannot be used"):
             trained.load(tmp_path / "run")
+        (tmp_path / "run" / "config.json").write_text('{"system": "ldeq"}')
+        with pytest.raises(ValueError, match=r"it lacks scheme, model"):
+            trained.load(tmp_path / "run")
         shutil.copytree(folder / "orbax", tmp_path / "cut")
         for file in (tmp_path / "cut").rglob("d/*"):
             file.write_bytes(file.read_bytes()[:100])

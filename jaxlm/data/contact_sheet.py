@@ -95,7 +95,8 @@ def main(argv):
             visualize.write_image(Path(OUT.value), video_sheet(config, COLUMNS.value))
             print(f"written: {OUT.value}")
             return
-        sources = [open_source(config, name, config.data.sources[name].train_split) for name in config.data.sources]
+        trained_on = {name: source for name, source in config.data.sources.items() if source.weight > 0}
+        sources = [open_source(config, name, source.train_split) for name, source in trained_on.items()]
         visualize.write_image(Path(OUT.value), contact_sheet(sources, config, COLUMNS.value))
         print(f"written: {OUT.value}")
 
