@@ -99,27 +99,22 @@ class Predictor:
 
     def _follow(self, images: list[np.ndarray], boxes: list[np.ndarray], rough: list[bool]) -> list[Face]:
         """Faces from their boxes: one look, and `refine` more."""
-        faces = self._look(images, boxes, [None] * len(boxes))
+        faces = self._look(images, boxes)
         trusts_boxes = crops.looks_at_box(self.config.data.crop)
         rounds = [(_REFINE if r or not trusts_boxes else 0) if self._refine is None else self._refine for r in rough]
         for number in range(max(rounds, default=0)):
             again = [i for i, count in enumerate(rounds) if count > number and _usable(faces[i])]
-            points = [faces[i].landmarks for i in again]
-            looked = self._look([images[i] for i in again], [geometry.box_of_points(p) for p in points], points)
+            around = [geometry.box_of_points(faces[i].landmarks) for i in again]
+            looked = self._look([images[i] for i in again], around)
             for i, face in zip(again, looked, strict=True):
                 faces[i] = face
         return faces
 
-    def _look(
-        self, images: list[np.ndarray], boxes: list[np.ndarray], points: Sequence[np.ndarray | None]
-    ) -> list[Face]:
-        """One pass of the network over the crops of boxes, or of boxes and points."""
-        size, faces = self.config.image_size, []
-        transforms = []
-        for box, known in zip(boxes, points, strict=True):
-            known = box.reshape(2, 2) if known is None else known
-            square = crops.crop_box(self.config.data.crop, box, known, np.ones(len(known), bool))
-            transforms.append(geometry.box_to_crop(square, size))
+    def _look(self, images: list[np.ndarray], boxes: list[np.ndarray]) -> list[Face]:
+        """One pass of the network over the crops of boxes around the landmarks."""
+        size, faces, nothing = self.config.image_size, [], (np.zeros((1, 2)), np.zeros(1, bool))
+        squares = [crops.crop_box(self.config.data.crop, box, *nothing) for box in boxes]
+        transforms = [geometry.box_to_crop(square, size) for square in squares]
         for start in range(0, len(boxes), self._batch_size):
             chosen = slice(start, start + self._batch_size)
             pictures, maps = images[chosen], np.array(transforms[chosen])
