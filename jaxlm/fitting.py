@@ -20,6 +20,7 @@ from jaxlm.data.schemes import FACES68
 from jaxlm.morphable import MorphableModel
 from jaxlm.progress import progress
 
+VERSION = 1  # of the fits; raise it when they come out differently, and cached ones are made again
 _START_YAWS = (-75.0, -45.0, -20.0, 0.0, 20.0, 45.0, 75.0)
 NOISE = 0.015  # of an annotation, in face sizes
 FEWEST = 6  # landmarks that a fit needs

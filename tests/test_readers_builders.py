@@ -4,7 +4,7 @@ import pytest
 from data_sets import face, write_coco, write_csv, write_pts, write_wflw
 
 from jaxlm.data import readers
-from jaxlm.data.builders import OwnData, ThreeHundredW, Wflw
+from jaxlm.data.builders import FaceBuilder, OwnData, ThreeHundredW, Wflw
 from jaxlm.data.readers import BadSample
 
 
@@ -111,6 +111,18 @@ def test_an_edited_file_is_read_again(tmp_path):
     own(path, tmp_path)
     write_csv(tmp_path / "csv", 3)
     assert own(path, tmp_path).info.splits["train"].num_examples == 3
+
+
+def test_a_new_version_of_a_reader_prepares_the_data_again(tmp_path, monkeypatch):
+    path = write_csv(tmp_path / "csv", 2)
+
+    def folder():
+        return OwnData(path, tmp_path / "cache", scheme="faces68").data_dir
+
+    first = folder()
+    assert folder() == first
+    monkeypatch.setattr(FaceBuilder, "READER", FaceBuilder.READER + 1)
+    assert folder() != first
 
 
 def test_a_replaced_picture_is_read_again(tmp_path):

@@ -121,6 +121,21 @@ def test_rendered_faces_are_reproducible_and_exact():
         assert one["visibility"].mean() > 0.3 and np.isfinite(one["landmarks"]).all()
 
 
+def test_the_pictures_are_those_of_their_version():
+    face = next(rendered.photographs(5, 3, 1, 96))
+    coarse = face["image"].reshape(4, 24, 4, 24, 3).mean(axis=(1, 3, 4))
+    known = {
+        1: [
+            [45.8, 129.5, 69.8, 35.8],
+            [60.4, 116.2, 80.2, 28.2],
+            [55.2, 61.3, 62.3, 28.7],
+            [35.9, 85.0, 97.7, 49.1],
+        ]
+    }
+    message = "The pictures have changed: raise RENDERER and add the new means here."
+    np.testing.assert_allclose(coarse, known[rendered.RENDERER], atol=0.5, err_msg=message)
+
+
 @pytest.mark.slow
 def test_windows_lose_no_pixel(monkeypatch):
     rngs = [np.random.default_rng([9, i]) for i in range(6)]

@@ -1,19 +1,10 @@
 """Builders of the data sets that are published as MATLAB files."""
 
-import inspect
-
 from jaxlm.data import mat_readers
 from jaxlm.data.builders import FaceBuilder
 
 
-class MatBuilder(FaceBuilder):
-    """Base of the builders that read MATLAB files."""
-
-    def fingerprint(self):
-        return [*super().fingerprint(), inspect.getsource(mat_readers)]
-
-
-class Cofw(MatBuilder):
+class Cofw(FaceBuilder):
     """COFW (Burgos-Artizzu et al., ICCV 2013): `COFW_train.mat` and `COFW_test.mat`, or their `_color` versions.
 
     Under the scheme `faces68` it is COFW-68: the test set with the annotations of Ghiasi & Fowlkes (2015), in
@@ -48,7 +39,7 @@ class Cofw(MatBuilder):
         return {split: mat_readers.read_cofw(path, suffixes[split]) for split, path in present.items()}
 
 
-class Aflw(MatBuilder):
+class Aflw(FaceBuilder):
     """AFLW (Köstinger et al., ICCVW 2011) in the protocol of CCL: `AFLWinfo_release.mat` beside AFLW's own
     `data/flickr/{0,2,3}/`. The subset "frontal" has all 19 landmarks visible; its normaliser is "box".
     """
@@ -72,7 +63,7 @@ class Aflw(MatBuilder):
         return {name: samples for name, samples in splits.items() if samples}
 
 
-class Lsp(MatBuilder):
+class Lsp(FaceBuilder):
     """Leeds Sports Pose, or its extension: `joints.mat` and `images/`. Person-centric joints.
 
     Args:

@@ -1,6 +1,5 @@
 """Builders of 3DDFA's training and test sets: faces with 3DMM parameters, tested by yaw."""
 
-import inspect
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,9 +15,6 @@ class ParamsBuilder(FaceBuilder):
 
     SUBSETS = YAW_BINS
     SCHEME = "faces68"
-
-    def fingerprint(self):
-        return [*super().fingerprint(), inspect.getsource(params_readers)]
 
     def check_root(self):
         super().check_root()

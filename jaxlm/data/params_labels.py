@@ -1,7 +1,6 @@
 """Parameters of a morphable model for every face of a data set: its own, or fitted to its landmarks and kept."""
 
 import hashlib
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,7 +82,7 @@ def labels_of(config: Config, builder: FaceBuilder, records: Sequence[dict[str, 
     sparse = landmark_model(model)
     arrays = [sparse.mean, sparse.identity, sparse.expression, sparse.param_mean[12:], sparse.param_std[12:]]
     digest = hashlib.sha256(b"".join(np.asarray(array).tobytes() for array in arrays))
-    digest.update(f"{inspect.getsource(fitting)}{settings.contour}".encode())
+    digest.update(f"{fitting.VERSION}{settings.contour}".encode())
     path = Path(builder.data_dir) / f"params_{split}_{digest.hexdigest()[:16]}.npz"
     if path.exists():
         with np.load(path) as file:

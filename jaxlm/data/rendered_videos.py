@@ -6,10 +6,8 @@ light flickers, and the frames are noisy and heavily compressed. The same seed a
 """
 
 import hashlib
-import inspect
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +17,10 @@ import jax
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from jaxlm import geometry, morphable, render
-from jaxlm.data import head, paint, rendered
+from jaxlm import geometry
+from jaxlm.data import head, paint
 from jaxlm.data.clips import VideoWriter
-from jaxlm.data.rendered import Scene, check_contour, render_faces, sample_scene
+from jaxlm.data.rendered import RENDERER, Scene, check_contour, render_faces, sample_scene
 from jaxlm.data.video_builders import WflwV, write_labels
 from jaxlm.progress import progress
 
@@ -267,6 +265,8 @@ class RenderedVideos(WflwV):
         contour: "2d" or "3d", see `jaxlm.data.rendered.render_faces`.
     """
 
+    READER = 1
+
     def __init__(
         self,
         root: str | Path,
@@ -284,8 +284,8 @@ class RenderedVideos(WflwV):
         if num_videos < 1 or num_frames < 1 or size < 32:
             raise ValueError("num_videos and num_frames must be at least 1 and size at least 32.")
         self.counts, self.size, self.seed, self.contour = (num_videos, num_frames), size, seed, contour
-        modules = [head, paint, render, morphable, rendered, sys.modules[__name__]]
-        identity = [*map(inspect.getsource, modules), str((num_videos, num_frames, size, seed, contour))]
+        options = (num_videos, num_frames, size, seed, contour)
+        identity = [f"renderer {RENDERER}", *self.reader_versions(), *map(str, options)]
         digest = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
         folder = Path(cache).expanduser() / "rendered_videos" / digest
         if not folder.exists():

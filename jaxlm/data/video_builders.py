@@ -1,9 +1,7 @@
 """TFDS builders of labelled videos. A record names its video file, which is decoded anew each time it is used."""
 
 import dataclasses
-import inspect
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,9 +40,6 @@ class VideoBuilder(FaceBuilder):
     def published_splits(self) -> dict[str, Iterable[VideoSample | BadSample]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The data set's own splits."""
         raise NotImplementedError
-
-    def fingerprint(self):
-        return [*super().fingerprint(), inspect.getsource(sys.modules[__name__])]
 
     def _info(self):
         count = self.scheme.num_landmarks
