@@ -19,9 +19,9 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from jaxlm import systems
-from jaxlm.data.schemes import get_scheme
 from jaxlm.models.blocks import count_parameters
 from jaxlm.paper_tables import apply_variant
+from jaxlm.schemes import get_scheme
 from jaxlm.systems.awing import make_model
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/awing_wflw.py", "Network, loss and image size.")

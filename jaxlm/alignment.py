@@ -115,7 +115,7 @@ def mean_shape(landmarks: np.ndarray, mask: np.ndarray, flip: np.ndarray, *, rou
     Args:
         landmarks: (N, K, 2) in each image's pixels.
         mask: (N, K), true where a landmark exists.
-        flip: (K,) permutation of a mirror image, see `jaxlm.data.schemes.Scheme.flip`.
+        flip: (K,) permutation of a mirror image, see `jaxlm.schemes.Scheme.flip`.
         rounds: of aligning all shapes to their mean.
 
     Returns:

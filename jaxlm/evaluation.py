@@ -14,9 +14,9 @@ from jaxlm.checkpoints import write_atomically
 from jaxlm.config import Config
 from jaxlm.data.augment import Perturbation, picture_of, warp
 from jaxlm.data.pipeline import CropTransform, FaceSource, eval_batches
-from jaxlm.data.schemes import Scheme, get_scheme, normalizer, normalizers_of
 from jaxlm.data.yaw import YAW_BINS
 from jaxlm.progress import progress
+from jaxlm.schemes import Scheme, get_scheme, normalizer, normalizers_of
 from jaxlm.systems import Halves, Prediction
 
 

@@ -26,9 +26,9 @@ from jaxlm.config import Config
 from jaxlm.data import crops, pipeline, rendered
 from jaxlm.data.augment import warp
 from jaxlm.data.readers import BadSample
-from jaxlm.data.schemes import FACES68_OF_FACES98, get_scheme
 from jaxlm.folding import fold_batch_norms
 from jaxlm.onnx_graph import to_onnx
+from jaxlm.schemes import FACES68_OF_FACES98, get_scheme
 
 FORMATS = ("orbax", "stablehlo", "onnx")
 PLATFORMS = ("cpu", "cuda", "tpu")

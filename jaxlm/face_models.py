@@ -9,8 +9,8 @@ import numpy as np
 from jaxlm.array_pickle import load_arrays
 from jaxlm.config import Config
 from jaxlm.data import head, mat_readers
-from jaxlm.data.schemes import FACES68_OF_FACES98
 from jaxlm.morphable import MorphableModel, make_model, with_modes
+from jaxlm.schemes import FACES68_OF_FACES98
 
 HEAD = "head"
 

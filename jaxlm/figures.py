@@ -17,7 +17,7 @@ from jaxlm import checkpoints, losses, systems, visualize
 from jaxlm.app import one_sentence, parse_flags, quiet_logs
 from jaxlm.config import Config
 from jaxlm.data import pipeline
-from jaxlm.data.schemes import get_scheme
+from jaxlm.schemes import get_scheme
 from jaxlm.systems.objective import WEIGHT_MAPS, heatmap_target
 from jaxlm.trained import restore_variables
 

@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlm import parameters
-from jaxlm.data.schemes import FACES68
 from jaxlm.morphable import MorphableModel
 from jaxlm.progress import progress
+from jaxlm.schemes import FACES68
 
 VERSION = 1  # of the fits; raise it when they come out differently, and cached ones are made again
 _START_YAWS = (-75.0, -45.0, -20.0, 0.0, 20.0, 45.0, 75.0)

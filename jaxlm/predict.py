@@ -36,11 +36,11 @@ from jaxlm.app import make_folder, one_sentence, parse_flags, quiet_logs
 from jaxlm.checkpoints import write_atomically
 from jaxlm.data.clips import PICTURES, VIDEOS, VideoFile, VideoWriter
 from jaxlm.data.readers import BadSample, decode_image
-from jaxlm.data.schemes import get_scheme
 from jaxlm.data.video_builders import load_boxes
 from jaxlm.predict_video import LiveTracker, VideoPredictor
 from jaxlm.predictor import Face, Predictor
 from jaxlm.progress import progress
+from jaxlm.schemes import get_scheme
 
 __all__ = ["Face", "Predictor"]
 

@@ -13,8 +13,8 @@ import numpy as np
 from jaxlm import geometry, visualize
 from jaxlm.checkpoints import write_atomically
 from jaxlm.data.clips import VideoFile, VideoWriter
-from jaxlm.data.schemes import Scheme
 from jaxlm.predictor import Face
+from jaxlm.schemes import Scheme
 from jaxlm.video_evaluation import Track
 
 _LARGEST_OVERLAY = 1600  # pixels of the longer side

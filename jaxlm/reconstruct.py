@@ -25,10 +25,10 @@ from jaxlm.data import crops
 from jaxlm.data.augment import warp
 from jaxlm.data.clips import VideoFile, VideoWriter
 from jaxlm.data.readers import BadSample, decode_image
-from jaxlm.data.schemes import FACES68
 from jaxlm.detect import HaarDetector
 from jaxlm.face_models import model_of
 from jaxlm.progress import progress
+from jaxlm.schemes import FACES68
 from jaxlm.track import find_boxes, make_landmarker
 from jaxlm.trained import TrainedModel, load
 

@@ -25,11 +25,11 @@ from jaxlm.data import crops
 from jaxlm.data.augment import warp
 from jaxlm.data.clips import VideoFile
 from jaxlm.data.readers import BadSample
-from jaxlm.data.schemes import get_scheme
 from jaxlm.data.video_builders import check_boxes, load_boxes
 from jaxlm.data.video_pipeline import Video
 from jaxlm.detect import Detector, HaarDetector, without_overlaps
 from jaxlm.progress import progress
+from jaxlm.schemes import get_scheme
 from jaxlm.trained import TrainedModel, load
 from jaxlm.video_evaluation import Follower, Track
 

@@ -13,8 +13,8 @@ from jaxlm import geometry, visualize
 from jaxlm.checkpoints import write_atomically
 from jaxlm.config import Config
 from jaxlm.data.clips import VideoWriter
-from jaxlm.data.schemes import Scheme
 from jaxlm.data.video_pipeline import Video, VideoSource, video_of
+from jaxlm.schemes import Scheme
 from jaxlm.video_evaluation import Track, TunedAverage, VideoResult
 
 COLORS = {"frame": "black", "early": "tab:gray", "rwr": "tab:blue", "energy": "tab:green"}

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from jaxlm import geometry
-from jaxlm.data.schemes import Scheme
+from jaxlm.schemes import Scheme
 
 GREEN, RED, WHITE = (64, 255, 96), (255, 72, 72), (255, 255, 255)
 _FACES = (GREEN, (80, 200, 255), (255, 190, 60), (255, 120, 220), (190, 150, 255), (240, 240, 90))

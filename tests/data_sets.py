@@ -12,9 +12,9 @@ import scipy.io
 from jaxlm import geometry
 from jaxlm.data import head
 from jaxlm.data.clips import VideoFile, VideoWriter
-from jaxlm.data.schemes import FACES68_OF_FACES98
 from jaxlm.data.video_builders import write_labels
 from jaxlm.data.video_pipeline import Video
+from jaxlm.schemes import FACES68_OF_FACES98
 
 
 def face(seed: int, size: int = 96, count: int = 68) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ import pytest
 from jax.test_util import check_grads
 
 from jaxlm import alignment, geometry
-from jaxlm.data.schemes import get_scheme
+from jaxlm.schemes import get_scheme
 
 SCHEME = get_scheme("faces68")
 pytestmark = pytest.mark.usefixtures("float64")

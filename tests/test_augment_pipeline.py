@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxlm.data import pipeline
 from jaxlm.data.augment import Augmentation, make_crop, warp
-from jaxlm.data.schemes import FACES68
+from jaxlm.schemes import FACES68
 
 FIELDS = dict(rotation=40.0, scale=0.3, translation=0.1, flip=1.0)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxlm import heatmaps, losses, systems
-from jaxlm.data.schemes import get_scheme
+from jaxlm.schemes import get_scheme
 from jaxlm.systems.objective import heatmap_target, make_objective
 
 SCHEME = get_scheme("faces68")

@@ -8,7 +8,7 @@ from data_sets import write_lsp, write_pts
 
 from jaxlm import evaluation, geometry
 from jaxlm.data import pipeline
-from jaxlm.data.schemes import LSP14
+from jaxlm.schemes import LSP14
 from jaxlm.systems import Prediction
 
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from jaxlm import fitting, parameters
-from jaxlm.data.schemes import FACES68
 from jaxlm.face_models import load_face_model
 from jaxlm.morphable import landmark_model
+from jaxlm.schemes import FACES68
 
 
 @functools.lru_cache

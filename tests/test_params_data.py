@@ -9,18 +9,18 @@ import tensorflow_datasets as tfds
 from data_sets import face, write_csv
 from ml_collections import ConfigDict
 
-from jaxlm import landmark_sets, parameters
+from jaxlm import parameters, schemes
 from jaxlm.data import params_labels, params_readers, pipeline
 from jaxlm.data.augment import Augmentation, make_crop
 from jaxlm.data.params_builders import Aflw2000, AflwCrops, ThreeHundredWLP
 from jaxlm.data.readers import BadSample
 from jaxlm.data.rendered import RenderedFaces
-from jaxlm.data.schemes import FACES68
 from jaxlm.data.video_builders import Menpo3D
 from jaxlm.data.yaw import YAW_BINS, yaw_bin
 from jaxlm.face_models import load_face_model
 from jaxlm.morphable import landmark_model
 from jaxlm.parameters import rotation_of_angles
+from jaxlm.schemes import FACES68
 
 YAWS = (5.0, -35.0, 80.0, 29.0)
 
@@ -292,12 +292,12 @@ def test_rendered_faces_carry_their_parameters(tmp_path):
 
 
 def test_aflw21_of_the_68():
-    weights = landmark_sets.from_68("aflw21")
+    weights = schemes.from_68("aflw21")
     np.testing.assert_allclose(weights.sum(axis=1), 1.0, rtol=1e-6)
-    assert weights.shape == (21, 68) and landmark_sets.from_68("aflw19").shape == (19, 68)
+    assert weights.shape == (21, 68) and schemes.from_68("aflw19").shape == (19, 68)
     # A mirrored face gives mirrored points.
-    from jaxlm.data.schemes import AFLW21
+    from jaxlm.schemes import AFLW21
 
     np.testing.assert_allclose(weights[AFLW21.flip][:, FACES68.flip], weights)
     with pytest.raises(ValueError, match="do not contain those of 'faces98'"):
-        landmark_sets.from_68("faces98")
+        schemes.from_68("faces98")

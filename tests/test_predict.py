@@ -13,9 +13,9 @@ from data_sets import write_video
 from jaxlm import app, detect, geometry, predict, prediction_files, track, trained
 from jaxlm.data import readers, rendered
 from jaxlm.data.clips import VideoFile
-from jaxlm.data.schemes import FACES68, FACES68_OF_FACES98
 from jaxlm.predict_video import LiveTracker, VideoPredictor
 from jaxlm.predictor import Predictor
+from jaxlm.schemes import FACES68, FACES68_OF_FACES98
 from jaxlm.systems import Prediction
 from jaxlm.trained import TrainedModel
 

@@ -5,7 +5,7 @@ import pytest
 
 from jaxlm import morphable, render
 from jaxlm.data import head, rendered
-from jaxlm.data.schemes import FACES98
+from jaxlm.schemes import FACES98
 
 
 def dense_rasterize(vertices, triangles, height, width):

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from jaxlm import boxes, geometry, robustness
 from jaxlm.data import crops, pipeline
 from jaxlm.data.augment import Augmentation, Perturbation, label_noise, make_crop, random_box
-from jaxlm.data.schemes import get_scheme
+from jaxlm.schemes import get_scheme
 from jaxlm.training import train
 
 SCHEME = get_scheme("faces68")

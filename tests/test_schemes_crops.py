@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from jaxlm.data import crops, schemes
+from jaxlm import schemes
+from jaxlm.data import crops
 from jaxlm.data.head import landmarks98
-from jaxlm.data.schemes import SCHEMES, get_scheme, normalizer
+from jaxlm.schemes import SCHEMES, get_scheme, normalizer
 
 
 @pytest.mark.parametrize("name", SCHEMES)

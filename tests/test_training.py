@@ -281,7 +281,7 @@ def test_predictions_of_a_mirror_image_are_mirrored(tmp_path):
     images = jnp.asarray(np.random.default_rng(0).integers(0, 256, size=(2, 64, 64, 3)), jnp.float32)
     plain = predict(state.variables, images).landmarks
     mirrored = predict(state.variables, images[:, :, ::-1]).landmarks
-    from jaxlm.data.schemes import FACES68
+    from jaxlm.schemes import FACES68
 
     np.testing.assert_allclose(
         mirrored[:, FACES68.flip] * jnp.array([[[-1.0, 1.0]]]) + jnp.array([[[63.0, 0.0]]]), plain, atol=1e-3

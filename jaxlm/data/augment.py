@@ -13,7 +13,7 @@ import numpy as np
 from jaxlm import geometry, parameters
 from jaxlm.data import crops
 from jaxlm.data.readers import BadSample, decode_image
-from jaxlm.data.schemes import Scheme, normalizer
+from jaxlm.schemes import Scheme, normalizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def make_crop(
         scheme: of the landmarks.
         crop: protocol, a key of `jaxlm.data.crops.PROTOCOLS`.
         size: side of the crop in pixels.
-        normalizer_name: see `jaxlm.data.schemes.normalizer`.
+        normalizer_name: see `jaxlm.schemes.normalizer`.
         augmentation: with `rng`, the random changes.
         perturbation: with `rng`, of the crop's box.
         rng: source of all randomness.

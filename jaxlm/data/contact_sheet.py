@@ -20,8 +20,8 @@ from jaxlm.app import one_sentence, quiet_logs
 from jaxlm.config import Config
 from jaxlm.data.augment import Augmentation
 from jaxlm.data.pipeline import CropTransform, FaceSource, make_augmentation, open_source, train_batches
-from jaxlm.data.schemes import get_scheme
 from jaxlm.face_models import model_of
+from jaxlm.schemes import get_scheme
 from jaxlm.synthesis import make_synthesis
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment whose sources and augmentation are shown.")

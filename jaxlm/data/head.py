@@ -10,8 +10,8 @@ import functools
 import numpy as np
 from scipy.interpolate import CubicSpline, PchipInterpolator, RBFInterpolator
 
-from jaxlm.data.schemes import FACES98
 from jaxlm.morphable import MorphableModel, make_model
+from jaxlm.schemes import FACES98
 
 AXIS_Z = -75.0  # the head's vertical axis
 TOP, BOTTOM = 112.0, -165.0

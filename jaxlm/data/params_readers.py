@@ -13,8 +13,8 @@ from jaxlm.data import head
 from jaxlm.data.array_readers import read_npy
 from jaxlm.data.mat_readers import read_mat
 from jaxlm.data.readers import BadSample, Sample, decode_image
-from jaxlm.data.schemes import FACES68_OF_FACES98
 from jaxlm.data.yaw import yaw_bin
+from jaxlm.schemes import FACES68_OF_FACES98
 
 BFM_MODES = (199, 29)  # of identity and expression in the files
 

@@ -24,9 +24,9 @@ from jaxlm.data.params_builders import Aflw2000, AflwCrops, ThreeHundredWLP
 from jaxlm.data.params_labels import LabelledRecords, labels_of
 from jaxlm.data.rendered import RenderedFaces
 from jaxlm.data.rendered_videos import RenderedVideos
-from jaxlm.data.schemes import Scheme, get_scheme
 from jaxlm.data.video_builders import Menpo3D, ThreeHundredVW, VideoBuilder, WflwV
 from jaxlm.face_models import model_of
+from jaxlm.schemes import Scheme, get_scheme
 
 BUILDERS: dict[str, type[FaceBuilder]] = {
     "wflw": Wflw,

@@ -18,8 +18,8 @@ from jaxtyping import Array, Float, Int
 from jaxlm import geometry, morphable, render
 from jaxlm.data import head, paint
 from jaxlm.data.builders import FaceBuilder
-from jaxlm.data.schemes import FACES68_OF_FACES98
 from jaxlm.progress import progress
+from jaxlm.schemes import FACES68_OF_FACES98
 
 # Version of the pictures. Raise it when the head, the paint, the rasteriser or this module draws other pixels: the
 # faces that users have in their caches are then rendered again (tests/test_render.py notices).

@@ -14,7 +14,7 @@ from jaxlm.data import readers
 from jaxlm.data.builders import FaceBuilder
 from jaxlm.data.clips import VIDEOS, VideoFile
 from jaxlm.data.readers import BadSample
-from jaxlm.data.schemes import FACES68_OF_FACES98
+from jaxlm.schemes import FACES68_OF_FACES98
 
 
 @dataclasses.dataclass

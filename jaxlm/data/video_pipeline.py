@@ -13,7 +13,7 @@ from jaxlm.data.augment import warp
 from jaxlm.data.clips import VideoFile
 from jaxlm.data.pipeline import check_split, prepare_source
 from jaxlm.data.readers import BadSample
-from jaxlm.data.schemes import Scheme
+from jaxlm.schemes import Scheme
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxlm import geometry, heatmaps, losses
 from jaxlm.config import Config
-from jaxlm.data.schemes import Scheme, get_scheme
+from jaxlm.schemes import Scheme, get_scheme
 
 WEIGHT_MAPS = {"none": None, "baseline": losses.baseline_weight, "dilated": losses.loss_map_weight}
 

@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 
 from jaxlm import alignment, geometry, losses, metrics
 from jaxlm.config import Config
-from jaxlm.data.schemes import get_scheme
 from jaxlm.models.reinit import BACKBONES, STAGES, Outputs, ProgressiveNetwork
 from jaxlm.optim import apply_gradients, make_optimizer
+from jaxlm.schemes import get_scheme
 from jaxlm.systems import Halves, Phase, Prediction, System, TrainState, initial_state
 from jaxlm.systems.objective import make_loss
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlm import geometry, landmark_sets, lookahead, losses, metrics, parameters, synthesis
+from jaxlm import geometry, lookahead, losses, metrics, parameters, schemes, synthesis
 from jaxlm.config import Config
 from jaxlm.face_models import model_of
 from jaxlm.models.tddfa import BACKBONES, ParameterNetwork
@@ -39,7 +39,7 @@ def build(config: Config) -> System:
     costs = make_costs(config, model)
     (error_of,) = make_costs(config, model, "vdc")
     optimizer = make_optimizer(config.optim, make_schedule(config.optim, optimizer_steps(config)))
-    to_scheme = jnp.asarray(landmark_sets.from_68(config.scheme))
+    to_scheme = jnp.asarray(schemes.from_68(config.scheme))
 
     def init(rng: Array) -> TrainState:
         variables = network.init(rng, jnp.zeros((1, config.image_size, config.image_size, 3)), False)
