@@ -1,7 +1,7 @@
 """What an adjoint step costs in a loop, with and without the package's convolution: python benchmarks/adjoint.py
 
 XLA's CPU backend leaves the transposed kernels of an automatic input gradient in their slow layout inside a
-`while_loop`; `jaxlm.models.convolution` lays them out once. Both are timed alternating, in one run.
+`while_loop`; `jaxlm.networks.convolution` lays them out once. Both are timed alternating, in one run.
 """
 
 import statistics
@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from absl import app, flags
 from jax import lax
 
-from jaxlm.models import blocks, ldeq
-from jaxlm.models.convolution import conv_general_dilated
+from jaxlm.models import ldeq
+from jaxlm.networks import blocks
+from jaxlm.networks.convolution import conv_general_dilated
 
 STEPS = flags.DEFINE_integer("steps", 5, "Adjoint steps.")
 REPEATS = flags.DEFINE_integer("repeats", 7, "Rounds.")

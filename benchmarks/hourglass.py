@@ -19,7 +19,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from jaxlm import systems
-from jaxlm.models.blocks import count_parameters
+from jaxlm.networks.blocks import count_parameters
 from jaxlm.paper_tables import apply_variant
 from jaxlm.schemes import get_scheme
 from jaxlm.systems.awing import make_model

@@ -18,11 +18,11 @@ import optax
 from absl import app, flags
 
 from jaxlm.config import load_config_file
-from jaxlm.flops import count_macs
-from jaxlm.models import convolution
-from jaxlm.models.blocks import count_parameters
-from jaxlm.models.mobilenet import SMALL
 from jaxlm.models.reinit import ShapeRegressor
+from jaxlm.networks import convolution
+from jaxlm.networks.blocks import count_parameters
+from jaxlm.networks.mobilenet import SMALL
+from jaxlm.networks.multiply_adds import count_macs
 from jaxlm.systems.reinit import make_model
 
 WHAT = flags.DEFINE_list("what", ["sizes", "speed", "step", "depthwise"], "Which of the four.")

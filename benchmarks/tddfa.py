@@ -23,12 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from jaxlm import losses, morphable, parameters, systems
+from jaxlm import losses, systems
 from jaxlm.config import Config, load_config_file
-from jaxlm.flops import count_macs
+from jaxlm.face3d import morphable, parameters
 from jaxlm.folding import fold_batch_norms
-from jaxlm.models.blocks import count_parameters
 from jaxlm.models.tddfa import BACKBONES, ParameterNetwork
+from jaxlm.networks.blocks import count_parameters
+from jaxlm.networks.multiply_adds import count_macs
 from jaxlm.onnx_graph import to_onnx
 from jaxlm.trained import onnx_session
 

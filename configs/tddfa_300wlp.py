@@ -25,7 +25,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.scheme = "faces68"  # of what is trained on; evaluated by aflw21 and aflw19 as well, means of the 68
     config.seed = 0
     config.image_size = 120
-    # The face model, under data.root: see jaxlm/face_models.py. Without statistics they are the training set's.
+    # The face model, under data.root: see jaxlm/face3d/model_files.py. Without statistics they are the training set's.
     config.morphable = ConfigDict(
         dict(
             path="bfm_noneck_v3.pkl",

@@ -25,7 +25,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.scheme = "faces68"
     config.seed = 0
     config.image_size = 64  # the paper has 120
-    # The face model, under data.root: see jaxlm/face_models.py. Without statistics they are the training set's.
+    # The face model, under data.root: see jaxlm/face3d/model_files.py. Without statistics they are the training set's.
     config.morphable = ConfigDict(
         dict(
             path="head",

@@ -25,8 +25,8 @@ from jaxlm.app import make_folder, one_sentence, parse_flags, quiet_logs, with_s
 from jaxlm.checkpoints import write_atomically
 from jaxlm.config import Config
 from jaxlm.data import pipeline
-from jaxlm.flops import count_macs
-from jaxlm.models.blocks import count_parameters
+from jaxlm.networks.blocks import count_parameters
+from jaxlm.networks.multiply_adds import count_macs
 from jaxlm.trained import TrainedModel
 
 

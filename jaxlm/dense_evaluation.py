@@ -20,15 +20,16 @@ import numpy as np
 from absl import app, flags
 from scipy.spatial import KDTree
 
-from jaxlm import dense, geometry, metrics, scans
+from jaxlm import geometry, metrics
 from jaxlm.app import one_sentence, quiet_logs, with_source
 from jaxlm.checkpoints import write_atomically
 from jaxlm.data import pipeline
 from jaxlm.data.augment import picture_of
 from jaxlm.data.params_readers import BFM_MODES
 from jaxlm.data.yaw import YAW_BINS
-from jaxlm.face_models import load_face_model
-from jaxlm.morphable import MorphableModel
+from jaxlm.face3d import scans, views
+from jaxlm.face3d.model_files import load_face_model
+from jaxlm.face3d.morphable import MorphableModel
 from jaxlm.progress import progress
 from jaxlm.reconstruct import Reconstructor
 
@@ -80,10 +81,10 @@ def evaluate_aflw2000(reconstructor: Reconstructor, root: str) -> DenseResult:
     errors, flags_of = [], []
     for number in progress(range(len(source)), desc="dense", unit="face"):
         record = source.records[number]
-        target = dense.vertices_of(record["params"][columns], truth)
+        target = views.vertices_of(record["params"][columns], truth)
         box = geometry.box_of_points(record["landmarks"].astype(np.float64), record["mask"].astype(bool))
         params = reconstructor.regress(picture_of(record), box)
-        pred = dense.vertices_of(params, reconstructor.model)
+        pred = views.vertices_of(params, reconstructor.model)
         errors.append(vertex_error(pred, target, float(np.sqrt(np.prod(box[2:] - box[:2])))))
         flags_of.append(record["subsets"])
     members = np.stack(flags_of).astype(bool)
@@ -123,7 +124,7 @@ def evaluate_scans(reconstructor: Reconstructor, folder: Path) -> DenseResult:
                 box = np.array([0.15, 0.15, 0.85, 0.85]) * image.shape[0]
                 (params,) = reconstructor.faces(image, box[None])
                 distance, eyes = scan_error(
-                    dense.vertices_of(params, reconstructor.model), reconstructor.model, surface
+                    views.vertices_of(params, reconstructor.model), reconstructor.model, surface
                 )
                 distances.append(distance)
                 yaws.append(abs(yaw))

@@ -197,7 +197,7 @@ def describe(config: Config, format: str) -> dict[str, Any]:
             "x, y in pixels of the input, (0, 0) its first pixel's centre",
         ),
         "score": (["batch", scheme.num_landmarks], "in (0, 1], higher where a landmark is surer"),
-        "params": (["batch", "parameters"], "of the 3D face, in the frame of the crop: see jaxlm/parameters.py"),
+        "params": (["batch", "parameters"], "of the 3D face, in the frame of the crop: see jaxlm/face3d/parameters.py"),
     }
     return {
         "format": format,

@@ -15,16 +15,17 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from jaxlm import fitting, visualize
+from jaxlm import visualize
 from jaxlm.app import one_sentence, parse_flags, quiet_logs
 from jaxlm.checkpoints import write_atomically
 from jaxlm.config import Config
 from jaxlm.data import crops, pipeline
 from jaxlm.data.augment import picture_of, warp
 from jaxlm.data.params_labels import LabelledRecords, Labels, labels_of
-from jaxlm.face_models import model_of
+from jaxlm.face3d import fitting
+from jaxlm.face3d.model_files import model_of
+from jaxlm.face3d.morphable import landmark_model
 from jaxlm.geometry import apply_affine, box_to_crop
-from jaxlm.morphable import landmark_model
 
 _SPEED = 1024  # faces for the measurement
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxlm.models.mobilenet import DepthwiseConv
+from jaxlm.networks.mobilenet import DepthwiseConv
+from jaxlm.networks.multiply_adds import inner_jaxprs
 
 _CONVOLUTIONS = (nn.Conv, nn.Dense, DepthwiseConv)
 
@@ -131,14 +132,3 @@ def _jaxprs(jaxpr: Any) -> Iterator[Any]:
     for eqn in jaxpr.eqns:
         for inner in inner_jaxprs(eqn):
             yield from _jaxprs(inner)
-
-
-def inner_jaxprs(eqn: Any) -> list[Any]:
-    """The jaxprs that an equation calls: branches, bodies, functions."""
-    found = []
-    for value in eqn.params.values():
-        for inner in value if isinstance(value, tuple | list) else (value,):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                found.append(inner)
-    return found

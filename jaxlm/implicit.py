@@ -1,7 +1,7 @@
 """Equilibria as differentiable functions: z* with z* = fun(z*, args), and its gradient with respect to `args`.
 
-`equilibrium` is the one entry and holds the package's only `custom_vjp` beside that of `jaxlm.models.convolution`. The
-gradients that the literature compares are chosen by name:
+`equilibrium` is the one entry and holds the package's only `custom_vjp` beside that of `jaxlm.networks.convolution`.
+The gradients that the literature compares are chosen by name:
 
 - `"implicit"`: the implicit function theorem, Eq. (5) of Micaelli et al., CVPR 2023 (Bai et al., NeurIPS 2019). The
   row vector uᵀ = ḡᵀ (I − J)⁻¹ is itself a fixed point, u = ḡ + Jᵀu, and is found by a solver of its own. Memory is

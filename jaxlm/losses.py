@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxlm import parameters
-from jaxlm.morphable import MorphableModel
+from jaxlm.face3d import parameters
+from jaxlm.face3d.morphable import MorphableModel
 
 
 def mse(pred: Float[Array, "*S"], target: Float[Array, "*S"]) -> Float[Array, "*S"]:

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlm import detect, geometry, parameters, trained
+from jaxlm import detect, geometry, trained
 from jaxlm.data import crops
 from jaxlm.data.augment import warp
 from jaxlm.evaluation import regress_from_pictures
+from jaxlm.face3d import parameters
 from jaxlm.trained import TrainedModel
 
 _REFINE = 2
@@ -22,7 +23,7 @@ class Face(NamedTuple):
         landmarks: (K, 2) in pixels of the picture.
         score: (K,) in (0, 1], higher where the landmark is surer.
         box: (4,) that was looked at last, x1 y1 x2 y2, around the landmarks.
-        params: (P,) of the 3D face in the picture's frame (`jaxlm.parameters`); None where the model has none.
+        params: (P,) of the 3D face in the picture's frame (`jaxlm.face3d.parameters`); None where the model has none.
     """
 
     landmarks: np.ndarray

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from absl import app, flags
 
-from jaxlm import dense, geometry, mesh, parameters, visualize
+from jaxlm import geometry, visualize
 from jaxlm.app import one_sentence, quiet_logs
 from jaxlm.checkpoints import load_config, write_atomically
 from jaxlm.data import crops
@@ -26,7 +26,8 @@ from jaxlm.data.augment import warp
 from jaxlm.data.clips import VideoFile, VideoWriter
 from jaxlm.data.readers import BadSample, decode_image
 from jaxlm.detect import HaarDetector
-from jaxlm.face_models import model_of
+from jaxlm.face3d import mesh_files, parameters, views
+from jaxlm.face3d.model_files import model_of
 from jaxlm.progress import progress
 from jaxlm.schemes import FACES68
 from jaxlm.track import find_boxes, make_landmarker
@@ -71,12 +72,12 @@ class Reconstructor:
         self.config, self.model = config, model_of(config)
         model = load(workdir, step=step)
         self.regress, self.landmarker = make_regressor(model), make_landmarker(model)
-        self.renderer = dense.FaceRenderer(self.model)
+        self.renderer = views.FaceRenderer(self.model)
         self.detect = HaarDetector()
 
     def landmarks(self, params: np.ndarray) -> np.ndarray:
         """(68, 3): x and y in pixels of the picture, y down, and the depth in pixels, nearer is larger."""
-        vertices = dense.vertices_of(params, self.model)[np.asarray(self.model.landmarks)]
+        vertices = views.vertices_of(params, self.model)[np.asarray(self.model.landmarks)]
         return np.asarray(parameters.picture_pixels(vertices))
 
     def faces(self, image: np.ndarray, boxes: np.ndarray | None = None) -> list[np.ndarray]:
@@ -106,11 +107,11 @@ class Reconstructor:
         entries = []
         for number, params in enumerate(faces):
             name = f"{path.stem}_{number}"
-            views = self.renderer.views(pictures["mesh"], params)
-            pictures["mesh"] = views.mesh
-            pictures["depth"] = np.maximum(pictures["depth"], views.depth[..., None])
-            pictures["pncc"] = np.maximum(pictures["pncc"], views.pncc)
-            pictures["pose"] = dense.draw_pose(pictures["pose"], params, self.model)
+            drawn = self.renderer.views(pictures["mesh"], params)
+            pictures["mesh"] = drawn.mesh
+            pictures["depth"] = np.maximum(pictures["depth"], drawn.depth[..., None])
+            pictures["pncc"] = np.maximum(pictures["pncc"], drawn.pncc)
+            pictures["pose"] = views.draw_pose(pictures["pose"], params, self.model)
             points = self.landmarks(params)
             pictures["landmarks"] = visualize.draw_landmarks(pictures["landmarks"], points[:, :2], FACES68)
             self._write_mesh(image, params, out / name)
@@ -138,24 +139,24 @@ class Reconstructor:
                 panels = [frame, frame, frame]
                 if np.isfinite(box).all():
                     params = self.regress(frame, box)
-                    views = self.renderer.views(frame, params)
-                    panels = [views.mesh, views.pncc, dense.draw_pose(frame, params, self.model)]
+                    drawn = self.renderer.views(frame, params)
+                    panels = [drawn.mesh, drawn.pncc, views.draw_pose(frame, params, self.model)]
                     entries.append({"frame": number, **self._entry(params)})
                 writer.write(np.concatenate([_even(panel) for panel in panels], axis=1))
         write_atomically(out / f"{path.stem}.json", json.dumps(entries) + "\n")
         return len(entries)
 
     def _entry(self, params: np.ndarray) -> dict[str, Any]:
-        return {"pose": dense.describe_pose(params), "params": params.tolist()}
+        return {"pose": views.describe_pose(params), "params": params.tolist()}
 
     def _write_mesh(self, image: np.ndarray, params: np.ndarray, stem: Path) -> None:
-        vertices, triangles = dense.vertices_of(params, self.model), np.asarray(self.model.triangles)
+        vertices, triangles = views.vertices_of(params, self.model), np.asarray(self.model.triangles)
         texture = stem.with_name(f"{stem.name}_texture.png")
         visualize.write_image(texture, self.renderer.texture(image, params))
         uv = np.asarray(self.model.uv)
-        mesh.write_obj(stem.with_name(f"{stem.name}.obj"), vertices, triangles, uv=uv, texture=texture.name)
+        mesh_files.write_obj(stem.with_name(f"{stem.name}.obj"), vertices, triangles, uv=uv, texture=texture.name)
         colors = self.renderer.colors(image, params)
-        mesh.write_ply(stem.with_name(f"{stem.name}.ply"), vertices, triangles, colors)
+        mesh_files.write_ply(stem.with_name(f"{stem.name}.ply"), vertices, triangles, colors)
 
 
 def _even(image: np.ndarray) -> np.ndarray:

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlm import mesh, parameters, render
 from jaxlm.config import Config
-from jaxlm.morphable import MorphableModel, landmark_model
+from jaxlm.face3d import mesh_files, parameters, rasterizer
+from jaxlm.face3d.morphable import MorphableModel, landmark_model
 
 MODES = ("none", "video", "random")
 _CELLS = 24  # of the grid across the image
@@ -139,7 +139,7 @@ def make_profiling(
         size: S.
     """
     grid, faces = _grid(size)
-    order, groups = mesh.draw_order(model, size)
+    order, groups = mesh_files.draw_order(model, size)
     triangles = model.triangles[jnp.asarray(order)]
     near, far, rest = (_blur_matrix(grid, share * size) for share in (_SMOOTH, _FAR, _REST))
     spacing = float(grid[1] - grid[0])
@@ -149,7 +149,7 @@ def make_profiling(
         """At the grid's corners (G, G): depth, and how much a corner turns with the face; the face's middle (3,)."""
         vertices = parameters.vertices(params, model)
         pixels = parameters.crop_pixels(vertices, size)
-        seen = render.rasterize(pixels, triangles, shape=(size, size), patches=groups)
+        seen = rasterizer.rasterize(pixels, triangles, shape=(size, size), patches=groups)
         at = jnp.clip(jnp.round(jnp.asarray(grid)), 0, size - 1).astype(jnp.int32)
         inside = jnp.asarray((grid >= -0.5) & (grid <= size - 0.5))
         covered = (seen.triangle[at][:, at] >= 0) & inside[:, None] & inside[None]
@@ -179,12 +179,12 @@ def make_profiling(
             moved = share * turned + (1.0 - share) * corners
             flat = moved[:, :2] @ plane[:, :2].T + plane[None, :, 2]
             pixels = parameters.crop_pixels(jnp.concatenate([flat, moved[:, 2:]], axis=1), size)
-            seen = render.rasterize(pixels, jnp.asarray(faces), shape=(size, size), patches=window)
-            where = render.interpolate(seen, jnp.asarray(faces), uv)
+            seen = rasterizer.rasterize(pixels, jnp.asarray(faces), shape=(size, size), patches=window)
+            where = rasterizer.interpolate(seen, jnp.asarray(faces), uv)
             # What a torn mesh leaves open shows the background, moved in the plane.
             back = _pull_back(plane, size)
             where = jnp.where((seen.triangle >= 0)[..., None], where, back)
-            return render.sample_texture(image, where), _turned_params(params, turn, pivot, plane)
+            return rasterizer.sample_texture(image, where), _turned_params(params, turn, pivot, plane)
 
         return jax.vmap(one)(motion)
 

@@ -10,10 +10,10 @@ import numpy as np
 import scipy.io
 
 from jaxlm import geometry
-from jaxlm.data import head
 from jaxlm.data.clips import VideoFile, VideoWriter
 from jaxlm.data.video_builders import write_labels
 from jaxlm.data.video_pipeline import Video
+from jaxlm.face3d import head
 from jaxlm.schemes import FACES68_OF_FACES98
 
 

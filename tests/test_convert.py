@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxlm import app, checkpoints, convert, geometry, systems, trained
 from jaxlm.config import load_config_file
-from jaxlm.models.mobilenet import SMALL
+from jaxlm.networks.mobilenet import SMALL
 from jaxlm.torch_weights import TorchWeights
 from jaxlm.training import train
 

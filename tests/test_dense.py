@@ -6,14 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm import dense, mesh, parameters, reconstruct
-from jaxlm.face_models import load_face_model
-from jaxlm.morphable import with_modes
+from jaxlm import reconstruct
+from jaxlm.face3d import mesh_files, parameters, views
+from jaxlm.face3d.model_files import load_face_model
+from jaxlm.face3d.morphable import with_modes
 
 
 @functools.lru_cache
 def renderer():
-    return dense.FaceRenderer(with_modes(load_face_model("head"), 2, 2))
+    return views.FaceRenderer(with_modes(load_face_model("head"), 2, 2))
 
 
 def face(yaw=0.0):
@@ -25,20 +26,20 @@ def face(yaw=0.0):
 
 def test_views_are_where_the_face_is():
     image = np.full((120, 160, 3), 90, np.uint8)
-    views = renderer().views(image, face())
-    points = parameters.picture_pixels(dense.vertices_of(face(), renderer().model))
-    covered = views.depth > 0
-    assert covered[50, 80] and not covered[5, 5] and (views.mesh[5, 5] == 90).all() and (views.mesh[50, 80] != 90).any()
+    seen = renderer().views(image, face())
+    points = parameters.picture_pixels(views.vertices_of(face(), renderer().model))
+    covered = seen.depth > 0
+    assert covered[50, 80] and not covered[5, 5] and (seen.mesh[5, 5] == 90).all() and (seen.mesh[50, 80] != 90).any()
     columns = np.nonzero(covered)[1]
     np.testing.assert_allclose([columns.min(), columns.max()], [points[:, 0].min(), points[:, 0].max()], atol=2.5)
     # The nose is nearest, and its colour says where it is on the mean face.
     nose = points[np.asarray(renderer().model.landmarks)[30]]
     column, row = np.round(nose[:2]).astype(int)
-    assert views.depth[row, column] == views.depth.max()
+    assert seen.depth[row, column] == seen.depth.max()
     mean = np.asarray(renderer().model.mean)
     code = (mean - mean.min(axis=0)) / np.ptp(mean, axis=0)
     np.testing.assert_allclose(
-        views.pncc[row, column] / 255, code[np.asarray(renderer().model.landmarks)[30]], atol=0.05
+        seen.pncc[row, column] / 255, code[np.asarray(renderer().model.landmarks)[30]], atol=0.05
     )
 
 
@@ -46,7 +47,7 @@ def test_texture_does_not_depend_on_the_pose():
     """A picture painted by the texture coordinates unrolls into itself, from two sides."""
     model = renderer().model
     for yaw in (0.0, 25.0):
-        points = parameters.picture_pixels(dense.vertices_of(face(yaw), model))
+        points = parameters.picture_pixels(views.vertices_of(face(yaw), model))
         image = np.zeros((120, 160, 3), np.uint8)
         order = np.argsort(points[:, 2])  # the nearest last
         for vertex in order:
@@ -65,12 +66,12 @@ def test_texture_does_not_depend_on_the_pose():
 def test_obj_and_ply_hold_the_mesh(tmp_path):
     vertices, triangles = np.arange(12.0).reshape(4, 3), np.array([[0, 1, 2], [1, 3, 2]])
     uv = np.array([[0.0, 0.0], [1.0, 0.25], [0.5, 1.0], [0.0, 1.0]])
-    mesh.write_obj(tmp_path / "a.obj", vertices, triangles, uv=uv, texture="a.png")
+    mesh_files.write_obj(tmp_path / "a.obj", vertices, triangles, uv=uv, texture="a.png")
     lines = (tmp_path / "a.obj").read_text().splitlines()
     assert lines[0] == "mtllib a.mtl" and "v 3 4 5" in lines and "vt 1.000000 0.750000" in lines
     assert lines[-2:] == ["f 1/1 2/2 3/3", "f 2/2 4/4 3/3"] and "map_Kd a.png" in (tmp_path / "a.mtl").read_text()
     colors = np.arange(12, dtype=np.uint8).reshape(4, 3)
-    mesh.write_ply(tmp_path / "a.ply", vertices, triangles, colors)
+    mesh_files.write_ply(tmp_path / "a.ply", vertices, triangles, colors)
     header, _, body = (tmp_path / "a.ply").read_bytes().partition(b"end_header\n")
     assert b"element vertex 4" in header and b"element face 2" in header
     points = np.frombuffer(body, [("xyz", "<f4", 3), ("rgb", "u1", 3)], 4)
@@ -82,10 +83,10 @@ def test_obj_and_ply_hold_the_mesh(tmp_path):
 
 def test_the_nose_points_where_the_face_looks():
     image = np.zeros((120, 160, 3), np.uint8)
-    drawn = dense.draw_pose(image, face(yaw=60.0), renderer().model)
+    drawn = views.draw_pose(image, face(yaw=60.0), renderer().model)
     blue = np.argwhere((drawn == (66, 135, 245)).all(axis=-1))
     assert blue[:, 1].min() < 65  # to the viewer's left
-    assert dense.describe_pose(face(yaw=60.0))["yaw"] == pytest.approx(60.0)
+    assert views.describe_pose(face(yaw=60.0))["yaw"] == pytest.approx(60.0)
 
 
 class _Fixed(reconstruct.Reconstructor):

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm import fitting, parameters
-from jaxlm.face_models import load_face_model
-from jaxlm.morphable import landmark_model
+from jaxlm.face3d import fitting, parameters
+from jaxlm.face3d.model_files import load_face_model
+from jaxlm.face3d.morphable import landmark_model
 from jaxlm.schemes import FACES68
 
 

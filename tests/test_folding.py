@@ -3,9 +3,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.flops import count_macs
 from jaxlm.folding import fold_batch_norms
-from jaxlm.models.mobilenet import DepthwiseConv
+from jaxlm.networks.mobilenet import DepthwiseConv
+from jaxlm.networks.multiply_adds import count_macs
 
 
 class Everything(nn.Module):

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.models.blocks import average_pool, count_parameters, upsample_nearest
-from jaxlm.models.convolution import conv_general_dilated, depthwise_convolution, same_convolution
 from jaxlm.models.ldeq import LDEQ, PRESETS, normalize_heatmaps, to_landmarks
+from jaxlm.networks.blocks import average_pool, count_parameters, upsample_nearest
+from jaxlm.networks.convolution import conv_general_dilated, depthwise_convolution, same_convolution
 from jaxlm.solvers import anderson, fixed_point_iteration
 
 SOLVER = partial(anderson, tol=1e-3, max_steps=6)

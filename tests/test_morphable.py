@@ -8,8 +8,9 @@ import pytest
 import scipy.io
 from scipy.spatial.transform import Rotation
 
-from jaxlm import array_pickle, losses, morphable, parameters
-from jaxlm.face_models import load_face_model
+from jaxlm import losses
+from jaxlm.face3d import morphable, parameters, pickles
+from jaxlm.face3d.model_files import load_face_model
 
 
 @functools.lru_cache
@@ -275,7 +276,7 @@ class _Evil:
 def test_a_pickle_of_anything_else_is_refused_and_not_run(tmp_path, capsys, content):
     (tmp_path / "bad.pkl").write_bytes(pickle.dumps(content))
     with pytest.raises(ValueError, match=r"bad\.pkl"):
-        array_pickle.load_arrays(tmp_path / "bad.pkl")
+        pickles.load_arrays(tmp_path / "bad.pkl")
     assert capsys.readouterr().out == ""
 
 

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from data_sets import face, write_csv
 from ml_collections import ConfigDict
 
-from jaxlm import parameters, schemes
+from jaxlm import schemes
 from jaxlm.data import params_labels, params_readers, pipeline
 from jaxlm.data.augment import Augmentation, make_crop
 from jaxlm.data.params_builders import Aflw2000, AflwCrops, ThreeHundredWLP
@@ -17,9 +17,10 @@ from jaxlm.data.readers import BadSample
 from jaxlm.data.rendered import RenderedFaces
 from jaxlm.data.video_builders import Menpo3D
 from jaxlm.data.yaw import YAW_BINS, yaw_bin
-from jaxlm.face_models import load_face_model
-from jaxlm.morphable import landmark_model
-from jaxlm.parameters import rotation_of_angles
+from jaxlm.face3d import parameters
+from jaxlm.face3d.model_files import load_face_model
+from jaxlm.face3d.morphable import landmark_model
+from jaxlm.face3d.parameters import rotation_of_angles
 from jaxlm.schemes import FACES68
 
 YAWS = (5.0, -35.0, 80.0, 29.0)

@@ -16,8 +16,8 @@ from data_sets import write_pts
 from ml_collections import ConfigDict
 
 from jaxlm import geometry, losses, systems, training
-from jaxlm.models.blocks import count_parameters
 from jaxlm.models.reinit import STAGES, ProgressiveNetwork, ShapeRegressor
+from jaxlm.networks.blocks import count_parameters
 from jaxlm.schemes import get_scheme
 from jaxlm.systems import reinit
 from jaxlm.trained import restore_variables

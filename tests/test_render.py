@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm import morphable, render
-from jaxlm.data import head, rendered
+from jaxlm.data import rendered
+from jaxlm.face3d import head, morphable, rasterizer
 from jaxlm.schemes import FACES98
 
 
@@ -37,7 +37,7 @@ def test_rasterizer_agrees_with_brute_force():
     )
     vertices = corners.reshape(-1, 3).astype(np.float32)
     triangles = np.arange(180, dtype=np.int32).reshape(60, 3)
-    fragments = render.rasterize(
+    fragments = rasterizer.rasterize(
         jnp.asarray(vertices), jnp.asarray(triangles), shape=(24, 32), patches=((20, 11), (40, 12))
     )
     found, depth = dense_rasterize(vertices, triangles, 24, 32)
@@ -50,13 +50,13 @@ def test_rasterizer_agrees_with_brute_force():
 def test_interpolation_is_linear_and_normals_point_outwards():
     vertices = jnp.array([[2.0, 2.0, 0.0], [20.0, 3.0, 5.0], [4.0, 18.0, 1.0]])
     triangles = jnp.array([[0, 1, 2]])
-    fragments = render.rasterize(vertices, triangles, shape=(24, 24), patches=((1, 20),))
-    position = render.interpolate(fragments, triangles, vertices)
+    fragments = rasterizer.rasterize(vertices, triangles, shape=(24, 24), patches=((1, 20),))
+    position = rasterizer.interpolate(fragments, triangles, vertices)
     rows, columns = np.nonzero(np.asarray(fragments.triangle) == 0)
     np.testing.assert_allclose(position[rows, columns, 0], columns, atol=1e-4)
     np.testing.assert_allclose(position[rows, columns, 1], rows, atol=1e-4)
     model = head.head()
-    normals = render.vertex_normals(model.mean, model.triangles)
+    normals = rasterizer.vertex_normals(model.mean, model.triangles)
     nose = model.landmarks[54]
     assert normals[nose, 2] > 0.5 and normals[model.landmarks[0], 0] < -0.5
 
@@ -64,12 +64,12 @@ def test_interpolation_is_linear_and_normals_point_outwards():
 def test_texture_samples_pixel_centres():
     texture = jnp.arange(12.0).reshape(3, 4, 1)
     uv = jnp.array([[(2 + 0.5) / 4, (1 + 0.5) / 3], [0.0, 0.0], [(1 + 1.0) / 4, 0.5 / 3]])
-    np.testing.assert_allclose(render.sample_texture(texture, uv)[:, 0], [6.0, 0.0, 1.5], atol=1e-5)
+    np.testing.assert_allclose(rasterizer.sample_texture(texture, uv)[:, 0], [6.0, 0.0, 1.5], atol=1e-5)
 
 
 def test_groups_must_cover_all_triangles():
     with pytest.raises(ValueError, match="do not add up to 1"):
-        render.rasterize(jnp.zeros((3, 3)), jnp.array([[0, 1, 2]]), shape=(4, 4), patches=((2, 4),))
+        rasterizer.rasterize(jnp.zeros((3, 3)), jnp.array([[0, 1, 2]]), shape=(4, 4), patches=((2, 4),))
 
 
 def test_rotation_conventions():

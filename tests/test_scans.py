@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from jaxlm import dense_evaluation, mesh, scans, selection
+from jaxlm import dense_evaluation, selection
 from jaxlm.data.readers import BadSample
-from jaxlm.face_models import load_face_model
+from jaxlm.face3d import mesh_files, scans
+from jaxlm.face3d.model_files import load_face_model
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def scan_file(tmp_path):
     uv = np.stack([across, np.full(len(across), 0.5)], axis=1)
     texture = np.repeat(np.linspace(20, 250, 64).astype(np.uint8)[None, :, None], 3, axis=2).repeat(4, axis=0)
     cv2.imwrite(str(tmp_path / "skin.png"), texture)
-    mesh.write_obj(tmp_path / "head.obj", vertices, np.asarray(model.triangles), uv=uv, texture="skin.png")
+    mesh_files.write_obj(tmp_path / "head.obj", vertices, np.asarray(model.triangles), uv=uv, texture="skin.png")
     return tmp_path / "head.obj", vertices
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from jaxlm import schemes
 from jaxlm.data import crops
-from jaxlm.data.head import landmarks98
+from jaxlm.face3d.head import landmarks98
 from jaxlm.schemes import SCHEMES, get_scheme, normalizer
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from jaxlm import parameters, synthesis
-from jaxlm.face_models import load_face_model
-from jaxlm.morphable import landmark_model
+from jaxlm import synthesis
+from jaxlm.face3d import parameters
+from jaxlm.face3d.model_files import load_face_model
+from jaxlm.face3d.morphable import landmark_model
 
 SIZE = 64
 

@@ -8,12 +8,13 @@ import tddfa_300wlp
 import tddfa_faces68
 import tddfa_rendered
 
-from jaxlm import app, checkpoints, convert, losses, parameters, systems, trained
-from jaxlm.face_models import load_face_model, model_of
+from jaxlm import app, checkpoints, convert, losses, systems, trained
+from jaxlm.face3d import parameters
+from jaxlm.face3d.model_files import load_face_model, model_of
+from jaxlm.face3d.morphable import landmark_model
 from jaxlm.models import tddfa as models
-from jaxlm.models.blocks import count_parameters
 from jaxlm.models.tddfa import ParameterNetwork
-from jaxlm.morphable import landmark_model
+from jaxlm.networks.blocks import count_parameters
 from jaxlm.systems import tddfa
 from jaxlm.training import train
 

@@ -10,9 +10,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from jaxlm import geometry, parameters
+from jaxlm import geometry
 from jaxlm.data import crops
 from jaxlm.data.readers import BadSample, decode_image
+from jaxlm.face3d import parameters
 from jaxlm.schemes import Scheme, normalizer
 
 

@@ -15,12 +15,13 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from jaxlm import parameters, visualize
+from jaxlm import visualize
 from jaxlm.app import one_sentence, quiet_logs
 from jaxlm.config import Config
 from jaxlm.data.augment import Augmentation
 from jaxlm.data.pipeline import CropTransform, FaceSource, make_augmentation, open_source, train_batches
-from jaxlm.face_models import model_of
+from jaxlm.face3d import parameters
+from jaxlm.face3d.model_files import model_of
 from jaxlm.schemes import get_scheme
 from jaxlm.synthesis import make_synthesis
 

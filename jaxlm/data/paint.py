@@ -10,7 +10,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from jaxlm.data import head
+from jaxlm.face3d import head
 
 TEXTURE = 320  # side of a texture in pixels
 _UNIT = 0.5  # texture pixels a drawing unit; a drawing unit is about half a millimetre

@@ -8,19 +8,18 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxlm import parameters
-from jaxlm.data import head
 from jaxlm.data.array_readers import read_npy
 from jaxlm.data.mat_readers import read_mat
 from jaxlm.data.readers import BadSample, Sample, decode_image
 from jaxlm.data.yaw import yaw_bin
+from jaxlm.face3d import head, parameters
 from jaxlm.schemes import FACES68_OF_FACES98
 
 BFM_MODES = (199, 29)  # of identity and expression in the files
 
 
 def params_of_pose(pose: np.ndarray, shape: np.ndarray, expression: np.ndarray, height: int) -> np.ndarray:
-    """Parameters in the picture's frame (`jaxlm.parameters`) of 300W-LP's fields.
+    """Parameters in the picture's frame (`jaxlm.face3d.parameters`) of 300W-LP's fields.
 
     Args:
         pose: (7,) Pose_Para: pitch, yaw, roll in radians, a translation in pixels from 1 with y up, the scale.

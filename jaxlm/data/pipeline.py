@@ -14,7 +14,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from jaxlm import geometry, parameters
+from jaxlm import geometry
 from jaxlm.config import Config
 from jaxlm.data.augment import Augmentation, Perturbation, make_crop
 from jaxlm.data.builders import FaceBuilder, OwnData, ThreeHundredW, Wflw
@@ -25,7 +25,8 @@ from jaxlm.data.params_labels import LabelledRecords, labels_of
 from jaxlm.data.rendered import RenderedFaces
 from jaxlm.data.rendered_videos import RenderedVideos
 from jaxlm.data.video_builders import Menpo3D, ThreeHundredVW, VideoBuilder, WflwV
-from jaxlm.face_models import model_of
+from jaxlm.face3d import parameters
+from jaxlm.face3d.model_files import model_of
 from jaxlm.schemes import Scheme, get_scheme
 
 BUILDERS: dict[str, type[FaceBuilder]] = {

@@ -24,7 +24,7 @@ class Sample:
         visibility: (K,), 1 visible, 0 occluded; None means all visible.
         subsets: names of the evaluation subsets that it belongs to.
         key: identifies the sample within its data set.
-        params: (P,) parameters of a morphable model in the picture's frame (`jaxlm.parameters`).
+        params: (P,) parameters of a morphable model in the picture's frame (`jaxlm.face3d.parameters`).
     """
 
     image: Path | bytes

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxlm import geometry, morphable, render
-from jaxlm.data import head, paint
+from jaxlm import geometry
+from jaxlm.data import paint
 from jaxlm.data.builders import FaceBuilder
+from jaxlm.face3d import head, morphable, rasterizer
 from jaxlm.progress import progress
 from jaxlm.schemes import FACES68_OF_FACES98
 
@@ -35,7 +36,7 @@ class Scene(NamedTuple):
     Attributes:
         identity: (40,) coefficients in standard deviations.
         expression: (10,) strengths of `head.EXPRESSIONS`.
-        angles: (3,) yaw, pitch, roll in radians; see `jaxlm.morphable.rotation`.
+        angles: (3,) yaw, pitch, roll in radians; see `jaxlm.face3d.morphable.rotation`.
         scale: () pixels a millimetre.
         center: (2,) pixel of the point between the eyes.
         light: (3,) direction towards the light, unit length.
@@ -150,11 +151,11 @@ def _render(
         turn = morphable.rotation(*scene.angles)
         vertices = morphable.shape(model, scene.identity, scene.expression)
         pixels = morphable.project(vertices, turn, scene.scale, scene.center)
-        fragments = render.rasterize(pixels, model.triangles, shape=(size, size), patches=patches)
-        normals = render.vertex_normals(vertices, model.triangles) @ turn.T
+        fragments = rasterizer.rasterize(pixels, model.triangles, shape=(size, size), patches=patches)
+        normals = rasterizer.vertex_normals(vertices, model.triangles) @ turn.T
         attributes = jnp.concatenate([normals, model.uv], axis=1)
-        seen = render.interpolate(fragments, model.triangles, attributes)
-        albedo = render.sample_texture(texture, seen[..., 3:]) / 255
+        seen = rasterizer.interpolate(fragments, model.triangles, attributes)
+        albedo = rasterizer.sample_texture(texture, seen[..., 3:]) / 255
         color = 255 * _shade(albedo, seen[..., :3], scene)
         alpha = (fragments.triangle >= 0).astype(jnp.float32)
         landmarks, depth = _landmarks(pixels, model.landmarks, candidates, scene.angles[0], slide)
@@ -205,7 +206,7 @@ def render_faces(scenes: Scene, textures: np.ndarray, size: int, contour: str = 
 
 
 def params_of_scene(scene: Scene) -> np.ndarray:
-    """Parameters (62,) of the built-in head in the picture's frame (`jaxlm.parameters`)."""
+    """Parameters (62,) of the built-in head in the picture's frame (`jaxlm.face3d.parameters`)."""
     turn = np.asarray(morphable.rotation(*map(jnp.asarray, scene.angles)), np.float64)
     shift = np.array([scene.center[0], -scene.center[1], 0.0])
     transform = np.concatenate([scene.scale * turn, shift[:, None]], axis=1)

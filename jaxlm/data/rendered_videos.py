@@ -18,10 +18,11 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from jaxlm import geometry
-from jaxlm.data import head, paint
+from jaxlm.data import paint
 from jaxlm.data.clips import VideoWriter
 from jaxlm.data.rendered import RENDERER, Scene, check_contour, render_faces, sample_scene
 from jaxlm.data.video_builders import WflwV, write_labels
+from jaxlm.face3d import head
 from jaxlm.progress import progress
 
 FPS = 25

@@ -16,9 +16,9 @@ from jaxtyping import Array, Float, Num
 
 from jaxlm import geometry, heatmaps
 from jaxlm.implicit import Solver, equilibrium
-from jaxlm.models.blocks import ConvBlock, check_sides, imagenet_normalize, normalize_heatmaps
-from jaxlm.models.convolution import conv_general_dilated
-from jaxlm.models.hourglass import Hourglass
+from jaxlm.networks.blocks import ConvBlock, check_sides, imagenet_normalize, normalize_heatmaps
+from jaxlm.networks.convolution import conv_general_dilated
+from jaxlm.networks.hourglass import Hourglass
 from jaxlm.solvers import SolverStats
 
 STRIDE = 4  # image pixels per heatmap cell

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxlm import alignment, geometry
-from jaxlm.models import mobilenet
-from jaxlm.models.blocks import average_pool
-from jaxlm.models.mobilenet import InvertedResidual, MobileNetV2, RegressionHead, pointwise
-from jaxlm.models.resnet import ResNet50
+from jaxlm.networks import mobilenet
+from jaxlm.networks.blocks import average_pool
+from jaxlm.networks.mobilenet import InvertedResidual, MobileNetV2, RegressionHead, pointwise
+from jaxlm.networks.resnet import ResNet50
 from jaxlm.sampler import warp
 
 STAGES = ("reinit", "regressor", "local_reinit", "local_regressor")  # top-level names of the parameters

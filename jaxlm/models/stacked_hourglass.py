@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxlm.models.blocks import average_pool, check_sides, imagenet_normalize, normalize_heatmaps, upsample_nearest
+from jaxlm.networks.blocks import average_pool, check_sides, imagenet_normalize, normalize_heatmaps, upsample_nearest
 
 STRIDE = 4  # image pixels per heatmap cell
 BOUNDARY_THRESHOLD = 0.05  # of Eq. (6)

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxlm.models.mobilenet import DepthwiseConv, batch_norm, pointwise
+from jaxlm.networks.mobilenet import DepthwiseConv, batch_norm, pointwise
 
 # name, output channels at width 1, stride
 _BLOCKS = (

@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 
 from jaxlm import heatmaps, implicit, metrics, solvers, video
 from jaxlm.config import Config
-from jaxlm.models.blocks import make_dtype
 from jaxlm.models.ldeq import LDEQ, PRESETS, Output, to_landmarks
+from jaxlm.networks.blocks import make_dtype
 from jaxlm.optim import apply_gradients, make_optimizer, make_schedule
 from jaxlm.schemes import get_scheme
 from jaxlm.systems import Prediction, System, TrainState, initial_state

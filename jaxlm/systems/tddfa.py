@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlm import geometry, lookahead, losses, metrics, parameters, schemes, synthesis
+from jaxlm import geometry, lookahead, losses, metrics, schemes, synthesis
 from jaxlm.config import Config
-from jaxlm.face_models import model_of
+from jaxlm.face3d import parameters
+from jaxlm.face3d.model_files import model_of
+from jaxlm.face3d.morphable import MorphableModel, landmark_model, select_vertices
 from jaxlm.models.tddfa import BACKBONES, ParameterNetwork
-from jaxlm.morphable import MorphableModel, landmark_model, select_vertices
 from jaxlm.optim import apply_gradients, make_optimizer, make_schedule
 from jaxlm.systems import Phase, Prediction, System, TrainState, initial_state
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlm.morphable import MorphableModel, shape
+from jaxlm.face3d.morphable import MorphableModel, shape
 
 Params = Any  # (..., P), NumPy or JAX
 

@@ -15,8 +15,8 @@ import jaxopt
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlm import parameters
-from jaxlm.morphable import MorphableModel
+from jaxlm.face3d import parameters
+from jaxlm.face3d.morphable import MorphableModel
 from jaxlm.progress import progress
 from jaxlm.schemes import FACES68
 
@@ -31,7 +31,7 @@ class Fit(NamedTuple):
     """Fitted faces.
 
     Attributes:
-        params: (N, P) in the frame of the pictures, see `jaxlm.parameters`.
+        params: (N, P) in the frame of the pictures, see `jaxlm.face3d.parameters`.
         residual: (N,) mean distance of the landmarks that count, in face sizes (√(w·h) of the points' box).
         residual_all: (N,) likewise, of all that exist, hidden contour points included.
     """
@@ -57,7 +57,7 @@ def fit_landmarks(
         landmarks: (N, 68, 2) in pixels.
         mask: (N, 68), true where a landmark exists.
         visibility: (N, 68), 1 visible, 0 occluded; those count half.
-        model: of the 68 landmarks alone (`jaxlm.morphable.landmark_model`).
+        model: of the 68 landmarks alone (`jaxlm.face3d.morphable.landmark_model`).
         contour: "2d" where annotators put the hidden half of the contour on the face's outline, as in most data sets:
             it counts less the more the face is turned, from 10° of yaw, and nothing beyond 25°. "3d" where they follow
             the jaw: all counts.

@@ -10,7 +10,7 @@ import functools
 import numpy as np
 from scipy.interpolate import CubicSpline, PchipInterpolator, RBFInterpolator
 
-from jaxlm.morphable import MorphableModel, make_model
+from jaxlm.face3d.morphable import MorphableModel, make_model
 from jaxlm.schemes import FACES98
 
 AXIS_Z = -75.0  # the head's vertical axis

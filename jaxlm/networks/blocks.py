@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxlm.models.convolution import conv_general_dilated
+from jaxlm.networks.convolution import conv_general_dilated
 
 Norm = Literal["batch", "group"]
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial import KDTree
 
-from jaxlm import parameters, render
 from jaxlm.data.readers import BadSample
+from jaxlm.face3d import parameters, rasterizer
 
 # VRN (Jackson et al., ICCV 2017) renders Florence at these pitches and at yaws spread evenly over ±80°.
 PITCHES, YAWS = (-15.0, 20.0, 25.0), tuple(np.linspace(-80.0, 80.0, 7))
@@ -95,10 +95,12 @@ def photograph(scan: Scan, pitch: float, yaw: float, size: int = 256) -> tuple[n
     windows = [min(math.ceil(sides[order][end - 1]) + 1, size) for end in ends]
     groups = tuple((int(n), w) for n, w in zip(np.diff([0, *ends]), windows, strict=True) if n)
     triangles = jnp.asarray(scan.triangles[order], jnp.int32)
-    seen = render.rasterize(pixels, triangles, shape=(size, size), patches=groups)
-    normals = render.vertex_normals(jnp.asarray(vertices, jnp.float32), triangles)
-    layers = render.interpolate(seen, triangles, jnp.concatenate([normals, jnp.asarray(scan.uv, jnp.float32)], axis=1))
-    color = render.sample_texture(jnp.asarray(scan.texture, jnp.float32), layers[..., 3:])
+    seen = rasterizer.rasterize(pixels, triangles, shape=(size, size), patches=groups)
+    normals = rasterizer.vertex_normals(jnp.asarray(vertices, jnp.float32), triangles)
+    layers = rasterizer.interpolate(
+        seen, triangles, jnp.concatenate([normals, jnp.asarray(scan.uv, jnp.float32)], axis=1)
+    )
+    color = rasterizer.sample_texture(jnp.asarray(scan.texture, jnp.float32), layers[..., 3:])
     light = 0.35 + 0.65 * jnp.clip(jnp.abs(layers[..., 2:3]), 0.0, 1.0)
     image = jnp.where((seen.triangle >= 0)[..., None], color * light, 60.0)
     return np.clip(np.round(np.asarray(image)), 0, 255).astype(np.uint8), vertices

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxlm import parameters
 from jaxlm.checkpoints import write_atomically, write_bytes_atomically
-from jaxlm.morphable import MorphableModel, shape
+from jaxlm.face3d import parameters
+from jaxlm.face3d.morphable import MorphableModel, shape
 
 
 def write_obj(
@@ -68,7 +68,7 @@ def write_ply(path: Path, vertices: np.ndarray, triangles: np.ndarray, colors: n
 
 
 def draw_order(model: MorphableModel, pixels: float) -> tuple[np.ndarray, tuple[tuple[int, int], ...]]:
-    """The triangles with the smallest first, and the windows that `jaxlm.render.rasterize` needs for them.
+    """The triangles with the smallest first, and the windows that `jaxlm.face3d.rasterizer.rasterize` needs for them.
 
     Args:
         model: with triangles.

@@ -6,8 +6,6 @@ from typing import Any
 
 import jax
 
-from jaxlm.folding import inner_jaxprs
-
 
 def count_macs(function: Callable[..., Any], *inputs: Any, loop_steps: int = 1) -> int:
     """Multiply-adds of one call.
@@ -39,3 +37,14 @@ def _of_jaxpr(jaxpr: Any, loop_steps: int) -> int:
             times = {"scan": eqn.params.get("length", 1), "while": loop_steps}.get(name, 1)
             total += times * sum(_of_jaxpr(one, loop_steps) for one in inner)
     return total
+
+
+def inner_jaxprs(eqn: Any) -> list[Any]:
+    """The jaxprs that an equation calls: branches, bodies, functions."""
+    found = []
+    for value in eqn.params.values():
+        for inner in value if isinstance(value, tuple | list) else (value,):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                found.append(inner)
+    return found

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlm import geometry, mesh, parameters, render
+from jaxlm import geometry
 from jaxlm.data.augment import warp
-from jaxlm.morphable import MorphableModel
+from jaxlm.face3d import mesh_files, parameters, rasterizer
+from jaxlm.face3d.morphable import MorphableModel
 
 _SIDE = 320  # pixels of the square in which a face is drawn, whatever its size in the picture
 _ROOM = 2.2  # that square's side over the landmarks' box: forehead and neck
@@ -42,7 +43,7 @@ class FaceRenderer:
 
     def __init__(self, model: MorphableModel):
         self.model = model
-        order, self._groups = mesh.draw_order(model, _SIDE / _ROOM)
+        order, self._groups = mesh_files.draw_order(model, _SIDE / _ROOM)
         self.triangles = jnp.asarray(np.asarray(model.triangles)[order])
         low, high = model.mean.min(axis=0), model.mean.max(axis=0)
         self._code = (model.mean - low[None]) / (high - low)[None]
@@ -83,9 +84,9 @@ class FaceRenderer:
         """Shade (S, S), depth (S, S), code (S, S, 3) and coverage (S, S), all in [0, 1]."""
         vertices = parameters.vertices(params, self.model)
         pixels = parameters.crop_pixels(vertices, _SIDE)
-        seen = render.rasterize(pixels, self.triangles, shape=(_SIDE, _SIDE), patches=self._groups)
-        normals = render.vertex_normals(vertices, self.triangles)
-        layers = render.interpolate(seen, self.triangles, jnp.concatenate([normals, self._code], axis=1))
+        seen = rasterizer.rasterize(pixels, self.triangles, shape=(_SIDE, _SIDE), patches=self._groups)
+        normals = rasterizer.vertex_normals(vertices, self.triangles)
+        layers = rasterizer.interpolate(seen, self.triangles, jnp.concatenate([normals, self._code], axis=1))
         alpha = (seen.triangle >= 0).astype(jnp.float32)
         normal = layers[..., :3] / jnp.maximum(jnp.linalg.norm(layers[..., :3], axis=-1, keepdims=True), 1e-6)
         light = jnp.array([0.35, 0.4, 0.85])
@@ -97,7 +98,7 @@ class FaceRenderer:
     def _unroll_texture(self, canvas: Float[Array, "S S 3"], params: Float[Array, " P"], side: int):
         vertices = parameters.vertices(params, self.model)
         pixels = parameters.crop_pixels(vertices, _SIDE)
-        normals = render.vertex_normals(vertices, self.triangles)
+        normals = rasterizer.vertex_normals(vertices, self.triangles)
         # Where two surfaces unroll onto one place, the outer one is seen.
         flat = jnp.concatenate([self.model.uv * side - 0.5, self.model.mean[:, 2:]], axis=1)
         sides = np.ptp(np.asarray(self.model.uv)[np.asarray(self.triangles)], axis=1)
@@ -112,9 +113,11 @@ class FaceRenderer:
             if count
         )
         triangles = self.triangles[jnp.asarray(order)]
-        seen = render.rasterize(flat, triangles, shape=(side, side), patches=groups)
-        layers = render.interpolate(seen, triangles, jnp.concatenate([(pixels[:, :2] + 0.5) / _SIDE, normals], axis=1))
-        return render.sample_texture(canvas, layers[..., :2]) * (layers[..., 4:] > 0)
+        seen = rasterizer.rasterize(flat, triangles, shape=(side, side), patches=groups)
+        layers = rasterizer.interpolate(
+            seen, triangles, jnp.concatenate([(pixels[:, :2] + 0.5) / _SIDE, normals], axis=1)
+        )
+        return rasterizer.sample_texture(canvas, layers[..., :2]) * (layers[..., 4:] > 0)
 
     def _paste(self, layer: np.ndarray, transform: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         back = geometry.invert_affine(transform)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxlm.array_pickle import load_arrays
 from jaxlm.config import Config
-from jaxlm.data import head, mat_readers
-from jaxlm.morphable import MorphableModel, make_model, with_modes
+from jaxlm.data import mat_readers
+from jaxlm.face3d import head
+from jaxlm.face3d.morphable import MorphableModel, make_model, with_modes
+from jaxlm.face3d.pickles import load_arrays
 from jaxlm.schemes import FACES68_OF_FACES98
 
 HEAD = "head"

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from jaxlm.models.convolution import depthwise_convolution
+from jaxlm.networks.convolution import depthwise_convolution
 
 
 class Bottlenecks(NamedTuple):

@@ -21,8 +21,8 @@ class MorphableModel(NamedTuple):
         triangles: (F, 3) vertex indices, counter-clockwise seen from outside.
         uv: (V, 2) texture coordinates in [0, 1]: column, row.
         landmarks: (K,) vertex of each landmark.
-        param_mean: (12 + I + E,) what is subtracted from `jaxlm.parameters` before a network regresses them; of the
-            coefficients it is their prior mean, too. 0 where nothing is known.
+        param_mean: (12 + I + E,) what is subtracted from `jaxlm.face3d.parameters` before a network regresses them; of
+            the coefficients it is their prior mean, too. 0 where nothing is known.
         param_std: (12 + I + E,) what they are then divided by, the coefficients' prior standard deviation. 1 where
             nothing is known.
         millimetres: () length of the model's unit.

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxlm.models.blocks import ConvBlock, average_pool, upsample_nearest
+from jaxlm.networks.blocks import ConvBlock, average_pool, upsample_nearest
 
 
 class Hourglass(nn.Module):

@@ -1,0 +1,1 @@
+"""FIXME jaxlm/face3d"""
