@@ -6,7 +6,14 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from jaxlm.app import define_workdir_config, evaluate_workdir, one_sentence, parse_flags, quiet_logs, workdir_config
+from jaxlm.support.program import (
+    define_workdir_config,
+    evaluate_workdir,
+    one_sentence,
+    parse_flags,
+    quiet_logs,
+    workdir_config,
+)
 
 CONFIG = define_workdir_config(sys.argv)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py wrote.", required=True)

@@ -3,7 +3,7 @@
 from absl import app, flags
 from ml_collections import config_flags
 
-from jaxlm.app import one_sentence, parse_flags, quiet_logs, start_devices
+from jaxlm.support.program import one_sentence, parse_flags, quiet_logs, start_devices
 from jaxlm.training import train
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, configs/<name>.py or configs/<name>.py:smoke.")

@@ -18,8 +18,8 @@ import numpy as np
 from absl import app, flags
 
 from jaxlm import export, systems, trained
-from jaxlm.app import quiet_logs
 from jaxlm.config import Config, load_config_file
+from jaxlm.support.program import quiet_logs
 
 WORKDIRS = flags.DEFINE_list("workdirs", [], "Trained models, instead of the papers' networks.")
 NAMES = flags.DEFINE_list("names", [], "Of the networks; all of them where it is empty.")

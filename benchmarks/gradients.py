@@ -12,9 +12,9 @@ from absl import app, flags
 from jax.flatten_util import ravel_pytree
 
 from jaxlm import checkpoints, implicit, losses
-from jaxlm.app import one_sentence, quiet_logs
 from jaxlm.data import pipeline
 from jaxlm.solvers import anderson, fixed_point_iteration
+from jaxlm.support.program import one_sentence, quiet_logs
 from jaxlm.systems.ldeq import make_model
 from jaxlm.trained import restore_variables
 

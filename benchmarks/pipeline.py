@@ -9,8 +9,8 @@ import time
 from absl import app, flags
 from ml_collections import config_flags
 
-from jaxlm.app import one_sentence, quiet_logs
 from jaxlm.data import pipeline
+from jaxlm.support.program import one_sentence, quiet_logs
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment.")
 SIZE = flags.DEFINE_integer("size", 256, "Side of the crops.")

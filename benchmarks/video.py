@@ -13,9 +13,9 @@ import numpy as np
 from absl import app, flags
 
 from jaxlm import systems
-from jaxlm.app import one_sentence, quiet_logs
 from jaxlm.checkpoints import load_config
 from jaxlm.data.video_pipeline import crop_chunks, open_videos, video_of
+from jaxlm.support.program import one_sentence, quiet_logs
 from jaxlm.trained import restore_variables
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py wrote.", required=True)

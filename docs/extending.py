@@ -13,9 +13,10 @@ from jaxlm import losses, metrics, systems
 from jaxlm.config import Config
 from jaxlm.data import pipeline
 from jaxlm.data.builders import FaceBuilder
-from jaxlm.data.readers import BadSample, Sample
+from jaxlm.data.readers import Sample
 from jaxlm.optim import apply_gradients, make_optimizer, make_schedule
 from jaxlm.schemes import get_scheme
+from jaxlm.support.errors import BadSample
 from jaxlm.systems import Prediction, System, TrainState, initial_state
 from jaxlm.systems.objective import make_loss
 

@@ -13,11 +13,11 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from jaxlm import geometry
-from jaxlm.app import one_sentence, parse_flags, quiet_logs
 from jaxlm.data import pipeline
 from jaxlm.data.augment import picture_of
 from jaxlm.detect import HaarDetector
-from jaxlm.progress import progress
+from jaxlm.support.program import one_sentence, parse_flags, quiet_logs
+from jaxlm.support.progress import progress
 
 
 class BoxOffsets(NamedTuple):

@@ -5,9 +5,7 @@ A workdir holds `config.json`, `checkpoints/<step>/` and what training and evalu
 
 import functools
 import json
-import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxlm.config import Config
+from jaxlm.support.files import write_atomically
 
 # What must agree between a workdir and the config that continues or evaluates it.
 IDENTITY = ("system", "scheme", "model")
@@ -202,22 +201,6 @@ def _face_model(config: Config) -> tuple[str, int, int]:
     settings = config.morphable
     kind = "head" if settings.path == "head" else "file"
     return kind, settings.identity, settings.expression
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file by a complete one, never leaving half of it."""
-    write_bytes_atomically(path, lambda file: file.write(text.encode()))
-
-
-def write_bytes_atomically(path: Path, write: Callable[[Any], Any]) -> None:
-    """The same for what `write` puts into an open binary file."""
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

@@ -20,13 +20,14 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from jaxlm import evaluation, systems, trained, visualize
-from jaxlm.app import make_folder, one_sentence, parse_flags, quiet_logs, with_source
-from jaxlm.checkpoints import write_atomically
+from jaxlm import evaluation, systems, trained
 from jaxlm.config import Config
 from jaxlm.data import pipeline
 from jaxlm.networks.blocks import count_parameters
 from jaxlm.networks.multiply_adds import count_macs
+from jaxlm.support import drawing, files
+from jaxlm.support.files import write_atomically
+from jaxlm.support.program import make_folder, one_sentence, parse_flags, quiet_logs, with_source
 from jaxlm.trained import TrainedModel
 
 
@@ -144,10 +145,10 @@ def write(folder: Path, entries: list[Entry], data: str) -> None:
     """Writes the table as Markdown and JSON, and the curves."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "comparison.md", markdown(entries, data))
-    content = visualize.without_nan({"data": data, "models": [entry.row() for entry in entries]})
+    content = files.without_nan({"data": data, "models": [entry.row() for entry in entries]})
     write_atomically(folder / "comparison.json", json.dumps(content, indent=2) + "\n")
     curves = {f"{entry.name} ({entry.row()['nme']:.2f} %)": entry.result.nme for entry in entries}
-    visualize.plot_ced(folder / "comparison_ced.png", curves, threshold=0.1, title=data)
+    drawing.plot_ced(folder / "comparison_ced.png", curves, threshold=0.1, title=data)
 
 
 def short_names(paths: list[str]) -> list[str]:

@@ -24,9 +24,9 @@ import numpy as np
 from absl import app, flags
 
 from jaxlm import systems
-from jaxlm.app import one_sentence, quiet_logs
 from jaxlm.checkpoints import Checkpoints, checkpoint_exists, write_config
 from jaxlm.config import Config, load_config_file
+from jaxlm.support.program import one_sentence, quiet_logs
 from jaxlm.systems import TrainState
 from jaxlm.torch_weights import TorchWeights
 

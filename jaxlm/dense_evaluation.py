@@ -21,8 +21,6 @@ from absl import app, flags
 from scipy.spatial import KDTree
 
 from jaxlm import geometry, metrics
-from jaxlm.app import one_sentence, quiet_logs, with_source
-from jaxlm.checkpoints import write_atomically
 from jaxlm.data import pipeline
 from jaxlm.data.augment import picture_of
 from jaxlm.data.params_readers import BFM_MODES
@@ -30,8 +28,10 @@ from jaxlm.data.yaw import YAW_BINS
 from jaxlm.face3d import scans, views
 from jaxlm.face3d.model_files import load_face_model
 from jaxlm.face3d.morphable import MorphableModel
-from jaxlm.progress import progress
 from jaxlm.reconstruct import Reconstructor
+from jaxlm.support.files import write_atomically
+from jaxlm.support.program import one_sentence, quiet_logs, with_source
+from jaxlm.support.progress import progress
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,14 +9,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxlm import geometry, metrics, visualize
-from jaxlm.checkpoints import write_atomically
+from jaxlm import geometry, metrics
 from jaxlm.config import Config
-from jaxlm.data.augment import Perturbation, picture_of, warp
+from jaxlm.data.augment import Perturbation, picture_of
 from jaxlm.data.pipeline import CropTransform, FaceSource, eval_batches
 from jaxlm.data.yaw import YAW_BINS
-from jaxlm.progress import progress
 from jaxlm.schemes import Scheme, get_scheme, normalizer, normalizers_of
+from jaxlm.support import drawing, files
+from jaxlm.support.files import write_atomically
+from jaxlm.support.pictures import warp, write_image
+from jaxlm.support.progress import progress
 from jaxlm.systems import Halves, Prediction
 
 
@@ -234,13 +236,13 @@ def table(result: Result, config: Config, title: str) -> str:
 def write_report(folder: Path, name: str, result: Result, source: FaceSource, config: Config, step: int) -> Path:
     """Writes `<name>.json`, `<name>_ced.png` and `<name>_faces.png` (best, median, worst); returns the JSON's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    visualize.plot_ced(
+    drawing.plot_ced(
         folder / f"{name}_ced.png",
         {subset: result.nme[member] for subset, member in result.subsets.items()},
         threshold=0.1,
         title=f"{name}, crop {config.data.crop}, {config.data.normalizer}",
     )
-    visualize.write_image(folder / f"{name}_faces.png", faces_sheet(result, source, config))
+    write_image(folder / f"{name}_faces.png", faces_sheet(result, source, config))
     report = {
         **result.row(),
         "data": source.name,
@@ -256,7 +258,7 @@ def write_report(folder: Path, name: str, result: Result, source: FaceSource, co
         "parts": result.parts(source.scheme),
     }
     path = folder / f"{name}.json"
-    write_atomically(path, json.dumps(visualize.without_nan(report), indent=2) + "\n")
+    write_atomically(path, json.dumps(files.without_nan(report), indent=2) + "\n")
     return path
 
 
@@ -270,7 +272,7 @@ def faces_sheet(result: Result, source: FaceSource, config: Config, count: int =
     tiles = []
     for index in dict.fromkeys(chosen):
         element = transform.crop_of(source.records[index])
-        picture = visualize.draw_comparison(
+        picture = drawing.draw_comparison(
             element["image"],
             element["landmarks"],
             result.landmarks[index],
@@ -278,5 +280,5 @@ def faces_sheet(result: Result, source: FaceSource, config: Config, count: int =
             mask=element["mask"],
             side=256,
         )
-        tiles.append(visualize.caption(picture, f"{100 * result.nme[index]:.2f} %"))
-    return visualize.sheet(tiles, columns=count)
+        tiles.append(drawing.caption(picture, f"{100 * result.nme[index]:.2f} %"))
+    return drawing.sheet(tiles, columns=count)

@@ -20,15 +20,16 @@ from absl import app, flags
 from jax import export
 
 from jaxlm import geometry, systems, trained
-from jaxlm.app import make_folder, one_sentence, parse_flags, quiet_logs
-from jaxlm.checkpoints import write_atomically, write_bytes_atomically, write_config
+from jaxlm.checkpoints import write_config
 from jaxlm.config import Config
 from jaxlm.data import crops, pipeline, rendered
-from jaxlm.data.augment import warp
-from jaxlm.data.readers import BadSample
 from jaxlm.folding import fold_batch_norms
 from jaxlm.onnx_graph import to_onnx
 from jaxlm.schemes import FACES68_OF_FACES98, get_scheme
+from jaxlm.support.errors import BadSample
+from jaxlm.support.files import write_atomically, write_bytes_atomically
+from jaxlm.support.pictures import warp
+from jaxlm.support.program import make_folder, one_sentence, parse_flags, quiet_logs
 
 FORMATS = ("orbax", "stablehlo", "onnx")
 PLATFORMS = ("cpu", "cuda", "tpu")

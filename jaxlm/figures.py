@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from jaxlm import checkpoints, losses, systems, visualize
-from jaxlm.app import one_sentence, parse_flags, quiet_logs
+from jaxlm import checkpoints, losses, systems
 from jaxlm.config import Config
 from jaxlm.data import pipeline
 from jaxlm.schemes import get_scheme
+from jaxlm.support import drawing, pictures
+from jaxlm.support.program import one_sentence, parse_flags, quiet_logs
 from jaxlm.systems.objective import WEIGHT_MAPS, heatmap_target
 from jaxlm.trained import restore_variables
 
@@ -32,7 +33,7 @@ def plot_losses(path: Path) -> None:
         "AWing, y = 0": lambda e: losses.adaptive_wing(e, jnp.zeros_like(e)),
         "AWing, y = 1": lambda e: losses.adaptive_wing(1 + e, jnp.ones_like(e)),
     }
-    with visualize.figure(path, rows=1, columns=3, size=(5, 4)) as (values, slopes, family):
+    with drawing.figure(path, rows=1, columns=3, size=(5, 4)) as (values, slopes, family):
         for name, loss in curves.items():
             values.plot(error, loss(error), label=name)
             slopes.plot(error, jax.grad(lambda e, loss=loss: loss(e).sum())(error), label=name)
@@ -66,9 +67,9 @@ def heatmap_sheet(config: Config, variables: Any, batch: dict[str, np.ndarray]) 
     tiles = []
     for row in range(len(answer)):
         image = batch["image"][row]
-        over = functools.partial(visualize.overlay_heatmap, image, side=256)
+        over = functools.partial(drawing.overlay_heatmap, image, side=256)
         truth, answered = batch["landmarks"][row], np.asarray(prediction.landmarks[row])
-        drawn = visualize.draw_comparison(image, truth, answered, scheme, mask=batch["mask"][row], side=256)
+        drawn = drawing.draw_comparison(image, truth, answered, scheme, mask=batch["mask"][row], side=256)
         mean_weight = weights[row, ..., :count].mean(axis=-1) - 1
         panels = {
             "truth green, answer red": drawn,
@@ -78,8 +79,8 @@ def heatmap_sheet(config: Config, variables: Any, batch: dict[str, np.ndarray]) 
         }
         if boundary:
             panels |= {"boundary target": over(target[row, ..., -1]), "boundary answer": over(answer[row, ..., -1])}
-        tiles += [visualize.caption(panel, name) for name, panel in panels.items()]
-    return visualize.sheet(tiles, columns=len(tiles) // len(answer))
+        tiles += [drawing.caption(panel, name) for name, panel in panels.items()]
+    return drawing.sheet(tiles, columns=len(tiles) // len(answer))
 
 
 def write_figures(out: str | Path, workdir: str | Path | None, data: str | None, count: int) -> list[Path]:
@@ -104,7 +105,7 @@ def write_figures(out: str | Path, workdir: str | Path | None, data: str | None,
     variables, _ = restore_variables(config, workdir)
     source = pipeline.open_set(config, data or config.eval.sets[0])
     batch = next(iter(pipeline.eval_batches(source, config, min(count, len(source)))))
-    visualize.write_image(folder / "heatmaps.png", heatmap_sheet(config, variables, batch))
+    pictures.write_image(folder / "heatmaps.png", heatmap_sheet(config, variables, batch))
     return [folder / "losses.png", folder / "heatmaps.png"]
 
 

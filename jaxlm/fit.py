@@ -15,17 +15,18 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from jaxlm import visualize
-from jaxlm.app import one_sentence, parse_flags, quiet_logs
-from jaxlm.checkpoints import write_atomically
 from jaxlm.config import Config
 from jaxlm.data import crops, pipeline
-from jaxlm.data.augment import picture_of, warp
+from jaxlm.data.augment import picture_of
 from jaxlm.data.params_labels import LabelledRecords, Labels, labels_of
 from jaxlm.face3d import fitting
 from jaxlm.face3d.model_files import model_of
 from jaxlm.face3d.morphable import landmark_model
 from jaxlm.geometry import apply_affine, box_to_crop
+from jaxlm.support import drawing, files, pictures
+from jaxlm.support.files import write_atomically
+from jaxlm.support.pictures import warp
+from jaxlm.support.program import one_sentence, parse_flags, quiet_logs
 
 _SPEED = 1024  # faces for the measurement
 
@@ -50,7 +51,7 @@ def run(config: Config, out: Path) -> dict[str, Any]:
             report[name] = _summary(labels)
             labelled.append(labels)
             sheet = _sheet(config, source, labels)
-            visualize.write_image(out / f"{name}.png", sheet)
+            pictures.write_image(out / f"{name}.png", sheet)
     if not labelled:
         raise ValueError("No source of config.data.sources has a positive weight.")
     whole = Labels(
@@ -58,7 +59,7 @@ def run(config: Config, out: Path) -> dict[str, Any]:
     )
     report["all"] = _summary(whole)
     report["faces_per_second"] = _speed(config, source)
-    write_atomically(out / "fits.json", json.dumps(visualize.without_nan(report), indent=2) + "\n")
+    write_atomically(out / "fits.json", json.dumps(files.without_nan(report), indent=2) + "\n")
     return report
 
 
@@ -101,7 +102,7 @@ def _sheet(
         box = crops.crop_box("tddfa_landmarks", record["bbox"], points, np.ones(len(points), bool))
         transform = box_to_crop(box, side)
         given, found = (apply_affine(transform, array) for array in (record["landmarks"], points))
-        picture = visualize.draw_comparison(
+        picture = drawing.draw_comparison(
             warp(picture_of(record), transform, side),
             given,
             found,
@@ -109,8 +110,8 @@ def _sheet(
             mask=record["mask"].astype(bool),
             side=side,
         )
-        tiles.append(visualize.caption(picture, f"{100 * labels.residual[index]:.2f} %"))
-    return visualize.sheet(tiles, columns)
+        tiles.append(drawing.caption(picture, f"{100 * labels.residual[index]:.2f} %"))
+    return drawing.sheet(tiles, columns)
 
 
 def table(report: dict[str, Any]) -> str:

@@ -21,15 +21,16 @@ from absl import app, flags
 from jaxtyping import Array, Float
 
 from jaxlm import geometry, heatmaps, systems
-from jaxlm.app import one_sentence, parse_flags, quiet_logs
-from jaxlm.checkpoints import load_config, write_atomically
+from jaxlm.checkpoints import load_config
 from jaxlm.config import Config
 from jaxlm.data.clips import VideoFile
-from jaxlm.data.readers import BadSample
 from jaxlm.data.video_builders import WflwV, write_labels
 from jaxlm.data.video_pipeline import Video, crop_chunks
 from jaxlm.detect import HaarDetector
-from jaxlm.progress import progress
+from jaxlm.support.errors import BadSample
+from jaxlm.support.files import write_atomically
+from jaxlm.support.program import one_sentence, parse_flags, quiet_logs
+from jaxlm.support.progress import progress
 from jaxlm.track import Landmarker, find_boxes, make_landmarker, smooth_boxes
 from jaxlm.trained import load
 

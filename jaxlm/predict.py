@@ -31,16 +31,17 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from jaxlm import detect, prediction_files, visualize
-from jaxlm.app import make_folder, one_sentence, parse_flags, quiet_logs
-from jaxlm.checkpoints import write_atomically
+from jaxlm import detect, prediction_files
 from jaxlm.data.clips import PICTURES, VIDEOS, VideoFile, VideoWriter
-from jaxlm.data.readers import BadSample, decode_image
 from jaxlm.data.video_builders import load_boxes
 from jaxlm.predict_video import LiveTracker, VideoPredictor
 from jaxlm.predictor import Face, Predictor
-from jaxlm.progress import progress
 from jaxlm.schemes import get_scheme
+from jaxlm.support.errors import BadSample
+from jaxlm.support.files import write_atomically
+from jaxlm.support.pictures import decode_image, write_image
+from jaxlm.support.program import make_folder, one_sentence, parse_flags, quiet_logs
+from jaxlm.support.progress import progress
 
 __all__ = ["Face", "Predictor"]
 
@@ -193,7 +194,7 @@ class Session:
             prediction_files.write_points(self._out / f"{stem}_{number}.pts", face.landmarks)
         if self._overlays:
             drawn = prediction_files.overlay(image, [face.landmarks for face in faces], self.scheme)
-            visualize.write_image(self._out / f"{stem}_landmarks.png", drawn)
+            write_image(self._out / f"{stem}_landmarks.png", drawn)
 
     def videos(self, files: list[tuple[Path, str]], follow: VideoPredictor, boxes: np.ndarray | None) -> None:
         """Follows the faces of videos; one that fails is told of, and the rest goes on."""

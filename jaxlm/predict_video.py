@@ -8,11 +8,11 @@ import numpy as np
 
 from jaxlm import geometry, systems, track
 from jaxlm.data import crops
-from jaxlm.data.augment import warp
 from jaxlm.data.clips import VideoFile
 from jaxlm.data.video_pipeline import Video
 from jaxlm.predictor import Face, Predictor
 from jaxlm.schemes import get_scheme
+from jaxlm.support.pictures import warp
 from jaxlm.video_evaluation import Follower, Track, no_past
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from jaxlm import geometry, visualize
-from jaxlm.checkpoints import write_atomically
+from jaxlm import geometry
 from jaxlm.data.clips import VideoFile, VideoWriter
 from jaxlm.predictor import Face
 from jaxlm.schemes import Scheme
+from jaxlm.support import drawing, files
+from jaxlm.support.files import write_atomically
 from jaxlm.video_evaluation import Track
 
 _LARGEST_OVERLAY = 1600  # pixels of the longer side
@@ -31,7 +32,7 @@ def overlay(
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     for number, landmarks in enumerate(faces):
         points = geometry.rescale_points(np.asarray(landmarks, np.float64), scale)
-        image = visualize.draw_landmarks(image, points, scheme, color=visualize.color_of(number))
+        image = drawing.draw_landmarks(image, points, scheme, color=drawing.color_of(number))
     return image
 
 
@@ -102,6 +103,6 @@ def write_tables(folder: Path, model: str, scheme: Scheme, entries: Sequence[dic
             video, or "error".
     """
     content = {"model": model, "scheme": scheme.name, "coordinates": "pixels, 0-based", "files": list(entries)}
-    write_atomically(folder / "predictions.json", json.dumps(visualize.without_nan(content), indent=1) + "\n")
+    write_atomically(folder / "predictions.json", json.dumps(files.without_nan(content), indent=1) + "\n")
     pictures = [entry for entry in entries if "faces" in entry]
     write_atomically(folder / "predictions.csv", pictures_csv(pictures, scheme.num_landmarks))

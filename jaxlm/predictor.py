@@ -8,9 +8,9 @@ import numpy as np
 
 from jaxlm import detect, geometry, trained
 from jaxlm.data import crops
-from jaxlm.data.augment import warp
 from jaxlm.evaluation import regress_from_pictures
 from jaxlm.face3d import parameters
+from jaxlm.support.pictures import warp
 from jaxlm.trained import TrainedModel
 
 _REFINE = 2

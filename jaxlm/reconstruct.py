@@ -18,18 +18,20 @@ import cv2
 import numpy as np
 from absl import app, flags
 
-from jaxlm import geometry, visualize
-from jaxlm.app import one_sentence, quiet_logs
-from jaxlm.checkpoints import load_config, write_atomically
+from jaxlm import geometry
+from jaxlm.checkpoints import load_config
 from jaxlm.data import crops
-from jaxlm.data.augment import warp
 from jaxlm.data.clips import VideoFile, VideoWriter
-from jaxlm.data.readers import BadSample, decode_image
 from jaxlm.detect import HaarDetector
 from jaxlm.face3d import mesh_files, parameters, views
 from jaxlm.face3d.model_files import model_of
-from jaxlm.progress import progress
 from jaxlm.schemes import FACES68
+from jaxlm.support import drawing
+from jaxlm.support.errors import BadSample
+from jaxlm.support.files import write_atomically
+from jaxlm.support.pictures import decode_image, warp, write_image
+from jaxlm.support.program import one_sentence, quiet_logs
+from jaxlm.support.progress import progress
 from jaxlm.track import find_boxes, make_landmarker
 from jaxlm.trained import TrainedModel, load
 
@@ -113,11 +115,11 @@ class Reconstructor:
             pictures["pncc"] = np.maximum(pictures["pncc"], drawn.pncc)
             pictures["pose"] = views.draw_pose(pictures["pose"], params, self.model)
             points = self.landmarks(params)
-            pictures["landmarks"] = visualize.draw_landmarks(pictures["landmarks"], points[:, :2], FACES68)
+            pictures["landmarks"] = drawing.draw_landmarks(pictures["landmarks"], points[:, :2], FACES68)
             self._write_mesh(image, params, out / name)
             entries.append(self._entry(params) | {"landmarks": points.round(3).tolist()})
         for name, picture in pictures.items():
-            visualize.write_image(out / f"{path.stem}_{name}.png", picture)
+            write_image(out / f"{path.stem}_{name}.png", picture)
         write_atomically(out / f"{path.stem}.json", json.dumps(entries, indent=1) + "\n")
         return len(faces)
 
@@ -152,7 +154,7 @@ class Reconstructor:
     def _write_mesh(self, image: np.ndarray, params: np.ndarray, stem: Path) -> None:
         vertices, triangles = views.vertices_of(params, self.model), np.asarray(self.model.triangles)
         texture = stem.with_name(f"{stem.name}_texture.png")
-        visualize.write_image(texture, self.renderer.texture(image, params))
+        write_image(texture, self.renderer.texture(image, params))
         uv = np.asarray(self.model.uv)
         mesh_files.write_obj(stem.with_name(f"{stem.name}.obj"), vertices, triangles, uv=uv, texture=texture.name)
         colors = self.renderer.colors(image, params)

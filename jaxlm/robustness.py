@@ -16,14 +16,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import app, flags
 
-from jaxlm import boxes, evaluation, geometry, visualize
-from jaxlm.app import one_sentence, parse_flags, quiet_logs, with_source
-from jaxlm.checkpoints import load_config, write_atomically
+from jaxlm import boxes, evaluation, geometry
+from jaxlm.checkpoints import load_config
 from jaxlm.config import Config
 from jaxlm.data import crops, pipeline
 from jaxlm.data.augment import Perturbation, picture_of
 from jaxlm.detect import HaarDetector
-from jaxlm.progress import progress
+from jaxlm.support import drawing, files
+from jaxlm.support.files import write_atomically
+from jaxlm.support.program import one_sentence, parse_flags, quiet_logs, with_source
+from jaxlm.support.progress import progress
 from jaxlm.trained import jitted_predict, restore_variables
 
 AMOUNTS: dict[str, tuple[float, ...]] = {
@@ -159,9 +161,9 @@ def run(workdirs: list[Path], data: str | None, out: Path, root: str | None = No
     out.mkdir(parents=True, exist_ok=True)
     report = {"title": title, "amounts": AMOUNTS, "results": {name: r._asdict() for name, r in results.items()}}
     write_atomically(out / "robustness.md", text + "\n")
-    write_atomically(out / "robustness.json", json.dumps(visualize.without_nan(report), indent=2) + "\n")
+    write_atomically(out / "robustness.json", json.dumps(files.without_nan(report), indent=2) + "\n")
     curves = {kind: {name: result.perturbed[kind] for name, result in results.items()} for kind in AMOUNTS}
-    visualize.plot_curves(out / "robustness.png", curves, AMOUNTS, TITLES, "NME (%)")
+    drawing.plot_curves(out / "robustness.png", curves, AMOUNTS, TITLES, "NME (%)")
     print(f"\n{text}\n\nwritten: {out}/robustness.md, robustness.json, robustness.png")
     return results
 

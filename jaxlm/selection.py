@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from jaxlm import visualize
-from jaxlm.app import one_sentence, quiet_logs
 from jaxlm.checkpoints import load_config
+from jaxlm.support import drawing
+from jaxlm.support.program import one_sentence, quiet_logs
 
 
 def choices(workdir: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -37,7 +37,7 @@ def choices(workdir: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def plot(workdirs: list[Path], path: Path) -> dict[str, tuple[float, float]]:
     """Draws the choices of every workdir; returns the share of VDC in the first and the last third of each."""
     shares = {}
-    with visualize.figure(path, columns=2, size=(5.5, 3.6)) as (left, right):
+    with drawing.figure(path, columns=2, size=(5.5, 3.6)) as (left, right):
         for workdir in workdirs:
             steps, chosen, error = choices(workdir)
             k = load_config(workdir).meta.k

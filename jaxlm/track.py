@@ -18,18 +18,18 @@ from absl import app, flags
 from scipy.ndimage import gaussian_filter1d
 
 from jaxlm import geometry, metrics, video_report
-from jaxlm.app import one_sentence, parse_flags, quiet_logs
-from jaxlm.checkpoints import write_atomically
 from jaxlm.config import Config
 from jaxlm.data import crops
-from jaxlm.data.augment import warp
 from jaxlm.data.clips import VideoFile
-from jaxlm.data.readers import BadSample
 from jaxlm.data.video_builders import check_boxes, load_boxes
 from jaxlm.data.video_pipeline import Video
 from jaxlm.detect import Detector, HaarDetector, without_overlaps
-from jaxlm.progress import progress
 from jaxlm.schemes import get_scheme
+from jaxlm.support.errors import BadSample
+from jaxlm.support.files import write_atomically
+from jaxlm.support.pictures import warp
+from jaxlm.support.program import one_sentence, parse_flags, quiet_logs
+from jaxlm.support.progress import progress
 from jaxlm.trained import TrainedModel, load
 from jaxlm.video_evaluation import Follower, Track
 

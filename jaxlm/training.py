@@ -18,14 +18,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tensorboardX import SummaryWriter
 
 from jaxlm import evaluation, metrics, systems
-from jaxlm.checkpoints import Checkpoints, check_workdir, write_atomically, write_config
+from jaxlm.checkpoints import Checkpoints, check_workdir, write_config
 from jaxlm.config import Config
 from jaxlm.data import pipeline
-from jaxlm.progress import progress
-
-
-class NonFiniteError(FloatingPointError):
-    """Loss or gradient is not finite."""
+from jaxlm.support import errors
+from jaxlm.support.errors import NonFiniteError
+from jaxlm.support.files import write_atomically
+from jaxlm.support.progress import progress
 
 
 def data_mesh() -> Mesh:
@@ -158,7 +157,7 @@ def _open_data(config: Config):
     for name in config.eval.sets:
         try:
             validation.append(pipeline.open_set(config, name))
-        except pipeline.MissingSplit as error:
+        except errors.MissingSplit as error:
             print(f"No validation on {name}: {error}")
     if jax.process_index() == 0:
         multihost_utils.sync_global_devices("data prepared")

@@ -11,8 +11,8 @@ import numpy as np
 from jaxlm import filters, geometry, metrics, systems
 from jaxlm.config import Config
 from jaxlm.data.video_pipeline import Video, VideoSource, by_length, crop_chunks, video_of
-from jaxlm.progress import progress
 from jaxlm.schemes import Scheme, normalizer
+from jaxlm.support.progress import progress
 from jaxlm.systems import Prediction
 
 TRACKERS = ("frame", "early", "rwr", "energy")

@@ -9,12 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jaxlm import geometry, visualize
-from jaxlm.checkpoints import write_atomically
+from jaxlm import geometry
 from jaxlm.config import Config
 from jaxlm.data.clips import VideoWriter
 from jaxlm.data.video_pipeline import Video, VideoSource, video_of
 from jaxlm.schemes import Scheme
+from jaxlm.support import drawing, files
+from jaxlm.support.files import write_atomically
 from jaxlm.video_evaluation import Track, TunedAverage, VideoResult
 
 COLORS = {"frame": "black", "early": "tab:gray", "rwr": "tab:blue", "energy": "tab:green"}
@@ -69,7 +70,7 @@ def write_report(
         "videos": [_video_row(result, index) for index in range(len(result.keys))],
     }
     paths = [folder / f"{name}.json", folder / f"{name}_frames.csv"]
-    write_atomically(paths[0], json.dumps(visualize.without_nan(report), indent=2) + "\n")
+    write_atomically(paths[0], json.dumps(files.without_nan(report), indent=2) + "\n")
     write_atomically(paths[1], _frames_csv(result))
     left, right = _compared(result)
     flicker = np.array([score.nmf for score in result.scores[left]])
@@ -132,8 +133,8 @@ def write_clip(
             for method, track in tracks.items():
                 points = geometry.rescale_points(track.landmarks[time], scale)
                 method_picture = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=_resampling(scale))
-                drawn = visualize.draw_landmarks(method_picture, points, scheme)
-                pictures.append(visualize.caption(drawn, captions[method]))
+                drawn = drawing.draw_landmarks(method_picture, points, scheme)
+                pictures.append(drawing.caption(drawn, captions[method]))
             writer.write(np.concatenate(pictures, axis=1))
 
 
@@ -148,7 +149,7 @@ def plot_accuracy_flicker(path: Path, rows: dict[str, dict[str, dict[str, float]
         path: of the picture.
         rows: split -> method -> row of `VideoResult.row`.
     """
-    with visualize.figure(path, columns=len(rows), size=(5.2, 4.4)) as panels:
+    with drawing.figure(path, columns=len(rows), size=(5.2, 4.4)) as panels:
         for axes, (split, methods) in zip(panels, rows.items(), strict=True):
             families: dict[str, list[str]] = {}
             for method in methods:
@@ -196,7 +197,7 @@ def plot_trajectories(path: Path, video: Video, tracks: dict[str, Track], *, tit
             chosen.append(int(landmark))
     chosen = chosen[:count]
     curves = {"ground truth": relative(truth)} | {name: relative(track.landmarks) for name, track in tracks.items()}
-    with visualize.figure(path, rows=len(chosen), columns=2, size=(5.5, 2.0), title=title) as panels:
+    with drawing.figure(path, rows=len(chosen), columns=2, size=(5.5, 2.0), title=title) as panels:
         for axes, (landmark, axis) in zip(panels, itertools.product(chosen, (0, 1)), strict=True):
             for name, points in curves.items():
                 color = {"ground truth": "tab:gray"}.get(name) or COLORS[name.partition("+")[0]]

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxlm import ablation, checkpoints, systems
 from jaxlm.paper_tables import TABLES, apply_variant
-from jaxlm.training import NonFiniteError
+from jaxlm.support.errors import NonFiniteError
 
 
 def tiny(config, root, cache):

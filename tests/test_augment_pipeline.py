@@ -9,8 +9,9 @@ from data_sets import face, write_csv, write_pts
 from ml_collections import ConfigDict
 
 from jaxlm.data import pipeline
-from jaxlm.data.augment import Augmentation, make_crop, warp
+from jaxlm.data.augment import Augmentation, make_crop
 from jaxlm.schemes import FACES68
+from jaxlm.support.pictures import warp
 
 FIELDS = dict(rotation=40.0, scale=0.3, translation=0.1, flip=1.0)
 

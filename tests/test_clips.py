@@ -4,7 +4,7 @@ import pytest
 from data_sets import write_video
 
 from jaxlm.data.clips import VideoFile, VideoWriter
-from jaxlm.data.readers import BadSample
+from jaxlm.support.errors import BadSample
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (49, 63)])

@@ -11,9 +11,10 @@ import pytest
 from data_sets import face
 from ml_collections import ConfigDict
 
-from jaxlm import app, checkpoints, convert, geometry, systems, trained
+from jaxlm import checkpoints, convert, geometry, systems, trained
 from jaxlm.config import load_config_file
 from jaxlm.networks.mobilenet import SMALL
+from jaxlm.support import program
 from jaxlm.torch_weights import TorchWeights
 from jaxlm.training import train
 
@@ -227,6 +228,8 @@ def test_the_released_weights_on_the_five_samples(real_data, tmp_path):
     convert.convert("dpr", real_data / "dpr" / "weights", tmp_path / "run")
     config = checkpoints.load_config(tmp_path / "run")
     config.data.cache = str(tmp_path / "cache")
-    written = app.evaluate_workdir(config, tmp_path / "run", data="own", root=str(real_data / "dpr" / "wflw_samples"))
+    written = program.evaluate_workdir(
+        config, tmp_path / "run", data="own", root=str(real_data / "dpr" / "wflw_samples")
+    )
     report = json.loads(written[0].read_text())
     assert report["count"] == 5 and abs(report["nme"] - 5.18) < 0.05 and report["crop"] == "dpr"

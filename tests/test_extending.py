@@ -8,9 +8,10 @@ import pytest
 import quickstart
 from data_sets import face
 
-from jaxlm import app, losses, systems, visualize
+from jaxlm import losses, systems
 from jaxlm.data import pipeline
 from jaxlm.predict import Predictor
+from jaxlm.support import pictures, program
 from jaxlm.training import train
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -33,7 +34,7 @@ def write_faces(root: Path, count: int) -> None:
     lines = []
     for number in range(count):
         image, points = face(number)
-        visualize.write_image(root / f"{number}.png", image)
+        pictures.write_image(root / f"{number}.png", image)
         lines.append(json.dumps({"image": f"{number}.png", "points": points.tolist()}))
     (root / "faces.jsonl").write_text("\n".join(lines) + "\n")
 
@@ -53,7 +54,7 @@ def test_all_three_together(extending, tmp_path):
     config.optim.update(dict(learning_rate=3e-3, ema=0.9))
     config.train.update(dict(num_steps=60, checkpoint_every=60, log_every=20, batch_size=8))
     train(config, tmp_path / "run")
-    (path,) = app.evaluate_workdir(config, tmp_path / "run")
+    (path,) = program.evaluate_workdir(config, tmp_path / "run")
     assert json.loads(path.read_text())["nme"] < 35  # all points in the middle of the crop are at 70
     image, points = face(3)
     (found,) = Predictor.load(tmp_path / "run", refine=0)(

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from test_awing import make_batch, make_config, untrained
 
-from jaxlm import checkpoints, figures, visualize
+from jaxlm import checkpoints, figures
+from jaxlm.support import drawing
 
 
 def test_the_losses_are_drawn(tmp_path):
@@ -24,7 +25,7 @@ def test_a_heatmap_lies_over_its_image():
     image = np.full((32, 32, 3), 100, np.uint8)
     heatmap = np.zeros((8, 8))
     heatmap[2, 5], heatmap[0, 0] = 1.0, -3.0
-    drawn = visualize.overlay_heatmap(image, heatmap, side=64).astype(int)
+    drawn = drawing.overlay_heatmap(image, heatmap, side=64).astype(int)
     bright = np.argwhere(drawn.sum(axis=-1) > 400)
     np.testing.assert_array_equal([bright.min(axis=0), bright.max(axis=0)], [[16, 40], [23, 47]])
     np.testing.assert_array_equal(drawn[0, 0], [60, 60, 60])

@@ -6,8 +6,8 @@ import scipy.io
 from data_sets import face, write_aflw, write_cofw, write_lsp
 
 from jaxlm.data.mat_builders import Aflw, Cofw, Lsp
-from jaxlm.data.mat_readers import read_aflw, read_mat
-from jaxlm.data.readers import BadSample
+from jaxlm.support.errors import BadSample
+from jaxlm.support.matlab import read_aflw, read_mat
 
 
 def records(builder, split):

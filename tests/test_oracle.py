@@ -6,9 +6,9 @@ import pytest
 
 from jaxlm import heatmaps, oracle, trained, video_evaluation
 from jaxlm.data.clips import VideoFile
-from jaxlm.data.readers import BadSample
 from jaxlm.data.video_builders import WflwV, write_labels
 from jaxlm.data.video_pipeline import open_videos, video_of
+from jaxlm.support.errors import BadSample
 
 
 def test_the_oracle_labels_in_wflwvs_layout(video_workdir, tmp_path, monkeypatch):

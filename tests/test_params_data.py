@@ -13,7 +13,6 @@ from jaxlm import schemes
 from jaxlm.data import params_labels, params_readers, pipeline
 from jaxlm.data.augment import Augmentation, make_crop
 from jaxlm.data.params_builders import Aflw2000, AflwCrops, ThreeHundredWLP
-from jaxlm.data.readers import BadSample
 from jaxlm.data.rendered import RenderedFaces
 from jaxlm.data.video_builders import Menpo3D
 from jaxlm.data.yaw import YAW_BINS, yaw_bin
@@ -22,6 +21,7 @@ from jaxlm.face3d.model_files import load_face_model
 from jaxlm.face3d.morphable import landmark_model
 from jaxlm.face3d.parameters import rotation_of_angles
 from jaxlm.schemes import FACES68
+from jaxlm.support.errors import BadSample
 
 YAWS = (5.0, -35.0, 80.0, 29.0)
 

@@ -10,12 +10,13 @@ import pytest
 import quickstart
 from data_sets import write_video
 
-from jaxlm import app, detect, geometry, predict, prediction_files, track, trained
+from jaxlm import detect, geometry, predict, prediction_files, track, trained
 from jaxlm.data import readers, rendered
 from jaxlm.data.clips import VideoFile
 from jaxlm.predict_video import LiveTracker, VideoPredictor
 from jaxlm.predictor import Predictor
 from jaxlm.schemes import FACES68, FACES68_OF_FACES98
+from jaxlm.support import pictures, program
 from jaxlm.systems import Prediction
 from jaxlm.trained import TrainedModel
 
@@ -114,7 +115,7 @@ class TestShippedModel:
         predictor, errors = Predictor.load(), []
         for path in sorted((real_data / "300w" / "lfpw" / "trainset").glob("*.jpg"))[::100]:
             (sample,) = [s for s in readers.read_points_folder(path.parent, 68) if s.image == path][:1]
-            image = readers.decode_image(path.read_bytes())
+            image = pictures.decode_image(path.read_bytes())
             faces = predictor(image)
             errors.append(min((np.abs(face.landmarks - sample.landmarks).mean() for face in faces), default=np.inf))
             errors[-1] /= np.linalg.norm(sample.landmarks[36] - sample.landmarks[45])
@@ -153,7 +154,7 @@ def jpeg_lying_on_its_side(image: np.ndarray) -> bytes:
 class TestProgram:
     def session(self, out, **options):
         model, _ = finder()
-        return predict.Session(Predictor(model, detector=detect.whole_picture), app.make_folder(out), **options)
+        return predict.Session(Predictor(model, detector=detect.whole_picture), program.make_folder(out), **options)
 
     def test_a_folder_of_everything(self, tmp_path, capsys):
         folder = tmp_path / "in"
@@ -240,7 +241,7 @@ class TestProgram:
             with pytest.raises(ValueError, match=message):
                 predict.find_inputs(names)
         with pytest.raises(ValueError, match="cannot be written to"):
-            app.make_folder(tmp_path / "a.txt" / "out")
+            program.make_folder(tmp_path / "a.txt" / "out")
 
     def test_one_sentence_on_the_command_line(self, tmp_path):
         (tmp_path / "half").mkdir()
@@ -282,7 +283,7 @@ class TestVideos:
         boxes = np.tile([5.0, 5, 40, 40], (6, 1))
         boxes[2] = np.nan
         (tmp_path / "bad.mp4").write_text("no video")
-        session = predict.Session(predictor, app.make_folder(tmp_path / "out"))
+        session = predict.Session(predictor, program.make_folder(tmp_path / "out"))
         follow = VideoPredictor(predictor)
         assert follow.method == "rwr"
         session.videos(predict.find_inputs([str(tmp_path / "bad.mp4")]).videos, follow, None)
@@ -319,7 +320,7 @@ class TestVideos:
         assert np.isnan(written.landmarks).all(axis=(1, 2)).tolist() == [face is None for face in faces]
 
     def test_a_stream_without_frames(self, video_workdir, tmp_path):
-        session = predict.Session(Predictor.load(video_workdir[1]), app.make_folder(tmp_path / "out"))
+        session = predict.Session(Predictor.load(video_workdir[1]), program.make_folder(tmp_path / "out"))
         with pytest.raises(ValueError, match="gave no frame"):
             session.stream("camera0", iter(()), 25.0)
         assert list((tmp_path / "out").iterdir()) == []

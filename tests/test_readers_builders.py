@@ -5,7 +5,8 @@ from data_sets import face, write_coco, write_csv, write_pts, write_wflw
 
 from jaxlm.data import readers
 from jaxlm.data.builders import FaceBuilder, OwnData, ThreeHundredW, Wflw
-from jaxlm.data.readers import BadSample
+from jaxlm.support import pictures
+from jaxlm.support.errors import BadSample
 
 
 def edit(path, old, new):
@@ -41,7 +42,7 @@ def test_formats_round_trip_through_the_cache(tmp_path, write):
     assert not mask[:missing].any() and mask[missing:].all()
     np.testing.assert_allclose(record["landmarks"][mask], points[mask], atol=1e-3)
     np.testing.assert_array_equal(record["landmarks"][~mask], 0)
-    assert readers.decode_image(record["image"]).shape == (96, 96, 3)
+    assert pictures.decode_image(record["image"]).shape == (96, 96, 3)
     if write is write_coco:
         assert record["visibility"][1] == 0 and record["visibility"][2] == 1
         np.testing.assert_allclose(record["bbox"][2:], points.max(axis=0), atol=1e-3)
@@ -267,7 +268,7 @@ def test_unusual_pictures_become_rgb(tmp_path, kind):
         image = pytest.importorskip("PIL.Image")
         path = tmp_path / "picture.jpg"
         image.fromarray(gradient).convert("RGB").convert("CMYK").save(path, quality=98)
-    picture = readers.decode_image(path.read_bytes())
+    picture = pictures.decode_image(path.read_bytes())
     assert picture.shape == (48, 64, 3) and picture.dtype == np.uint8
     np.testing.assert_allclose(picture.mean(axis=2), gradient, atol=6)
 

@@ -6,9 +6,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from jaxlm import dense_evaluation, selection
-from jaxlm.data.readers import BadSample
 from jaxlm.face3d import mesh_files, scans
 from jaxlm.face3d.model_files import load_face_model
+from jaxlm.support.errors import BadSample
 
 
 @pytest.fixture

@@ -8,13 +8,14 @@ import tddfa_300wlp
 import tddfa_faces68
 import tddfa_rendered
 
-from jaxlm import app, checkpoints, convert, losses, systems, trained
+from jaxlm import checkpoints, convert, losses, systems, trained
 from jaxlm.face3d import parameters
 from jaxlm.face3d.model_files import load_face_model, model_of
 from jaxlm.face3d.morphable import landmark_model
 from jaxlm.models import tddfa as models
 from jaxlm.models.tddfa import ParameterNetwork
 from jaxlm.networks.blocks import count_parameters
+from jaxlm.support import program
 from jaxlm.systems import tddfa
 from jaxlm.training import train
 
@@ -270,7 +271,7 @@ def test_the_released_network_on_aflw2000(real_data, tmp_path):
     config = checkpoints.load_config(tmp_path / "run")
     config.data.cache = str(tmp_path / "cache")
     root = str(real_data / "formats" / "aflw2000")
-    (path,) = app.evaluate_workdir(config, tmp_path / "run", data="aflw2000", root=root)
+    (path,) = program.evaluate_workdir(config, tmp_path / "run", data="aflw2000", root=root)
     report = json.loads(path.read_text())
     assert report["count"] == 24 and report["nme"] < 3.0 and report["nme_mean_of_bins"] < 3.6
 

@@ -8,8 +8,8 @@ from data_sets import moving_box, write_video
 
 from jaxlm import geometry, track, trained, video_evaluation
 from jaxlm.data.clips import VideoFile, VideoWriter
-from jaxlm.data.readers import BadSample
 from jaxlm.data.video_pipeline import open_videos
+from jaxlm.support.errors import BadSample
 
 
 def test_a_clip_is_tracked_from_file_to_file(video_workdir, tmp_path, capsys):

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from data_sets import write_csv, write_pts
 
-from jaxlm import app, checkpoints, systems, trained, training
-from jaxlm.training import NonFiniteError, train
+from jaxlm import checkpoints, systems, trained, training
+from jaxlm.support import files, program
+from jaxlm.support.errors import NonFiniteError
+from jaxlm.training import train
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "configs"))
@@ -58,7 +60,7 @@ def test_train_logs_checkpoints_and_evaluates(tmp_path, capsys):
         lines(tmp_path / "run", "train")[0]
     )
     assert list((tmp_path / "run" / "tensorboard").iterdir())
-    written = app.evaluate_workdir(config, tmp_path / "run")
+    written = program.evaluate_workdir(config, tmp_path / "run")
     report = json.loads(written[0].read_text())
     assert written[0].name == "300w_heldout.json"
     assert {"nme", "fr10", "auc10", "crop", "normalizer", "subsets", "units"} <= set(report)
@@ -92,7 +94,7 @@ def test_any_data_set_can_be_named(tmp_path):
     config = make_config(tmp_path)
     train(config, tmp_path / "run")
     write_csv(tmp_path / "others", 5)
-    written = app.evaluate_workdir(config, tmp_path / "run", data="own:train", root=str(tmp_path / "others"))
+    written = program.evaluate_workdir(config, tmp_path / "run", data="own:train", root=str(tmp_path / "others"))
     assert json.loads(written[0].read_text())["count"] == 5
 
 
@@ -327,7 +329,7 @@ class TestMistakes:
         config = make_config(tmp_path)
         train(config, tmp_path / "run")
         with pytest.raises(ValueError, match="--root goes with --data"):
-            app.evaluate_workdir(config, tmp_path / "run", root="faces.csv")
+            program.evaluate_workdir(config, tmp_path / "run", root="faces.csv")
 
     def test_no_workdir(self, tmp_path):
         with pytest.raises(ValueError, match=r"has no config\.json"):
@@ -359,11 +361,11 @@ class TestMistakes:
         assert not (tmp_path / "run").exists()
 
     def test_a_full_disk(self, tmp_path, capsys):
-        with pytest.raises(SystemExit) as stopped, app.one_sentence():
+        with pytest.raises(SystemExit) as stopped, program.one_sentence():
             raise OSError(28, "No space left on device", "runs/checkpoint")
         assert stopped.value.code == 2
         assert "The disk is full (runs/checkpoint)" in capsys.readouterr().err
-        with pytest.raises(SystemExit), app.one_sentence():
+        with pytest.raises(SystemExit), program.one_sentence():
             raise ValueError("RESOURCE_EXHAUSTED: Error writing local file: Failed writing\nSource locations: ...")
         assert capsys.readouterr().err.count("\n") == 1
 
@@ -375,12 +377,12 @@ class TestMistakes:
 
     def test_half_a_file_never_replaces_a_whole_one(self, tmp_path):
         path = tmp_path / "config.json"
-        checkpoints.write_atomically(path, "whole")
+        files.write_atomically(path, "whole")
 
         def full(file):
             file.write(b"an")
             raise OSError(28, "No space left on device")
 
         with pytest.raises(OSError, match="No space"):
-            checkpoints.write_bytes_atomically(path, full)
+            files.write_bytes_atomically(path, full)
         assert path.read_text() == "whole" and [p.name for p in tmp_path.iterdir()] == ["config.json"]

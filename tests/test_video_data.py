@@ -6,9 +6,9 @@ import pytest
 from data_sets import moving_box, video_in, write_video, write_wflwv
 
 from jaxlm import geometry
-from jaxlm.data.readers import BadSample
 from jaxlm.data.video_builders import ThreeHundredVW, VideoSample, WflwV, check_video
 from jaxlm.data.video_pipeline import Video, crop_chunks, video_of
+from jaxlm.support.errors import BadSample
 
 
 def test_wflwv_splits_lists_and_schemes(tmp_path, capsys):

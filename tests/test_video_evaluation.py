@@ -4,14 +4,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm import app, geometry, metrics, systems, trained, video_evaluation
+from jaxlm import geometry, metrics, systems, trained, video_evaluation
 from jaxlm.data.clips import VideoFile
 from jaxlm.data.video_pipeline import by_length, crop_chunks, open_videos, video_of
+from jaxlm.support import program
 
 
 def test_videos_are_evaluated_by_every_method(video_workdir, capsys):
     config, folder = video_workdir
-    written = app.evaluate_workdir(config, folder, data="rendered_videos")
+    written = program.evaluate_workdir(config, folder, data="rendered_videos")
     out = capsys.readouterr().out
     assert [path.name for path in written] == ["rendered_videos_hard.json", "rendered_videos_easy.json"]
     report = json.loads(written[0].read_text())

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxlm.data.readers import BadSample, Sample
+from jaxlm.data.readers import Sample
+from jaxlm.support.errors import BadSample
 
 
 def read_npy(path: Path) -> np.ndarray:

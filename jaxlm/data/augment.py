@@ -12,9 +12,10 @@ import numpy as np
 
 from jaxlm import geometry
 from jaxlm.data import crops
-from jaxlm.data.readers import BadSample, decode_image
 from jaxlm.face3d import parameters
 from jaxlm.schemes import Scheme, normalizer
+from jaxlm.support.errors import BadSample
+from jaxlm.support.pictures import decode_image, warp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,22 +192,6 @@ def picture_of(record: dict[str, Any]) -> np.ndarray:
         if image is None:
             raise BadSample(f"The cached picture of {record['key']!r} cannot be decoded; delete the cache.")
     return image
-
-
-def warp(image: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
-    """Samples `image` (H, W, 3) uint8 under `transform` (image → crop) into (size, size, 3); black outside.
-
-    Where the crop is less than half as fine as the image, the image is averaged down first, so that nothing aliases.
-    """
-    scale = np.sqrt(abs(np.linalg.det(transform[:, :2])))
-    if scale < 0.5:
-        height, width = image.shape[:2]
-        small = max(round(width * scale), 1), max(round(height * scale), 1)
-        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
-        sx, sy = width / small[0], height / small[1]
-        enlarge = np.array([[sx, 0.0, 0.5 * sx - 0.5], [0.0, sy, 0.5 * sy - 0.5]])
-        transform = geometry.compose_affine(transform, enlarge)
-    return cv2.warpAffine(image, transform, (size, size), flags=cv2.INTER_LINEAR)
 
 
 def random_box(tight: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:

@@ -17,9 +17,10 @@ from absl import logging
 
 from jaxlm import geometry
 from jaxlm.data import array_readers, readers
-from jaxlm.data.readers import BadSample, Sample
+from jaxlm.data.readers import Sample
 from jaxlm.data.yaw import YAW_BINS
 from jaxlm.schemes import FACES68_OF_FACES98, Scheme, get_scheme
+from jaxlm.support.errors import BadSample
 
 
 @contextlib.contextmanager

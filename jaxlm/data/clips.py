@@ -8,7 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jaxlm.data.readers import BadSample, decode_image
+from jaxlm.support.errors import BadSample
+from jaxlm.support.pictures import decode_image
 
 # What FFmpeg has to say of a damaged file is said better by our own sentences.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

@@ -15,14 +15,14 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from jaxlm import visualize
-from jaxlm.app import one_sentence, quiet_logs
 from jaxlm.config import Config
 from jaxlm.data.augment import Augmentation
 from jaxlm.data.pipeline import CropTransform, FaceSource, make_augmentation, open_source, train_batches
 from jaxlm.face3d import parameters
 from jaxlm.face3d.model_files import model_of
 from jaxlm.schemes import get_scheme
+from jaxlm.support import drawing, pictures
+from jaxlm.support.program import one_sentence, quiet_logs
 from jaxlm.synthesis import make_synthesis
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment whose sources and augmentation are shown.")
@@ -52,15 +52,15 @@ def contact_sheet(sources: list[FaceSource], config: Config, columns: int, tile:
             source = sources[column % len(sources)]
             record = source.records[column * 37 % len(source)]
             element = transform.crop_of(record, np.random.default_rng([config.seed, column]))
-            picture = visualize.draw_landmarks(
+            picture = drawing.draw_landmarks(
                 element["image"],
                 element["landmarks"],
                 source.scheme,
                 mask=element["mask"],
                 scale=tile / config.image_size,
             )
-            tiles.append(visualize.caption(picture, name) if column == 0 else picture)
-    return visualize.sheet(tiles, columns)
+            tiles.append(drawing.caption(picture, name) if column == 0 else picture)
+    return drawing.sheet(tiles, columns)
 
 
 def video_sheet(config: Config, columns: int, rows: int = 6, tile: int = 160) -> np.ndarray:
@@ -80,11 +80,11 @@ def video_sheet(config: Config, columns: int, rows: int = 6, tile: int = 160) ->
     scheme, scale, tiles = get_scheme("faces68"), tile / config.image_size, []
     for number, image in enumerate(images):
         if number // columns % 2:
-            picture = visualize.draw_landmarks(image, np.asarray(made["landmarks"][number]), scheme, scale=scale)
+            picture = drawing.draw_landmarks(image, np.asarray(made["landmarks"][number]), scheme, scale=scale)
         else:
             picture = cv2.resize(image, (tile, tile), interpolation=cv2.INTER_CUBIC)
-        tiles.append(visualize.caption(picture, f"yaw {angles[number, 1]:.0f}, pitch {angles[number, 0]:.0f}"))
-    return visualize.sheet(tiles, columns)
+        tiles.append(drawing.caption(picture, f"yaw {angles[number, 1]:.0f}, pitch {angles[number, 0]:.0f}"))
+    return drawing.sheet(tiles, columns)
 
 
 def main(argv):
@@ -93,12 +93,12 @@ def main(argv):
     with one_sentence():
         config = CONFIG.value
         if VIDEOS.value:
-            visualize.write_image(Path(OUT.value), video_sheet(config, COLUMNS.value))
+            pictures.write_image(Path(OUT.value), video_sheet(config, COLUMNS.value))
             print(f"written: {OUT.value}")
             return
         trained_on = {name: source for name, source in config.data.sources.items() if source.weight > 0}
         sources = [open_source(config, name, source.train_split) for name, source in trained_on.items()]
-        visualize.write_image(Path(OUT.value), contact_sheet(sources, config, COLUMNS.value))
+        pictures.write_image(Path(OUT.value), contact_sheet(sources, config, COLUMNS.value))
         print(f"written: {OUT.value}")
 
 

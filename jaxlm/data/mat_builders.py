@@ -1,7 +1,7 @@
 """Builders of the data sets that are published as MATLAB files."""
 
-from jaxlm.data import mat_readers
 from jaxlm.data.builders import FaceBuilder
+from jaxlm.support import matlab
 
 
 class Cofw(FaceBuilder):
@@ -33,10 +33,10 @@ class Cofw(FaceBuilder):
 
     def published_splits(self):
         if self.scheme.name == "faces68":
-            return {"test": mat_readers.read_cofw68(self._file("test"), self.root / self.ANNOTATIONS68)}
+            return {"test": matlab.read_cofw68(self._file("test"), self.root / self.ANNOTATIONS68)}
         suffixes = {"train": "Tr", "test": "T"}
         present = {split: self._file(split) for split in suffixes if self._file(split).exists()}
-        return {split: mat_readers.read_cofw(path, suffixes[split]) for split, path in present.items()}
+        return {split: matlab.read_cofw(path, suffixes[split]) for split, path in present.items()}
 
 
 class Aflw(FaceBuilder):
@@ -59,7 +59,7 @@ class Aflw(FaceBuilder):
                 raise ValueError(f"{self.root} lacks {name}: expected {self.ANNOTATIONS} and {self.PICTURES}/.")
 
     def published_splits(self):
-        splits = mat_readers.read_aflw(self.root / self.ANNOTATIONS, self.root / self.PICTURES)
+        splits = matlab.read_aflw(self.root / self.ANNOTATIONS, self.root / self.PICTURES)
         return {name: samples for name, samples in splits.items() if samples}
 
 
@@ -92,7 +92,7 @@ class Lsp(FaceBuilder):
             raise ValueError(f"{self.root} is not LSP: it has no joints.mat.")
 
     def published_splits(self):
-        samples = list(mat_readers.read_lsp(self.root))
+        samples = list(matlab.read_lsp(self.root))
         if not self.num_train:
             return {"train": samples}
         if self.num_train >= len(samples):

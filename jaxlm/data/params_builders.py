@@ -6,8 +6,9 @@ from pathlib import Path
 from jaxlm.data import params_readers
 from jaxlm.data.array_readers import read_npy
 from jaxlm.data.builders import FaceBuilder
-from jaxlm.data.readers import BadSample, Sample
+from jaxlm.data.readers import Sample
 from jaxlm.data.yaw import YAW_BINS
+from jaxlm.support.errors import BadSample
 
 
 class ParamsBuilder(FaceBuilder):

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.checkpoints import write_bytes_atomically
 from jaxlm.config import Config
 from jaxlm.data.builders import FaceBuilder
 from jaxlm.face3d import fitting, parameters
 from jaxlm.face3d.model_files import model_of
 from jaxlm.face3d.morphable import MorphableModel, landmark_model
+from jaxlm.support.files import write_bytes_atomically
 
 _ARRAYS = ("params", "mirrored", "residual", "residual_all")
 
@@ -24,7 +24,8 @@ class Labels(NamedTuple):
     Attributes:
         params: (N, P) in the frame of the pictures (`jaxlm.face3d.parameters`).
         mirrored: (N, P) of the faces as a mirror at column 0 shows them; None where the parameters were given.
-        residual: (N,) of the fits, see `jaxlm.face3d.fitting.Fit`; NaN for a face with too few landmarks, 0 where given.
+        residual: (N,) of the fits, see `jaxlm.face3d.fitting.Fit`; NaN for a face with too few landmarks, 0 where
+            given.
         residual_all: (N,) likewise.
         usable: positions of the faces whose residual is small enough to train on.
     """

@@ -9,11 +9,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxlm.data.array_readers import read_npy
-from jaxlm.data.mat_readers import read_mat
-from jaxlm.data.readers import BadSample, Sample, decode_image
+from jaxlm.data.readers import Sample
 from jaxlm.data.yaw import yaw_bin
 from jaxlm.face3d import head, parameters
 from jaxlm.schemes import FACES68_OF_FACES98
+from jaxlm.support.errors import BadSample
+from jaxlm.support.matlab import read_mat
+from jaxlm.support.pictures import decode_image
 
 BFM_MODES = (199, 29)  # of identity and expression in the files
 

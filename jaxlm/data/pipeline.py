@@ -28,6 +28,7 @@ from jaxlm.data.video_builders import Menpo3D, ThreeHundredVW, VideoBuilder, Wfl
 from jaxlm.face3d import parameters
 from jaxlm.face3d.model_files import model_of
 from jaxlm.schemes import Scheme, get_scheme
+from jaxlm.support.errors import MissingSplit
 
 BUILDERS: dict[str, type[FaceBuilder]] = {
     "wflw": Wflw,
@@ -67,10 +68,6 @@ class FaceSource:
 
     def __len__(self) -> int:
         return len(self.records)
-
-
-class MissingSplit(ValueError):
-    """A data set that does not have the split that was asked for."""
 
 
 def _options_of(builder: type[FaceBuilder]) -> set[str]:

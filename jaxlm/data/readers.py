@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from jaxlm.data.yaw import yaw_bin
+from jaxlm.support.errors import BadSample
+from jaxlm.support.pictures import decode_image
 
 
 @dataclasses.dataclass
@@ -35,10 +36,6 @@ class Sample:
     subsets: tuple[str, ...] = ()
     key: str = ""
     params: np.ndarray | None = None
-
-
-class BadSample(ValueError):
-    """An annotation or picture that cannot be used; the message names it and the remedy."""
 
 
 def read_pts(path: Path, num_landmarks: int, columns: int = 2) -> np.ndarray:
@@ -303,21 +300,6 @@ def validate(sample: Sample) -> bytes:
     if np.ptp(points, axis=0).max() <= 0 and sample.bbox is None:
         raise BadSample(f"{sample.where}: all landmarks coincide and no box is given, so there is nothing to crop.")
     return content
-
-
-def decode_image(content: bytes, *, upright: bool = False) -> np.ndarray | None:
-    """RGB uint8 (H, W, 3) of JPEG, PNG, … bytes, or None. Grey, 16-bit and CMYK pictures are converted.
-
-    Args:
-        content: of the file.
-        upright: turned as EXIF says, as a viewer shows it. Data sets give landmarks in the stored pixels.
-    """
-    flags = cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
-    try:
-        picture = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    except cv2.error:
-        return None
-    return None if picture is None else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
 def _numbers(values: np.ndarray) -> str:

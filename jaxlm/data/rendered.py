@@ -19,8 +19,8 @@ from jaxlm import geometry
 from jaxlm.data import paint
 from jaxlm.data.builders import FaceBuilder
 from jaxlm.face3d import head, morphable, rasterizer
-from jaxlm.progress import progress
 from jaxlm.schemes import FACES68_OF_FACES98
+from jaxlm.support.progress import progress
 
 # Version of the pictures. Raise it when the head, the paint, the rasteriser or this module draws other pixels: the
 # faces that users have in their caches are then rendered again (tests/test_render.py notices).

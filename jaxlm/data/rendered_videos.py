@@ -23,7 +23,7 @@ from jaxlm.data.clips import VideoWriter
 from jaxlm.data.rendered import RENDERER, Scene, check_contour, render_faces, sample_scene
 from jaxlm.data.video_builders import WflwV, write_labels
 from jaxlm.face3d import head
-from jaxlm.progress import progress
+from jaxlm.support.progress import progress
 
 FPS = 25
 _BATCH = 16
@@ -285,8 +285,8 @@ class RenderedVideos(WflwV):
         if num_videos < 1 or num_frames < 1 or size < 32:
             raise ValueError("num_videos and num_frames must be at least 1 and size at least 32.")
         self.counts, self.size, self.seed, self.contour = (num_videos, num_frames), size, seed, contour
-        options = (num_videos, num_frames, size, seed, contour)
-        identity = [f"renderer {RENDERER}", *self.reader_versions(), *map(str, options)]
+        settings = (num_videos, num_frames, size, seed, contour)
+        identity = [f"renderer {RENDERER}", *self.reader_versions(), *map(str, settings)]
         digest = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
         folder = Path(cache).expanduser() / "rendered_videos" / digest
         if not folder.exists():

@@ -13,8 +13,8 @@ from jaxlm import geometry
 from jaxlm.data import readers
 from jaxlm.data.builders import FaceBuilder
 from jaxlm.data.clips import VIDEOS, VideoFile
-from jaxlm.data.readers import BadSample
 from jaxlm.schemes import FACES68_OF_FACES98
+from jaxlm.support.errors import BadSample
 
 
 @dataclasses.dataclass

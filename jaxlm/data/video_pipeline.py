@@ -9,11 +9,11 @@ import numpy as np
 from jaxlm import geometry
 from jaxlm.config import Config
 from jaxlm.data import crops
-from jaxlm.data.augment import warp
 from jaxlm.data.clips import VideoFile
 from jaxlm.data.pipeline import check_split, prepare_source
-from jaxlm.data.readers import BadSample
 from jaxlm.schemes import Scheme
+from jaxlm.support.errors import BadSample
+from jaxlm.support.pictures import warp
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""FIXME jaxlm/face3d"""
+"""Faces in three dimensions: morphable models, their files and parameters, fits, the rasteriser, meshes, scans."""

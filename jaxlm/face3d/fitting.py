@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 
 from jaxlm.face3d import parameters
 from jaxlm.face3d.morphable import MorphableModel
-from jaxlm.progress import progress
 from jaxlm.schemes import FACES68
+from jaxlm.support.progress import progress
 
 VERSION = 1  # of the fits; raise it when they come out differently, and cached ones are made again
 _START_YAWS = (-75.0, -45.0, -20.0, 0.0, 20.0, 45.0, 75.0)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxlm.checkpoints import write_atomically, write_bytes_atomically
 from jaxlm.face3d import parameters
 from jaxlm.face3d.morphable import MorphableModel, shape
+from jaxlm.support.files import write_atomically, write_bytes_atomically
 
 
 def write_obj(

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from jaxlm.config import Config
-from jaxlm.data import mat_readers
 from jaxlm.face3d import head
 from jaxlm.face3d.morphable import MorphableModel, make_model, with_modes
 from jaxlm.face3d.pickles import load_arrays
 from jaxlm.schemes import FACES68_OF_FACES98
+from jaxlm.support import matlab
 
 HEAD = "head"
 
@@ -147,7 +147,7 @@ def _read_3ddfa(path: Path) -> MorphableModel:
 
 def _read_bfm(path: Path) -> MorphableModel:
     fields = ("shapeMU", "shapePC", "shapeEV", "tl")
-    content = mat_readers.read_mat(path, fields)
+    content = matlab.read_mat(path, fields)
     mean = content["shapeMU"].reshape(-1, 3)
     identity = (content["shapePC"] * content["shapeEV"].ravel()).reshape(len(mean), 3, -1)
     listing, modes = path.with_name("landmarks.txt"), path.with_name("expression.npz")

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial import KDTree
 
-from jaxlm.data.readers import BadSample
 from jaxlm.face3d import parameters, rasterizer
+from jaxlm.support.errors import BadSample
 
 # VRN (Jackson et al., ICCV 2017) renders Florence at these pitches and at yaws spread evenly over ±80°.
 PITCHES, YAWS = (-15.0, 20.0, 25.0), tuple(np.linspace(-80.0, 80.0, 7))

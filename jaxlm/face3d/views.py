@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxlm import geometry
-from jaxlm.data.augment import warp
 from jaxlm.face3d import mesh_files, parameters, rasterizer
 from jaxlm.face3d.morphable import MorphableModel
+from jaxlm.support.pictures import warp
 
 _SIDE = 320  # pixels of the square in which a face is drawn, whatever its size in the picture
 _ROOM = 2.2  # that square's side over the landmarks' box: forehead and neck

@@ -1,7 +1,6 @@
 """Pictures that people look at: landmarks on faces, sheets of faces, error curves."""
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from jaxlm import geometry
 from jaxlm.schemes import Scheme
+from jaxlm.support.pictures import write_image
 
 GREEN, RED, WHITE = (64, 255, 96), (255, 72, 72), (255, 255, 255)
 _FACES = (GREEN, (80, 200, 255), (255, 190, 60), (255, 120, 220), (190, 150, 255), (240, 240, 90))
@@ -119,27 +119,6 @@ def sheet(images: Sequence[np.ndarray], columns: int, gap: int = 4) -> np.ndarra
         top, left = number // columns * (height + gap), number % columns * (width + gap)
         canvas[top : top + height, left : left + width] = image
     return canvas
-
-
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Writes RGB uint8 as PNG or JPEG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        temporary.write_bytes(encoded.tobytes())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def without_nan(value: Any) -> Any:
-    """JSON has no NaN: what could not be measured is null."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ import numpy as np
 import scipy.io
 from scipy.io.matlab import MatReadError
 
-from jaxlm.data.readers import BadSample, Sample
+from jaxlm.data.readers import Sample
+from jaxlm.support.errors import BadSample
 
 _DAMAGED = (
     OSError, ValueError, TypeError, KeyError, IndexError, RuntimeError, EOFError, NotImplementedError, MatReadError,

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from jaxlm import checkpoints, evaluation, video_evaluation, video_report
 from jaxlm.config import Config
 from jaxlm.data import pipeline, video_pipeline
-from jaxlm.data.readers import BadSample
+from jaxlm.support.errors import BadSample
 from jaxlm.trained import jitted_predict, restore_variables
 
 

@@ -1,0 +1,13 @@
+"""Exceptions that a program catches and prints as one sentence."""
+
+
+class MissingSplit(ValueError):
+    """A data set that does not have the split that was asked for."""
+
+
+class BadSample(ValueError):
+    """An annotation or picture that cannot be used; the message names it and the remedy."""
+
+
+class NonFiniteError(FloatingPointError):
+    """Loss or gradient is not finite."""

@@ -1,0 +1,52 @@
+"""Pictures as arrays: decoded, resampled and written."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from jaxlm import geometry
+
+
+def warp(image: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
+    """Samples `image` (H, W, 3) uint8 under `transform` (image → crop) into (size, size, 3); black outside.
+
+    Where the crop is less than half as fine as the image, the image is averaged down first, so that nothing aliases.
+    """
+    scale = np.sqrt(abs(np.linalg.det(transform[:, :2])))
+    if scale < 0.5:
+        height, width = image.shape[:2]
+        small = max(round(width * scale), 1), max(round(height * scale), 1)
+        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+        sx, sy = width / small[0], height / small[1]
+        enlarge = np.array([[sx, 0.0, 0.5 * sx - 0.5], [0.0, sy, 0.5 * sy - 0.5]])
+        transform = geometry.compose_affine(transform, enlarge)
+    return cv2.warpAffine(image, transform, (size, size), flags=cv2.INTER_LINEAR)
+
+
+def decode_image(content: bytes, *, upright: bool = False) -> np.ndarray | None:
+    """RGB uint8 (H, W, 3) of JPEG, PNG, … bytes, or None. Grey, 16-bit and CMYK pictures are converted.
+
+    Args:
+        content: of the file.
+        upright: turned as EXIF says, as a viewer shows it. Data sets give landmarks in the stored pixels.
+    """
+    flags = cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        picture = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error:
+        return None
+    return None if picture is None else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Writes RGB uint8 as PNG or JPEG, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        temporary.write_bytes(encoded.tobytes())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
