@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from absl import app, flags
 from jax.flatten_util import ravel_pytree
 
-from jaxlm import checkpoints, implicit, losses
+from jaxlm import implicit, losses
 from jaxlm.data import pipeline
 from jaxlm.solvers import anderson, fixed_point_iteration
 from jaxlm.support.program import one_sentence, quiet_logs
 from jaxlm.systems.ldeq import make_model
-from jaxlm.trained import restore_variables
+from jaxlm.workdir import config_file
+from jaxlm.workdir.restore import restore_variables
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py wrote.", required=True)
 BATCH = flags.DEFINE_integer("batch", 8, "Faces.")
@@ -28,7 +29,7 @@ def main(argv):
     del argv
     quiet_logs()
     with one_sentence():
-        config = checkpoints.load_config(WORKDIR.value)
+        config = config_file.load_config(WORKDIR.value)
         model = make_model(config)
         variables, step = restore_variables(config, WORKDIR.value)
         source = pipeline.open_set(config, config.eval.sets[0])

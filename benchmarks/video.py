@@ -13,10 +13,10 @@ import numpy as np
 from absl import app, flags
 
 from jaxlm import systems
-from jaxlm.checkpoints import load_config
 from jaxlm.data.video_pipeline import crop_chunks, open_videos, video_of
 from jaxlm.support.program import one_sentence, quiet_logs
-from jaxlm.trained import restore_variables
+from jaxlm.workdir.config_file import load_config
+from jaxlm.workdir.restore import restore_variables
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py wrote.", required=True)
 DATA = flags.DEFINE_string("data", "rendered_videos:hard", "source:split of videos.")

@@ -13,13 +13,13 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from jaxlm.checkpoints import load_config
 from jaxlm.config import Config
 from jaxlm.paper_tables import TABLES, Table, apply_variant
 from jaxlm.support.errors import NonFiniteError
 from jaxlm.support.files import without_nan, write_atomically
 from jaxlm.support.program import evaluate_workdir, one_sentence, parse_flags, quiet_logs
 from jaxlm.training import train
+from jaxlm.workdir.config_file import load_config
 
 
 def run(config: Config, name: str, workdir: str | Path, rows: list[str] | None = None) -> dict[str, dict[str, Any]]:

@@ -24,11 +24,12 @@ import numpy as np
 from absl import app, flags
 
 from jaxlm import systems
-from jaxlm.checkpoints import Checkpoints, checkpoint_exists, write_config
 from jaxlm.config import Config, load_config_file
 from jaxlm.support.program import one_sentence, quiet_logs
 from jaxlm.systems import TrainState
 from jaxlm.torch_weights import TorchWeights
+from jaxlm.workdir.checkpoints import Checkpoints
+from jaxlm.workdir.config_file import checkpoint_exists, write_config
 
 _DPR = ("98_points_global_reinit.pth.tar", "98_points_global_regress.pth.tar", "98_points_local_reinit.pth.tar")
 _CROP, _FACE, _PATCH = 128, 256, 128  # pixels of the released crop, normalised face and parts

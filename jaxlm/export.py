@@ -20,7 +20,6 @@ from absl import app, flags
 from jax import export
 
 from jaxlm import geometry, systems, trained
-from jaxlm.checkpoints import write_config
 from jaxlm.config import Config
 from jaxlm.data import crops, pipeline, rendered
 from jaxlm.folding import fold_batch_norms
@@ -30,6 +29,7 @@ from jaxlm.support.errors import BadSample
 from jaxlm.support.files import write_atomically, write_bytes_atomically
 from jaxlm.support.pictures import warp
 from jaxlm.support.program import make_folder, one_sentence, parse_flags, quiet_logs
+from jaxlm.workdir.config_file import write_config
 
 FORMATS = ("orbax", "stablehlo", "onnx")
 PLATFORMS = ("cpu", "cuda", "tpu")

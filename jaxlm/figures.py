@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from jaxlm import checkpoints, losses, systems
+from jaxlm import losses, systems
 from jaxlm.config import Config
 from jaxlm.data import pipeline
 from jaxlm.schemes import get_scheme
 from jaxlm.support import drawing, pictures
 from jaxlm.support.program import one_sentence, parse_flags, quiet_logs
 from jaxlm.systems.objective import WEIGHT_MAPS, heatmap_target
-from jaxlm.trained import restore_variables
+from jaxlm.workdir import config_file
+from jaxlm.workdir.restore import restore_variables
 
 
 def plot_losses(path: Path) -> None:
@@ -99,7 +100,7 @@ def write_figures(out: str | Path, workdir: str | Path | None, data: str | None,
     plot_losses(folder / "losses.png")
     if workdir is None:
         return [folder / "losses.png"]
-    config = checkpoints.load_config(workdir)
+    config = config_file.load_config(workdir)
     if config.loss.on != "heatmaps":
         raise ValueError(f"{workdir} was trained on landmarks (loss.on), so it has no target heatmaps to draw.")
     variables, _ = restore_variables(config, workdir)

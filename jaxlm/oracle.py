@@ -21,7 +21,6 @@ from absl import app, flags
 from jaxtyping import Array, Float
 
 from jaxlm import geometry, heatmaps, systems
-from jaxlm.checkpoints import load_config
 from jaxlm.config import Config
 from jaxlm.data.clips import VideoFile
 from jaxlm.data.video_builders import WflwV, write_labels
@@ -33,6 +32,7 @@ from jaxlm.support.program import one_sentence, parse_flags, quiet_logs
 from jaxlm.support.progress import progress
 from jaxlm.track import Landmarker, find_boxes, make_landmarker, smooth_boxes
 from jaxlm.trained import load
+from jaxlm.workdir.config_file import load_config
 
 
 class Labels(NamedTuple):

@@ -19,7 +19,6 @@ import numpy as np
 from absl import app, flags
 
 from jaxlm import geometry
-from jaxlm.checkpoints import load_config
 from jaxlm.data import crops
 from jaxlm.data.clips import VideoFile, VideoWriter
 from jaxlm.detect import HaarDetector
@@ -34,6 +33,7 @@ from jaxlm.support.program import one_sentence, quiet_logs
 from jaxlm.support.progress import progress
 from jaxlm.track import find_boxes, make_landmarker
 from jaxlm.trained import TrainedModel, load
+from jaxlm.workdir.config_file import load_config
 
 _ROUNDS = 3  # until the crop fits the landmarks
 _VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")

@@ -17,7 +17,6 @@ import numpy as np
 from absl import app, flags
 
 from jaxlm import boxes, evaluation, geometry
-from jaxlm.checkpoints import load_config
 from jaxlm.config import Config
 from jaxlm.data import crops, pipeline
 from jaxlm.data.augment import Perturbation, picture_of
@@ -26,7 +25,9 @@ from jaxlm.support import drawing, files
 from jaxlm.support.files import write_atomically
 from jaxlm.support.program import one_sentence, parse_flags, quiet_logs, with_source
 from jaxlm.support.progress import progress
-from jaxlm.trained import jitted_predict, restore_variables
+from jaxlm.trained import jitted_predict
+from jaxlm.workdir.config_file import load_config
+from jaxlm.workdir.restore import restore_variables
 
 AMOUNTS: dict[str, tuple[float, ...]] = {
     "scale": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),

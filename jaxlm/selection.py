@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from jaxlm.checkpoints import load_config
 from jaxlm.support import drawing
 from jaxlm.support.program import one_sentence, quiet_logs
+from jaxlm.workdir.config_file import load_config
 
 
 def choices(workdir: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,9 +11,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax import export
 
-from jaxlm import checkpoints, systems
+from jaxlm import systems
 from jaxlm.config import Config
 from jaxlm.systems import Halves, Prediction
+from jaxlm.workdir import config_file
+from jaxlm.workdir.restore import _abstract_state, restore_variables
 
 PARAMETERS, STABLEHLO, ONNX = "parameters", "model.stablehlo", "model.onnx"  # what an exported folder may hold
 
@@ -57,14 +59,14 @@ def load(path: str | Path | None = None, *, step: int | str | None = None) -> Tr
     if (folder / PARAMETERS).is_dir() and not (folder / "checkpoints").is_dir():
         if step not in (None, "last"):
             raise ValueError(f"{folder} is an export and has no checkpoint {step}; leave --step out.")
-        config = _check_config(checkpoints.load_config(folder), folder / "config.json")
+        config = _check_config(config_file.load_config(folder), folder / "config.json")
         return _with_variables(config, _read_parameters(folder / PARAMETERS, config), name)
     graphs = [folder / graph for graph in (STABLEHLO, ONNX) if (folder / graph).is_file()]
     if graphs:
         return _load_graph(graphs[0], name)
     if not folder.is_dir():
         raise ValueError(f"{folder} does not exist; name a workdir of train.py, or what jaxlm.export wrote.")
-    config = _check_config(checkpoints.load_config(folder), folder / "config.json")
+    config = _check_config(config_file.load_config(folder), folder / "config.json")
     return _with_variables(config, restore_variables(config, folder, step)[0], name)
 
 
@@ -98,42 +100,6 @@ def jitted_predict(config: Config) -> tuple[Any, Halves | None]:
     return jax.jit(system.predict), halves._replace(locate=jax.jit(halves.locate), regress=jax.jit(halves.regress))
 
 
-def restore_variables(config: Config, workdir: str | Path, step: int | str | None = None) -> tuple[dict[str, Any], int]:
-    """Averaged parameters and running statistics of a checkpoint, and its step.
-
-    Args:
-        config: of the workdir.
-        workdir: with checkpoints.
-        step: a number, "best" (by the first validation set) or "last"; the last one where it is None.
-
-    Raises:
-        ValueError: if there is no such checkpoint, or it is another model's.
-    """
-    saved = checkpoints.Checkpoints(workdir, read_only=True)
-    try:
-        if step in (None, "last"):
-            chosen = saved.last_step
-        elif step == "best":
-            chosen = saved.best_step
-        else:
-            chosen = int(step) if str(step).isdigit() else None
-        if chosen is None or chosen not in saved.steps:
-            known = ", ".join(map(str, saved.steps)) or "none"
-            raise ValueError(
-                f"{workdir} has no checkpoint {step or 'at all'}: it has {known}; last and best are names, too."
-            )
-        state, _ = saved.restore(chosen, _abstract_state(config))
-    finally:
-        saved.close()
-    return state.variables, chosen
-
-
-def _abstract_state(config: Config) -> systems.TrainState:
-    template = jax.eval_shape(systems.build(config).init, jax.random.key(0))
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), template)
-
-
 def write_parameters(folder: Path, variables: dict[str, Any]) -> None:
     """Writes variables with Orbax into a folder that does not exist yet."""
     with ocp.StandardCheckpointer() as checkpointer:
@@ -154,7 +120,7 @@ def _load_graph(path: Path, name: str) -> TrainedModel:
     beside = path.with_name(path.name + ".json")
     try:
         described = json.loads(beside.read_text())
-        config = _check_config(checkpoints.config_from_json(described["config"]), beside)
+        config = _check_config(config_file.config_from_json(described["config"]), beside)
         outputs = [output["name"] for output in described["outputs"]]
     except FileNotFoundError:
         raise ValueError(

@@ -4,7 +4,6 @@ The loop knows a system by its pure functions alone (`jaxlm.systems.System`). Th
 all processes by `jax.sharding`, the state is replicated; the compiler inserts the reductions.
 """
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -15,16 +14,16 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from tensorboardX import SummaryWriter
 
 from jaxlm import evaluation, metrics, systems
-from jaxlm.checkpoints import Checkpoints, check_workdir, write_config
 from jaxlm.config import Config
 from jaxlm.data import pipeline
 from jaxlm.support import errors
 from jaxlm.support.errors import NonFiniteError
-from jaxlm.support.files import write_atomically
 from jaxlm.support.progress import progress
+from jaxlm.workdir.checkpoints import Checkpoints
+from jaxlm.workdir.config_file import check_workdir, write_config
+from jaxlm.workdir.metric_log import MetricLog
 
 
 def data_mesh() -> Mesh:
@@ -234,34 +233,3 @@ def _describe(values: dict[str, float]) -> str:
     if "solver_steps" in values:
         parts.append(f"{values['solver_steps']:.1f} solver steps")
     return ", ".join(parts)
-
-
-class MetricLog:
-    """Metrics as lines of `metrics.jsonl` and as TensorBoard events; what lies after `start` is from a lost future."""
-
-    def __init__(self, workdir: Path, start: int):
-        self.path = workdir / "metrics.jsonl"
-        lines = [line for line in _json_lines(self.path) if line["step"] <= start]
-        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines))
-        self.file = self.path.open("a")
-        self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
-
-    def write(self, step: int, kind: str, values: dict[str, float]) -> None:
-        rounded = {key: float(value) for key, value in values.items() if np.isfinite(value)}
-        self.file.write(json.dumps({"step": step, "kind": kind, **rounded}) + "\n")
-        self.file.flush()
-        for key, value in rounded.items():
-            self.board.add_scalar(f"{kind}/{key}", value, step)
-
-    def close(self) -> None:
-        self.file.close()
-        self.board.close()
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the line that an interruption cut short

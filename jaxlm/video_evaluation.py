@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxlm import filters, geometry, metrics, systems
+from jaxlm import geometry, metrics, systems
 from jaxlm.config import Config
 from jaxlm.data.video_pipeline import Video, VideoSource, by_length, crop_chunks, video_of
 from jaxlm.schemes import Scheme, normalizer
 from jaxlm.support.progress import progress
 from jaxlm.systems import Prediction
+from jaxlm.video import filters
 
 TRACKERS = ("frame", "early", "rwr", "energy")
 
@@ -25,7 +26,7 @@ class Method:
     Attributes:
         name: that text.
         tracker: one of `TRACKERS`.
-        filter: text of `jaxlm.filters.parse`, "" for none.
+        filter: text of `jaxlm.video.filters.parse`, "" for none.
     """
 
     name: str

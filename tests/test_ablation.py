@@ -13,9 +13,10 @@ import tddfa_rendered
 from data_sets import write_pts
 from ml_collections import ConfigDict
 
-from jaxlm import ablation, checkpoints, systems
+from jaxlm import ablation, systems
 from jaxlm.paper_tables import TABLES, apply_variant
 from jaxlm.support.errors import NonFiniteError
+from jaxlm.workdir import config_file
 
 
 def tiny(config, root, cache):
@@ -92,7 +93,7 @@ def test_a_row_begun_with_another_config_is_not_taken_for_this_one(tmp_path):
     config = awing_faces68.get_config("smoke")
     row = config.copy_and_resolve_references()
     apply_variant(row, "aw", ("awing_7",))
-    checkpoints.write_config(tmp_path / "aw", row)
+    config_file.write_config(tmp_path / "aw", row)
     config.data.root, config.eval.limit = "elsewhere", 3
     config.optim.learning_rate, config.heatmap.sigma = 1e-4, 2.0
     with pytest.raises(ValueError, match=r"begun with another heatmap\.sigma, optim\.learning_rate; choose"):

@@ -11,12 +11,13 @@ import pytest
 from data_sets import face
 from ml_collections import ConfigDict
 
-from jaxlm import checkpoints, convert, geometry, systems, trained
+from jaxlm import convert, geometry, systems
 from jaxlm.config import load_config_file
 from jaxlm.networks.mobilenet import SMALL
 from jaxlm.support import program
 from jaxlm.torch_weights import TorchWeights
 from jaxlm.training import train
+from jaxlm.workdir import config_file, restore
 
 torch: object = pytest.importorskip("torch")
 
@@ -109,8 +110,8 @@ def workdir(released, tmp_path_factory):
 def test_the_converted_network_is_the_released_one(released, workdir):
     """θ, the landmarks and the parts' θ, each in the pixels of the released code, from our own checkpoint."""
     folder, (localization, regressor, local) = released
-    config = checkpoints.load_config(workdir)
-    variables, step = trained.restore_variables(config, workdir)
+    config = config_file.load_config(workdir)
+    variables, step = restore.restore_variables(config, workdir)
     assert step == 0 and config.model.refine == "network" and config.data.crop == "dpr"
     system = systems.build(config)
     assert system.halves is not None
@@ -198,7 +199,7 @@ def test_a_workdir_in_use_is_left_alone(released, workdir):
 def test_training_goes_on_from_the_released_weights(workdir, tmp_path):
     """The parts are trained on top of the released global stage, which stays as it is."""
     shutil.copytree(workdir, tmp_path / "run")
-    config = checkpoints.load_config(workdir)
+    config = config_file.load_config(workdir)
     root = tmp_path / "faces"
     root.mkdir()
     for number in range(8):
@@ -212,8 +213,8 @@ def test_training_goes_on_from_the_released_weights(workdir, tmp_path):
         config.phases[phase].share = float(phase == "local")
     config.train.update(dict(num_steps=1, batch_size=2, log_every=1, checkpoint_every=1))
     train(config, tmp_path / "run")
-    before, _ = trained.restore_variables(config, workdir)
-    after, step = trained.restore_variables(config, tmp_path / "run", "last")
+    before, _ = restore.restore_variables(config, workdir)
+    after, step = restore.restore_variables(config, tmp_path / "run", "last")
     assert step == 1
     for name in before["params"]:
         same = jax.tree.all(
@@ -226,7 +227,7 @@ def test_training_goes_on_from_the_released_weights(workdir, tmp_path):
 def test_the_released_weights_on_the_five_samples(real_data, tmp_path):
     """5.18 % on average: what the published demonstration gives on its own pictures."""
     convert.convert("dpr", real_data / "dpr" / "weights", tmp_path / "run")
-    config = checkpoints.load_config(tmp_path / "run")
+    config = config_file.load_config(tmp_path / "run")
     config.data.cache = str(tmp_path / "cache")
     written = program.evaluate_workdir(
         config, tmp_path / "run", data="own", root=str(real_data / "dpr" / "wflw_samples")

@@ -15,9 +15,9 @@ import tddfa_rendered
 from jax import export as jax_export
 
 from jaxlm import compare, export, onnx_graph, sampler, systems, trained
-from jaxlm.checkpoints import write_config
 from jaxlm.data import pipeline
 from jaxlm.models import tddfa as tddfa_models
+from jaxlm.workdir.config_file import write_config
 
 onnx = pytest.importorskip("jax2onnx", reason="the extra export is not installed")
 

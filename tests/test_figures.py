@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from test_awing import make_batch, make_config, untrained
 
-from jaxlm import checkpoints, figures
+from jaxlm import figures
 from jaxlm.support import drawing
+from jaxlm.workdir import config_file
 
 
 def test_the_losses_are_drawn(tmp_path):
@@ -32,7 +33,7 @@ def test_a_heatmap_lies_over_its_image():
 
 
 def test_a_workdir_without_target_heatmaps(tmp_path):
-    checkpoints.write_config(tmp_path / "run", ldeq_faces68.get_config())
+    config_file.write_config(tmp_path / "run", ldeq_faces68.get_config())
     with pytest.raises(ValueError, match="has no target heatmaps to draw"):
         figures.write_figures(tmp_path, tmp_path / "run", None, 1)
 
@@ -41,7 +42,7 @@ def test_a_config_written_before_there_were_losses_on_heatmaps(tmp_path):
     old = ldeq_faces68.get_config()
     del old.loss
     old.loss = "smooth_l1"
-    checkpoints.write_config(tmp_path / "run", old)
-    assert checkpoints.load_config(tmp_path / "run").loss.to_dict() == {
+    config_file.write_config(tmp_path / "run", old)
+    assert config_file.load_config(tmp_path / "run").loss.to_dict() == {
         "on": "landmarks", "name": "smooth_l1", "options": {}
     }  # fmt: skip

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxlm import filters
+from jaxlm.video import filters
 
 
 def walk(frames: int = 40, landmarks: int = 3) -> np.ndarray:

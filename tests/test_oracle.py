@@ -4,11 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm import heatmaps, oracle, trained, video_evaluation
+from jaxlm import heatmaps, oracle, video_evaluation
 from jaxlm.data.clips import VideoFile
 from jaxlm.data.video_builders import WflwV, write_labels
 from jaxlm.data.video_pipeline import open_videos, video_of
 from jaxlm.support.errors import BadSample
+from jaxlm.workdir import restore
 
 
 def test_the_oracle_labels_in_wflwvs_layout(video_workdir, tmp_path, monkeypatch):
@@ -24,7 +25,7 @@ def test_the_oracle_labels_in_wflwvs_layout(video_workdir, tmp_path, monkeypatch
     # Two copies of one model agree with each other and with the model.
     assert labels.variance.max() < 1e-3
 
-    variables, _ = trained.restore_variables(config, folder)
+    variables, _ = restore.restore_variables(config, folder)
     # system.predict takes config.solver's own number of steps.
     steps = config.copy_and_resolve_references()
     steps.video.still_steps = config.solver.max_steps

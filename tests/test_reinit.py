@@ -20,7 +20,7 @@ from jaxlm.models.reinit import STAGES, ProgressiveNetwork, ShapeRegressor
 from jaxlm.networks.blocks import count_parameters
 from jaxlm.schemes import get_scheme
 from jaxlm.systems import reinit
-from jaxlm.trained import restore_variables
+from jaxlm.workdir.restore import restore_variables
 
 ROOT = Path(__file__).parents[1]
 SCHEME = get_scheme("faces68")

@@ -8,7 +8,7 @@ import tddfa_300wlp
 import tddfa_faces68
 import tddfa_rendered
 
-from jaxlm import checkpoints, convert, losses, systems, trained
+from jaxlm import convert, losses, systems, trained
 from jaxlm.face3d import parameters
 from jaxlm.face3d.model_files import load_face_model, model_of
 from jaxlm.face3d.morphable import landmark_model
@@ -18,6 +18,7 @@ from jaxlm.networks.blocks import count_parameters
 from jaxlm.support import program
 from jaxlm.systems import tddfa
 from jaxlm.training import train
+from jaxlm.workdir import checkpoints, config_file, restore
 
 
 def make_config(tmp_path, **loss):
@@ -66,7 +67,7 @@ def test_trained_interrupted_and_resumed_to_the_same_bits(tmp_path, monkeypatch,
         train(config, tmp_path / "broken")
     monkeypatch.setattr(checkpoints.Checkpoints, "save", real)
     train(config, tmp_path / "broken")
-    ends = [trained.restore_variables(config, tmp_path / name)[0] for name in ("whole", "broken")]
+    ends = [restore.restore_variables(config, tmp_path / name)[0] for name in ("whole", "broken")]
     jax.tree.map(np.testing.assert_array_equal, *ends)
     # And it predicts: landmarks in the crop, parameters of which they are the vertices.
     predict, _ = trained.jitted_predict(config)
@@ -241,8 +242,8 @@ def test_the_released_network_gives_the_same_numbers(tmp_path):
     torch, network = make_torch_mobilenet()
     statistics = write_released(tmp_path, network, torch)
     convert.convert("tddfa_v2", tmp_path, tmp_path / "run")
-    config = checkpoints.load_config(tmp_path / "run")
-    variables, step = trained.restore_variables(config, tmp_path / "run")
+    config = config_file.load_config(tmp_path / "run")
+    variables, step = restore.restore_variables(config, tmp_path / "run")
     images = np.random.default_rng(0).integers(0, 255, (2, 120, 120, 3), dtype=np.uint8)
     found = trained.jitted_predict(config)[0](variables, images).aux["params"]
     blue_first = torch.tensor((images[..., ::-1].astype(np.float32) - 127.5) / 128).permute(0, 3, 1, 2)
@@ -268,7 +269,7 @@ def test_released_files_that_do_not_fit_are_named(tmp_path):
 def test_the_released_network_on_aflw2000(real_data, tmp_path):
     pytest.importorskip("torch")
     convert.convert("tddfa_v2", real_data / "tddfa_v2", tmp_path / "run")
-    config = checkpoints.load_config(tmp_path / "run")
+    config = config_file.load_config(tmp_path / "run")
     config.data.cache = str(tmp_path / "cache")
     root = str(real_data / "formats" / "aflw2000")
     (path,) = program.evaluate_workdir(config, tmp_path / "run", data="aflw2000", root=root)

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from data_sets import write_csv, write_pts
 
-from jaxlm import checkpoints, systems, trained, training
+from jaxlm import systems, training
 from jaxlm.support import files, program
 from jaxlm.support.errors import NonFiniteError
 from jaxlm.training import train
+from jaxlm.workdir import checkpoints, config_file, restore
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "configs"))
@@ -44,7 +45,7 @@ def lines(workdir, kind):
 
 
 def last_state(config, workdir):
-    return trained.restore_variables(config, workdir, config.train.num_steps)[0]
+    return restore.restore_variables(config, workdir, config.train.num_steps)[0]
 
 
 def bits(tree):
@@ -300,10 +301,10 @@ class TestMistakes:
         with pytest.raises(ValueError, match=r"trained with another model: model\.preset differ"):
             train(config, tmp_path / "run")
         with pytest.raises(ValueError, match="is not a checkpoint of this model"):
-            trained.restore_variables(config, tmp_path / "run")
+            restore.restore_variables(config, tmp_path / "run")
         config.model.preset = "nano"
         with pytest.raises(ValueError, match="has no checkpoint 3: it has 4"):
-            trained.restore_variables(config, tmp_path / "run", 3)
+            restore.restore_variables(config, tmp_path / "run", 3)
         config.seed = 7
         with pytest.raises(ValueError, match="was begun with another seed"):
             train(config, tmp_path / "run")
@@ -333,7 +334,7 @@ class TestMistakes:
 
     def test_no_workdir(self, tmp_path):
         with pytest.raises(ValueError, match=r"has no config\.json"):
-            checkpoints.load_config(tmp_path)
+            config_file.load_config(tmp_path)
         with pytest.raises(ValueError, match="has no checkpoints"):
             checkpoints.Checkpoints(tmp_path, read_only=True)
 

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm import systems, video
+from jaxlm import systems
 from jaxlm.solvers import fixed_point_iteration
 from jaxlm.systems import ldeq as ldeq_system
+from jaxlm.video import energy, recurrence
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "configs"))
 
@@ -37,7 +38,7 @@ def test_rwr_and_the_energy_choose_the_nearest_fixed_point(float64):
     bound = basis[:, :3] @ basis[:, :3].T
     nearest = z_prev - (z_prev - center) @ bound
     np.testing.assert_allclose(steps_of(fun, z_prev, 2), nearest, atol=1e-12)
-    z, stats = video.minimize_energy(lambda z, _: fun(z), z_prev, jnp.zeros(3), alpha=1e-6, max_steps=50, tol=1e-12)
+    z, stats = energy.minimize_energy(lambda z, _: fun(z), z_prev, jnp.zeros(3), alpha=1e-6, max_steps=50, tol=1e-12)
     np.testing.assert_allclose(z, nearest, atol=1e-5)
     assert stats.num_steps.shape == (3,) and (np.asarray(stats.energy) < 1e-5).all()
 
@@ -49,11 +50,11 @@ def test_the_energy_s_minimum_is_the_closed_form(float64):
     for alpha in (0.01, 0.3):
         hold = alpha / 2 * np.linalg.inv(matrix @ matrix + alpha / 2 * np.eye(6))
         expected = center + (z_prev - center) @ hold
-        z, stats = video.minimize_energy(
+        z, stats = energy.minimize_energy(
             lambda z, _: fun(z), z_prev, jnp.zeros(4), alpha=alpha, max_steps=100, tol=1e-12
         )
         np.testing.assert_allclose(z, expected, atol=1e-8)
-        np.testing.assert_allclose(stats.energy, video.energy(fun, expected, z_prev, alpha), rtol=1e-8)
+        np.testing.assert_allclose(stats.energy, energy.energy(fun, expected, z_prev, alpha), rtol=1e-8)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
@@ -92,20 +93,20 @@ Z0 = jnp.zeros((3, 4))
 
 
 def test_scan_is_frame_after_frame_and_piece_after_piece():
-    tracked, past = video.rwr(toy(), Z0, FRAMES, cold_step=toy(30))
+    tracked, past = recurrence.rwr(toy(), Z0, FRAMES, cold_step=toy(30))
     z = np.asarray(FRAMES[:, 0])  # the first frame is solved to the end
     np.testing.assert_allclose(tracked.output[:, 0], z, atol=1e-4)
     for time in range(1, 7):
         z = FRAMES[:, time] + 0.7**2 * (z - FRAMES[:, time])
         np.testing.assert_allclose(tracked.output[:, time], z, atol=1e-4)
-    first, middle = video.rwr(toy(), Z0, FRAMES[:, :3], cold_step=toy(30))
-    second, end = video.rwr(toy(), Z0, FRAMES[:, 3:], cold_step=toy(30), tracking=middle)
+    first, middle = recurrence.rwr(toy(), Z0, FRAMES[:, :3], cold_step=toy(30))
+    second, end = recurrence.rwr(toy(), Z0, FRAMES[:, 3:], cold_step=toy(30), tracking=middle)
     pieces = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), first, second)
     for whole, part in zip(jax.tree.leaves((tracked, past)), jax.tree.leaves((pieces, end)), strict=True):
         np.testing.assert_array_equal(whole, part)
-    live = video.begin(Z0)
+    live = recurrence.begin(Z0)
     for time in range(7):
-        live, result = video.track(toy(), Z0, live, FRAMES[:, time], cold_step=toy(30))
+        live, result = recurrence.track(toy(), Z0, live, FRAMES[:, time], cold_step=toy(30))
         np.testing.assert_array_equal(result.output, tracked.output[:, time])
 
 
@@ -113,14 +114,14 @@ def test_videos_of_different_lengths_do_not_disturb_each_other():
     lengths = jnp.array([7, 3, 0])
     exists = jnp.arange(7)[None] < lengths[:, None]
     frames = jnp.where(exists[..., None], FRAMES, jnp.nan)
-    tracked, past = video.rwr(toy(), Z0, frames, cold_step=toy(30), exists=exists)
-    alone, _ = video.rwr(toy(), Z0[:1], FRAMES[:1], cold_step=toy(30))
+    tracked, past = recurrence.rwr(toy(), Z0, frames, cold_step=toy(30), exists=exists)
+    alone, _ = recurrence.rwr(toy(), Z0[:1], FRAMES[:1], cold_step=toy(30))
     np.testing.assert_array_equal(tracked.output[0], alone.output[0])
-    short, _ = video.rwr(toy(), Z0[1:2], FRAMES[1:2, :3], cold_step=toy(30))
+    short, _ = recurrence.rwr(toy(), Z0[1:2], FRAMES[1:2, :3], cold_step=toy(30))
     np.testing.assert_array_equal(tracked.output[1, :3], short.output[0])
     np.testing.assert_array_equal(past.started, [True, False, False])
     lost = exists.at[0, 3].set(False)
-    found, _ = video.rwr(toy(), Z0, FRAMES, cold_step=toy(30), exists=lost)
+    found, _ = recurrence.rwr(toy(), Z0, FRAMES, cold_step=toy(30), exists=lost)
     np.testing.assert_array_equal(np.flatnonzero(found.restarted[0]), [0, 4])
     assert not np.asarray(tracked.restarted)[~np.asarray(exists)].any()
 
@@ -129,24 +130,24 @@ def test_restarts_where_told_at_a_cut_and_behind_a_nan():
     restart = jnp.zeros((3, 7), bool).at[0, 4].set(True)
     cut = FRAMES.at[1, 5:].add(1000.0)
     cut = cut.at[2, 2].set(jnp.nan)
-    tracked, _ = video.rwr(toy(), Z0, cut, cold_step=toy(60), restart=restart, max_residual=50.0)
+    tracked, _ = recurrence.rwr(toy(), Z0, cut, cold_step=toy(60), restart=restart, max_residual=50.0)
     expected = np.zeros((3, 7), bool)
     expected[:, 0] = expected[0, 4] = expected[1, 5] = expected[2, 2] = expected[2, 3] = True
     np.testing.assert_array_equal(tracked.restarted, expected)
     np.testing.assert_allclose(tracked.output[0, 4], cut[0, 4], atol=1e-3)
     assert np.isfinite(tracked.output[2, 3:]).all()
-    again, _ = video.rwr(toy(), Z0, FRAMES, cold_step=toy(60), max_residual=0.0)
+    again, _ = recurrence.rwr(toy(), Z0, FRAMES, cold_step=toy(60), max_residual=0.0)
     assert np.asarray(again.restarted).all()
 
 
 def test_a_video_without_a_frame():
-    tracked, past = video.rwr(toy(), Z0, FRAMES[:, :0])
+    tracked, past = recurrence.rwr(toy(), Z0, FRAMES[:, :0])
     assert tracked.output.shape == (3, 0, 4) and not past.started.any()
 
 
 def test_negative_alpha_is_refused():
     with pytest.raises(ValueError, match="alpha"):
-        video.minimize_energy(lambda z, _: z, Z0, Z0, alpha=-1.0)
+        energy.minimize_energy(lambda z, _: z, Z0, Z0, alpha=-1.0)
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm import geometry, metrics, systems, trained, video_evaluation
+from jaxlm import geometry, metrics, systems, video_evaluation
 from jaxlm.data.clips import VideoFile
 from jaxlm.data.video_pipeline import by_length, crop_chunks, open_videos, video_of
 from jaxlm.support import program
+from jaxlm.workdir import restore
 
 
 def test_videos_are_evaluated_by_every_method(video_workdir, capsys):
@@ -31,7 +32,7 @@ def test_videos_are_evaluated_by_every_method(video_workdir, capsys):
 def test_a_result_does_not_depend_on_the_batch(video_workdir):
     config, folder = video_workdir
 
-    variables, _ = trained.restore_variables(config, folder)
+    variables, _ = restore.restore_variables(config, folder)
     source = open_videos(config, "rendered_videos:hard")[0]
     assert list(by_length(source, 1)) == [[0], [1]]
     follower = video_evaluation.Follower(variables, config, ("rwr",))
@@ -78,7 +79,7 @@ def test_the_tuned_average_has_the_flicker_asked_for(video_workdir):
 
 def test_a_system_without_a_state_is_followed_frame_by_frame(video_workdir, capsys):
     config, folder = video_workdir
-    variables, _ = trained.restore_variables(config, folder)
+    variables, _ = restore.restore_variables(config, folder)
     explicit = config.copy_and_resolve_references()
     explicit.model.explicit = True
     follower = video_evaluation.Follower(variables, explicit, ("frame", "rwr", "frame+ema:0.5"))

@@ -13,11 +13,13 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from jaxlm import checkpoints, evaluation, video_evaluation, video_report
+from jaxlm import evaluation, video_evaluation, video_report
 from jaxlm.config import Config
 from jaxlm.data import pipeline, video_pipeline
 from jaxlm.support.errors import BadSample
-from jaxlm.trained import jitted_predict, restore_variables
+from jaxlm.trained import jitted_predict
+from jaxlm.workdir import config_file
+from jaxlm.workdir.restore import restore_variables
 
 
 @contextlib.contextmanager
@@ -91,7 +93,7 @@ def define_workdir_config(argv: list[str]) -> flags.FlagHolder:
     workdir = Path(words[words.index("workdir") + 1] if "workdir" in words[:-1] else "").expanduser()
     if "config" not in words and (workdir / "config.json").exists():
         with one_sentence():
-            return config_flags.DEFINE_config_dict("config", checkpoints.load_config(workdir))
+            return config_flags.DEFINE_config_dict("config", config_file.load_config(workdir))
     return config_flags.DEFINE_config_file("config", None, "Experiment; the workdir's own where it is not given.")
 
 
@@ -106,9 +108,9 @@ def workdir_config(given: Config | None, overrides: dict[str, Any], workdir: Pat
     Raises:
         ValueError: if `given` is another model, or a field does not exist.
     """
-    config = checkpoints.load_config(workdir)
+    config = config_file.load_config(workdir)
     if given is not None:
-        checkpoints.check_same_model(config, given, workdir)
+        config_file.check_same_model(config, given, workdir)
     for field, value in overrides.items():
         try:
             config.update_from_flattened_dict({field: value})

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxlm import heatmaps, implicit, metrics, solvers, video
+from jaxlm import heatmaps, implicit, metrics, solvers
 from jaxlm.config import Config
 from jaxlm.models.ldeq import LDEQ, PRESETS, Output, to_landmarks
 from jaxlm.networks.blocks import make_dtype
@@ -14,6 +14,7 @@ from jaxlm.optim import apply_gradients, make_optimizer, make_schedule
 from jaxlm.schemes import get_scheme
 from jaxlm.systems import Prediction, System, TrainState, initial_state
 from jaxlm.systems.objective import make_objective
+from jaxlm.video import energy, recurrence
 
 SOLVERS = {
     "fixed_point_iteration": solvers.fixed_point_iteration,
@@ -104,7 +105,7 @@ def build(config: Config) -> System:
             aux |= {"residual": output.stats.residual, "best_step": output.stats.best_step}
         return Prediction(landmarks, score, aux)
 
-    def track(method, variables, image, restart, exists, past: video.Tracking | None = None):
+    def track(method, variables, image, restart, exists, past: recurrence.Tracking | None = None):
         z0 = model.initial_heatmaps(image[:, 0])
 
         def solve_with(chosen):
@@ -118,7 +119,7 @@ def build(config: Config) -> System:
 
         def descend(z, frame):
             x, _ = model.inject(variables, frame.astype(jnp.float32))
-            z, stats = video.minimize_energy(
+            z, stats = energy.minimize_energy(
                 lambda z, x: model.cell(z, (variables["params"]["cell"], x)),
                 z,
                 x,
@@ -136,7 +137,7 @@ def build(config: Config) -> System:
                 jnp.moveaxis(leaf, 0, 1) for leaf in jax.lax.map(lambda frame: step(z0, frame)[2], frames)
             )
             return Prediction(landmarks, score, {"restarted": jnp.ones(image.shape[:2], bool)}), past
-        tracked, past = video.rwr(
+        tracked, past = recurrence.rwr(
             {"rwr": warm_step, "energy": descend}[method],
             z0,
             image,

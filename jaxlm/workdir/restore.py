@@ -1,0 +1,46 @@
+"""Averaged parameters and running statistics of a checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxlm import systems
+from jaxlm.config import Config
+from jaxlm.workdir import checkpoints
+
+
+def restore_variables(config: Config, workdir: str | Path, step: int | str | None = None) -> tuple[dict[str, Any], int]:
+    """Averaged parameters and running statistics of a checkpoint, and its step.
+
+    Args:
+        config: of the workdir.
+        workdir: with checkpoints.
+        step: a number, "best" (by the first validation set) or "last"; the last one where it is None.
+
+    Raises:
+        ValueError: if there is no such checkpoint, or it is another model's.
+    """
+    saved = checkpoints.Checkpoints(workdir, read_only=True)
+    try:
+        if step in (None, "last"):
+            chosen = saved.last_step
+        elif step == "best":
+            chosen = saved.best_step
+        else:
+            chosen = int(step) if str(step).isdigit() else None
+        if chosen is None or chosen not in saved.steps:
+            known = ", ".join(map(str, saved.steps)) or "none"
+            raise ValueError(
+                f"{workdir} has no checkpoint {step or 'at all'}: it has {known}; last and best are names, too."
+            )
+        state, _ = saved.restore(chosen, _abstract_state(config))
+    finally:
+        saved.close()
+    return state.variables, chosen
+
+
+def _abstract_state(config: Config) -> systems.TrainState:
+    template = jax.eval_shape(systems.build(config).init, jax.random.key(0))
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), template)
