@@ -12,7 +12,7 @@ from absl import app, flags
 from jax.flatten_util import ravel_pytree
 
 from jaxlm import implicit, losses
-from jaxlm.data import pipeline
+from jaxlm.data import batches, sources
 from jaxlm.solvers import anderson, fixed_point_iteration
 from jaxlm.support.program import one_sentence, quiet_logs
 from jaxlm.systems.ldeq import make_model
@@ -32,8 +32,8 @@ def main(argv):
         config = config_file.load_config(WORKDIR.value)
         model = make_model(config)
         variables, step = restore_variables(config, WORKDIR.value)
-        source = pipeline.open_set(config, config.eval.sets[0])
-        batch = next(pipeline.eval_batches(source, config, BATCH.value))
+        source = sources.open_set(config, config.eval.sets[0])
+        batch = next(batches.eval_batches(source, config, BATCH.value))
         images, size = jnp.asarray(batch["image"], jnp.float32), config.image_size
         options: Any = dict(tol=TOL.value, max_steps=STEPS.value)
 

@@ -9,7 +9,7 @@ import time
 from absl import app, flags
 from ml_collections import config_flags
 
-from jaxlm.data import pipeline
+from jaxlm.data.batches import train_batches
 from jaxlm.support.program import one_sentence, quiet_logs
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment.")
@@ -23,7 +23,7 @@ def main(argv):
     with one_sentence():
         config = CONFIG.value
         config.image_size = SIZE.value
-        batches = iter(pipeline.train_batches(config))
+        batches = iter(train_batches(config))
         for _ in range(20):  # what was prefetched does not count
             next(batches)
         start, count = time.perf_counter(), 0

@@ -11,9 +11,9 @@ from jaxtyping import Array, Bool, Float
 
 from jaxlm import losses, metrics, systems
 from jaxlm.config import Config
-from jaxlm.data import pipeline
-from jaxlm.data.builders import FaceBuilder
-from jaxlm.data.readers import Sample
+from jaxlm.data import sources
+from jaxlm.data.builder import FaceBuilder
+from jaxlm.data.samples import Sample
 from jaxlm.optim import apply_gradients, make_optimizer, make_schedule
 from jaxlm.schemes import get_scheme
 from jaxlm.support.errors import BadSample
@@ -100,6 +100,6 @@ def build(config: Config) -> System:
 
 def register() -> None:
     """Makes the names known that a config uses: its sources' `builder`, `loss.name` and `system`."""
-    pipeline.BUILDERS["json_lines"] = JsonLines
+    sources.BUILDERS["json_lines"] = JsonLines
     losses.LANDMARK_LOSSES["huber"] = huber
     systems.SYSTEMS["linear"] = __name__  # the module that holds `build`

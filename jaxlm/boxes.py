@@ -13,7 +13,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from jaxlm import geometry
-from jaxlm.data import pipeline
+from jaxlm.data import sources
 from jaxlm.data.augment import picture_of
 from jaxlm.detect import HaarDetector
 from jaxlm.support.program import one_sentence, parse_flags, quiet_logs
@@ -50,7 +50,7 @@ def nearest_box(found: np.ndarray, tight: np.ndarray) -> np.ndarray | None:
     return max(over_it, key=lambda box: geometry.box_iou(box, tight), default=None)
 
 
-def measure(source: pipeline.FaceSource, detector: Any | None = None, limit: int = 0) -> BoxOffsets:
+def measure(source: sources.FaceSource, detector: Any | None = None, limit: int = 0) -> BoxOffsets:
     """Offsets of a data set's own boxes, or of a detector's: image (H, W, 3) RGB -> boxes (N, 4).
 
     Args:
@@ -86,7 +86,7 @@ def main(argv):
     del argv
     quiet_logs()
     with one_sentence():
-        source = pipeline.open_set(CONFIG.value, DATA.value)
+        source = sources.open_set(CONFIG.value, DATA.value)
         found = measure(source, HaarDetector() if DETECTOR.value == "haar" else None, LIMIT.value)
         print(f"{len(found.values)} faces of {source.name}:{source.split}, {found.missed} missed by the detector")
         print(f"--config.augment.box={found.distribution()}")

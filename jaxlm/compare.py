@@ -22,12 +22,13 @@ from absl import app, flags
 
 from jaxlm import evaluation, systems, trained
 from jaxlm.config import Config
-from jaxlm.data import pipeline
+from jaxlm.data import sources
+from jaxlm.data.sources import with_source
 from jaxlm.networks.blocks import count_parameters
 from jaxlm.networks.multiply_adds import count_macs
 from jaxlm.support import drawing, files
 from jaxlm.support.files import write_atomically
-from jaxlm.support.program import make_folder, one_sentence, parse_flags, quiet_logs, with_source
+from jaxlm.support.program import make_folder, one_sentence, parse_flags, quiet_logs
 from jaxlm.trained import TrainedModel
 
 
@@ -66,7 +67,7 @@ class Entry(NamedTuple):
         }
 
 
-def measure(model: TrainedModel, name: str, source: pipeline.FaceSource, repeats: int) -> Entry:
+def measure(model: TrainedModel, name: str, source: sources.FaceSource, repeats: int) -> Entry:
     """One model on a data set.
 
     Args:
@@ -173,7 +174,7 @@ def main(argv: list[str]) -> None:
         config = models[0].config
         data = DATA.value or config.eval.sets[0]
         config = config if ROOT.value is None else with_source(config, data.partition(":")[0], ROOT.value)
-        source, entries, failed = pipeline.open_set(config, data), [], []
+        source, entries, failed = sources.open_set(config, data), [], []
         for model, name in zip(models, names, strict=True):
             try:
                 entries.append(measure(model, name, source, REPEATS.value))

@@ -21,16 +21,17 @@ from absl import app, flags
 from scipy.spatial import KDTree
 
 from jaxlm import geometry, metrics
-from jaxlm.data import pipeline
+from jaxlm.data import sources
 from jaxlm.data.augment import picture_of
-from jaxlm.data.params_readers import BFM_MODES
-from jaxlm.data.yaw import YAW_BINS
+from jaxlm.data.samples import YAW_BINS
+from jaxlm.data.sets.three_hundred_w_lp import BFM_MODES
+from jaxlm.data.sources import with_source
 from jaxlm.face3d import scans, views
 from jaxlm.face3d.model_files import load_face_model
 from jaxlm.face3d.morphable import MorphableModel
 from jaxlm.reconstruct import Reconstructor
 from jaxlm.support.files import write_atomically
-from jaxlm.support.program import one_sentence, quiet_logs, with_source
+from jaxlm.support.program import one_sentence, quiet_logs
 from jaxlm.support.progress import progress
 
 
@@ -72,7 +73,7 @@ def evaluate_aflw2000(reconstructor: Reconstructor, root: str) -> DenseResult:
         ValueError: if the model has other vertices than the labels' coefficients need.
     """
     config = with_source(reconstructor.config, "aflw2000", root)
-    source = pipeline.open_set(config, "aflw2000")
+    source = sources.open_set(config, "aflw2000")
     if "params" not in source.records[0]:
         raise ValueError(f"{root} has no parameters: the dense protocol needs AFLW2000-3D's .mat files.")
     truth = _whole_model(reconstructor)

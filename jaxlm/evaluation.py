@@ -12,8 +12,9 @@ import numpy as np
 from jaxlm import geometry, metrics
 from jaxlm.config import Config
 from jaxlm.data.augment import Perturbation, picture_of
-from jaxlm.data.pipeline import CropTransform, FaceSource, eval_batches
-from jaxlm.data.yaw import YAW_BINS
+from jaxlm.data.batches import CropTransform, eval_batches
+from jaxlm.data.samples import YAW_BINS
+from jaxlm.data.sources import FaceSource
 from jaxlm.schemes import Scheme, get_scheme, normalizer, normalizers_of
 from jaxlm.support import drawing, files
 from jaxlm.support.files import write_atomically

@@ -21,7 +21,8 @@ from jax import export
 
 from jaxlm import geometry, systems, trained
 from jaxlm.config import Config
-from jaxlm.data import crops, pipeline, rendered
+from jaxlm.data import batches, crops, sources
+from jaxlm.data.rendered import faces
 from jaxlm.folding import fold_batch_norms
 from jaxlm.onnx_graph import to_onnx
 from jaxlm.schemes import FACES68_OF_FACES98, get_scheme
@@ -54,13 +55,13 @@ def check_crops(config: Config, count: int = _CROPS) -> Crops:
         if config.data.sources[name.partition(":")[0]].builder == "rendered":
             break  # no need to render a whole data set
         try:
-            source = pipeline.open_set(config, name)
+            source = sources.open_set(config, name)
         except (ValueError, OSError, BadSample):
             continue
-        batch = next(iter(pipeline.eval_batches(source, config, min(count, len(source)))))
+        batch = next(iter(batches.eval_batches(source, config, min(count, len(source)))))
         return Crops(batch["image"].astype(np.float32), name)
     images = []
-    for face in rendered.photographs(config.seed, 20_000_000, count, 2 * config.image_size):
+    for face in faces.photographs(config.seed, 20_000_000, count, 2 * config.image_size):
         points = face["landmarks"][FACES68_OF_FACES98]
         box = crops.crop_box(config.data.crop, geometry.box_of_points(points), points, np.ones(68, bool))
         transform = geometry.box_to_crop(box, config.image_size)

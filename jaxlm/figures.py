@@ -15,7 +15,7 @@ from absl import app, flags
 
 from jaxlm import losses, systems
 from jaxlm.config import Config
-from jaxlm.data import pipeline
+from jaxlm.data import batches, sources
 from jaxlm.schemes import get_scheme
 from jaxlm.support import drawing, pictures
 from jaxlm.support.program import one_sentence, parse_flags, quiet_logs
@@ -104,8 +104,8 @@ def write_figures(out: str | Path, workdir: str | Path | None, data: str | None,
     if config.loss.on != "heatmaps":
         raise ValueError(f"{workdir} was trained on landmarks (loss.on), so it has no target heatmaps to draw.")
     variables, _ = restore_variables(config, workdir)
-    source = pipeline.open_set(config, data or config.eval.sets[0])
-    batch = next(iter(pipeline.eval_batches(source, config, min(count, len(source)))))
+    source = sources.open_set(config, data or config.eval.sets[0])
+    batch = next(iter(batches.eval_batches(source, config, min(count, len(source)))))
     pictures.write_image(folder / "heatmaps.png", heatmap_sheet(config, variables, batch))
     return [folder / "losses.png", folder / "heatmaps.png"]
 

@@ -16,9 +16,9 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from jaxlm.config import Config
-from jaxlm.data import crops, pipeline
+from jaxlm.data import crops, sources
 from jaxlm.data.augment import picture_of
-from jaxlm.data.params_labels import LabelledRecords, Labels, labels_of
+from jaxlm.data.face_parameters import LabelledRecords, Labels, labels_of
 from jaxlm.face3d import fitting
 from jaxlm.face3d.model_files import model_of
 from jaxlm.face3d.morphable import landmark_model
@@ -46,8 +46,8 @@ def run(config: Config, out: Path) -> dict[str, Any]:
     report, labelled = {}, []
     for name in config.data.sources:
         if config.data.sources[name].weight > 0:
-            source = pipeline.open_source(config, name, config.data.sources[name].train_split)
-            labels = labels_of(config, pipeline.prepare_source(config, name), source.records, source.split)
+            source = sources.open_source(config, name, config.data.sources[name].train_split)
+            labels = labels_of(config, sources.prepare_source(config, name), source.records, source.split)
             report[name] = _summary(labels)
             labelled.append(labels)
             sheet = _sheet(config, source, labels)
@@ -74,7 +74,7 @@ def _summary(labels: Labels) -> dict[str, float]:
     }
 
 
-def _speed(config: Config, source: pipeline.FaceSource) -> float:
+def _speed(config: Config, source: sources.FaceSource) -> float:
     """Faces a second, without compiling."""
     model = landmark_model(model_of(config))
     faces = [source.records[index % len(source)] for index in range(_SPEED)]
@@ -89,9 +89,7 @@ def _speed(config: Config, source: pipeline.FaceSource) -> float:
     return float(usable.sum() / (time.perf_counter() - start))
 
 
-def _sheet(
-    config: Config, source: pipeline.FaceSource, labels: Labels, columns: int = 6, side: int = 240
-) -> np.ndarray:
+def _sheet(config: Config, source: sources.FaceSource, labels: Labels, columns: int = 6, side: int = 240) -> np.ndarray:
     """A row of faces around the median, and one of the worst."""
     fitted = LabelledRecords(source.records, labels, model_of(config))
     order = np.argsort(labels.residual)[: np.isfinite(labels.residual).sum()]

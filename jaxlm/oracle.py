@@ -22,9 +22,10 @@ from jaxtyping import Array, Float
 
 from jaxlm import geometry, heatmaps, systems
 from jaxlm.config import Config
-from jaxlm.data.clips import VideoFile
-from jaxlm.data.video_builders import WflwV, write_labels
-from jaxlm.data.video_pipeline import Video, crop_chunks
+from jaxlm.data.sets.wflw import WflwV
+from jaxlm.data.video_batches import Video, crop_chunks
+from jaxlm.data.video_builder import write_labels
+from jaxlm.data.video_files import VideoFile
 from jaxlm.detect import HaarDetector
 from jaxlm.support.errors import BadSample
 from jaxlm.support.files import write_atomically

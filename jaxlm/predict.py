@@ -32,8 +32,8 @@ import numpy as np
 from absl import app, flags
 
 from jaxlm import detect, prediction_files
-from jaxlm.data.clips import PICTURES, VIDEOS, VideoFile, VideoWriter
-from jaxlm.data.video_builders import load_boxes
+from jaxlm.data.video_builder import load_boxes
+from jaxlm.data.video_files import PICTURES, VIDEOS, VideoFile, VideoWriter
 from jaxlm.predict_video import LiveTracker, VideoPredictor
 from jaxlm.predictor import Face, Predictor
 from jaxlm.schemes import get_scheme

@@ -8,8 +8,8 @@ import numpy as np
 
 from jaxlm import geometry, systems, track
 from jaxlm.data import crops
-from jaxlm.data.clips import VideoFile
-from jaxlm.data.video_pipeline import Video
+from jaxlm.data.video_batches import Video
+from jaxlm.data.video_files import VideoFile
 from jaxlm.predictor import Face, Predictor
 from jaxlm.schemes import get_scheme
 from jaxlm.support.pictures import warp

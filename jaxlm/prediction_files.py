@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from jaxlm import geometry
-from jaxlm.data.clips import VideoFile, VideoWriter
+from jaxlm.data.video_files import VideoFile, VideoWriter
 from jaxlm.predictor import Face
 from jaxlm.schemes import Scheme
 from jaxlm.support import drawing, files

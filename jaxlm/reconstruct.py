@@ -20,7 +20,7 @@ from absl import app, flags
 
 from jaxlm import geometry
 from jaxlm.data import crops
-from jaxlm.data.clips import VideoFile, VideoWriter
+from jaxlm.data.video_files import VideoFile, VideoWriter
 from jaxlm.detect import HaarDetector
 from jaxlm.face3d import mesh_files, parameters, views
 from jaxlm.face3d.model_files import model_of

@@ -18,12 +18,13 @@ from absl import app, flags
 
 from jaxlm import boxes, evaluation, geometry
 from jaxlm.config import Config
-from jaxlm.data import crops, pipeline
+from jaxlm.data import crops, sources
 from jaxlm.data.augment import Perturbation, picture_of
+from jaxlm.data.sources import with_source
 from jaxlm.detect import HaarDetector
 from jaxlm.support import drawing, files
 from jaxlm.support.files import write_atomically
-from jaxlm.support.program import one_sentence, parse_flags, quiet_logs, with_source
+from jaxlm.support.program import one_sentence, parse_flags, quiet_logs
 from jaxlm.support.progress import progress
 from jaxlm.trained import jitted_predict
 from jaxlm.workdir.config_file import load_config
@@ -49,7 +50,7 @@ class Robustness(NamedTuple):
     detectors: dict[str, float]
 
 
-def measure(variables: Any, config: Config, source: pipeline.FaceSource, faces: dict[str, np.ndarray]) -> Robustness:
+def measure(variables: Any, config: Config, source: sources.FaceSource, faces: dict[str, np.ndarray]) -> Robustness:
     """Evaluates one system under every perturbation and with every kind of box.
 
     Args:
@@ -60,7 +61,7 @@ def measure(variables: Any, config: Config, source: pipeline.FaceSource, faces: 
     """
     predict, halves = jitted_predict(config)
 
-    def error(source: pipeline.FaceSource, perturbation: Perturbation | None = None) -> float:
+    def error(source: sources.FaceSource, perturbation: Perturbation | None = None) -> float:
         result = evaluation.evaluate(predict, variables, source, config, halves=halves, perturbation=perturbation)
         return 100 * result.nme_of()
 
@@ -80,7 +81,7 @@ def measure(variables: Any, config: Config, source: pipeline.FaceSource, faces: 
     return Robustness(perturbed, detectors)
 
 
-def face_boxes(source: pipeline.FaceSource) -> dict[str, np.ndarray]:
+def face_boxes(source: sources.FaceSource) -> dict[str, np.ndarray]:
     """Boxes (N, 4) around the landmarks ("landmarks"), as given ("given") and detected ("haar")."""
     detector = HaarDetector()
     found: dict[str, list[np.ndarray]] = {"landmarks": [], "given": [], "haar": []}
@@ -149,7 +150,7 @@ def run(workdirs: list[Path], data: str | None, out: Path, root: str | None = No
         first = with_source(first, data.partition(":")[0], root)
     if data is None and not first.eval.sets:
         raise ValueError(f"{workdirs[0]} has no eval.sets; choose a data set by --data.")
-    source = pipeline.open_set(first, data or first.eval.sets[0])
+    source = sources.open_set(first, data or first.eval.sets[0])
     faces = face_boxes(source)
     results = {}
     for workdir, config in zip(workdirs, configs, strict=True):

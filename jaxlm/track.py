@@ -20,9 +20,9 @@ from scipy.ndimage import gaussian_filter1d
 from jaxlm import geometry, metrics, video_report
 from jaxlm.config import Config
 from jaxlm.data import crops
-from jaxlm.data.clips import VideoFile
-from jaxlm.data.video_builders import check_boxes, load_boxes
-from jaxlm.data.video_pipeline import Video
+from jaxlm.data.video_batches import Video
+from jaxlm.data.video_builder import check_boxes, load_boxes
+from jaxlm.data.video_files import VideoFile
 from jaxlm.detect import Detector, HaarDetector, without_overlaps
 from jaxlm.schemes import get_scheme
 from jaxlm.support.errors import BadSample

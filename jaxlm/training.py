@@ -17,7 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxlm import evaluation, metrics, systems
 from jaxlm.config import Config
-from jaxlm.data import pipeline
+from jaxlm.data import sources
+from jaxlm.data.batches import frames_of_a_still, train_batches, training_labels
 from jaxlm.support import errors
 from jaxlm.support.errors import NonFiniteError
 from jaxlm.support.progress import progress
@@ -88,7 +89,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     saved = checkpoints.last_step
     start = saved or 0
     if saved is None and system.fit:
-        state = replicate(system.fit(jax.device_get(state), pipeline.training_labels(config)), mesh)
+        state = replicate(system.fit(jax.device_get(state), training_labels(config)), mesh)
     if saved is not None:
         state, iterator_state = checkpoints.restore(saved, state)
         if iterator_state:  # converted weights have none
@@ -151,11 +152,11 @@ def _open_data(config: Config):
     process = dict(process_index=jax.process_index(), process_count=jax.process_count())
     if jax.process_index() > 0:
         multihost_utils.sync_global_devices("data prepared")
-    batches = iter(pipeline.train_batches(config, **process))
+    batches = iter(train_batches(config, **process))
     validation = []
     for name in config.eval.sets:
         try:
-            validation.append(pipeline.open_set(config, name))
+            validation.append(sources.open_set(config, name))
         except errors.MissingSplit as error:
             print(f"No validation on {name}: {error}")
     if jax.process_index() == 0:
@@ -165,7 +166,7 @@ def _open_data(config: Config):
 
 def _check(config: Config, system: systems.System, mesh: Mesh) -> None:
     devices = mesh.shape["data"]
-    if (config.train.batch_size // pipeline.frames_of_a_still(config)) % devices:
+    if (config.train.batch_size // frames_of_a_still(config)) % devices:
         raise ValueError(f"train.batch_size = {config.train.batch_size} is not divisible by the {devices} devices.")
     if config.train.num_steps < 1 or config.train.checkpoint_every < 1 or config.train.log_every < 1:
         raise ValueError("train.num_steps, train.checkpoint_every and train.log_every must be at least 1.")

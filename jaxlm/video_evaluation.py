@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxlm import geometry, metrics, systems
 from jaxlm.config import Config
-from jaxlm.data.video_pipeline import Video, VideoSource, by_length, crop_chunks, video_of
+from jaxlm.data.video_batches import Video, VideoSource, by_length, crop_chunks, video_of
 from jaxlm.schemes import Scheme, normalizer
 from jaxlm.support.progress import progress
 from jaxlm.systems import Prediction

@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxlm import geometry
 from jaxlm.config import Config
-from jaxlm.data.clips import VideoWriter
-from jaxlm.data.video_pipeline import Video, VideoSource, video_of
+from jaxlm.data.video_batches import Video, VideoSource, video_of
+from jaxlm.data.video_files import VideoWriter
 from jaxlm.schemes import Scheme
 from jaxlm.support import drawing, files
 from jaxlm.support.files import write_atomically

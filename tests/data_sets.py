@@ -10,9 +10,9 @@ import numpy as np
 import scipy.io
 
 from jaxlm import geometry
-from jaxlm.data.clips import VideoFile, VideoWriter
-from jaxlm.data.video_builders import write_labels
-from jaxlm.data.video_pipeline import Video
+from jaxlm.data.video_batches import Video
+from jaxlm.data.video_builder import write_labels
+from jaxlm.data.video_files import VideoFile, VideoWriter
 from jaxlm.face3d import head
 from jaxlm.schemes import FACES68_OF_FACES98
 

@@ -8,8 +8,9 @@ import pytest
 from data_sets import face, write_csv, write_pts
 from ml_collections import ConfigDict
 
-from jaxlm.data import pipeline
+from jaxlm.data import sources
 from jaxlm.data.augment import Augmentation, make_crop
+from jaxlm.data.batches import eval_batches, train_batches
 from jaxlm.schemes import FACES68
 from jaxlm.support.pictures import warp
 
@@ -160,11 +161,11 @@ def same(left, right):
 
 def test_training_batches_resume_to_the_sample(tmp_path):
     config = make_config(tmp_path)
-    batches = iter(pipeline.train_batches(config))
+    batches = iter(train_batches(config))
     take(batches, 5)
     state = json.loads(json.dumps(batches.get_state()))
     expected = take(batches, 4)
-    again = iter(pipeline.train_batches(config))
+    again = iter(train_batches(config))
     again.set_state(state)
     assert same(take(again, 4), expected)
     assert not same(take(again, 4), expected)
@@ -172,26 +173,26 @@ def test_training_batches_resume_to_the_sample(tmp_path):
 
 def test_processes_share_a_batch(tmp_path):
     config = make_config(tmp_path)
-    whole = take(iter(pipeline.train_batches(config)), 3)
-    parts = [take(iter(pipeline.train_batches(config, process_index=i, process_count=2)), 3) for i in range(2)]
+    whole = take(iter(train_batches(config)), 3)
+    parts = [take(iter(train_batches(config, process_index=i, process_count=2)), 3) for i in range(2)]
     for number, batch in enumerate(whole):
         for i in range(2):
             np.testing.assert_array_equal(parts[i][number]["image"], batch["image"][i::2])
     with pytest.raises(ValueError, match="not divisible by 3 processes"):
-        pipeline.train_batches(config, process_index=0, process_count=3)
+        train_batches(config, process_index=0, process_count=3)
 
 
 def test_mixture_weights(tmp_path):
     config = make_config(tmp_path, batch_size=20)
-    masks = np.concatenate([batch["mask"] for batch in take(iter(pipeline.train_batches(config)), 10)])
+    masks = np.concatenate([batch["mask"] for batch in take(iter(train_batches(config)), 10)])
     from_csv = (~masks).any(axis=1).mean()  # only the CSV misses landmarks
     np.testing.assert_allclose(from_csv, 0.75, atol=0.02)
 
 
 def test_evaluation_visits_every_sample_once_and_pads(tmp_path):
     config = make_config(tmp_path)
-    source = pipeline.open_source(config, "a", None)
-    batches = list(pipeline.eval_batches(source, config, 4))
+    source = sources.open_source(config, "a", None)
+    batches = list(eval_batches(source, config, 4))
     assert [len(batch["index"]) for batch in batches] == [4, 4, 4]
     index = np.concatenate([batch["index"] for batch in batches])
     assert sorted(index[index >= 0]) == list(range(10)) and (index == -1).sum() == 2
@@ -201,9 +202,9 @@ def test_evaluation_visits_every_sample_once_and_pads(tmp_path):
 def test_unknown_sources_and_splits(tmp_path):
     config = make_config(tmp_path)
     with pytest.raises(ValueError, match="choose one of a, b"):
-        pipeline.open_source(config, "c", None)
+        sources.open_source(config, "c", None)
     with pytest.raises(ValueError, match="has no split 'test'; it has train"):
-        pipeline.open_set(config, "a:test")
+        sources.open_set(config, "a:test")
 
 
 def test_tensorflow_is_never_imported(tmp_path):

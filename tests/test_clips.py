@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from data_sets import write_video
 
-from jaxlm.data.clips import VideoFile, VideoWriter
+from jaxlm.data.video_files import VideoFile, VideoWriter
 from jaxlm.support.errors import BadSample
 
 

@@ -7,14 +7,14 @@ import pytest
 from data_sets import write_lsp, write_pts
 
 from jaxlm import evaluation, geometry
-from jaxlm.data import pipeline
+from jaxlm.data import batches, sources
 from jaxlm.schemes import LSP14
 from jaxlm.systems import Prediction
 
 
 def answers(source, config, offsets):
     """A predictor that is off by `offsets` (N, K, 2) pixels of the picture, whatever it sees."""
-    transform, calls = pipeline.CropTransform(config, None), iter(range(1000))
+    transform, calls = batches.CropTransform(config, None), iter(range(1000))
 
     def predict(variables, images):
         del variables
@@ -35,7 +35,7 @@ def test_every_normalizer_of_a_face(tmp_path, capsys):
     config.data.root, config.data.cache = str(tmp_path), str(tmp_path / "cache")
     config.data.sources["300w"].heldout = 0.0
     config.eval.batch_size = 4
-    source = pipeline.open_set(config, "300w:train")
+    source = sources.open_set(config, "300w:train")
     offsets = np.random.default_rng(0).normal(size=(7, 68, 2))
     result = evaluation.evaluate(answers(source, config, offsets), {}, source, config)
     points = np.array([source.records[i]["landmarks"] for i in range(7)])
@@ -64,7 +64,7 @@ def test_a_body_is_measured_in_torsos(tmp_path):
     config.data.root, config.data.cache = str(tmp_path / "lsp"), str(tmp_path / "cache")
     config.data.sources["lsp"].heldout = 0.0
     config.eval.batch_size = 4
-    source = pipeline.open_set(config, "lsp:train")
+    source = sources.open_set(config, "lsp:train")
     torso = {number: np.linalg.norm(joint[9] - joint[2]) for number, joint in enumerate(joints)}
     numbers = [int(source.records[i]["key"].decode()[2:]) - 1 for i in range(9)]
     offsets = np.zeros((9, 14, 2))
@@ -88,6 +88,6 @@ def test_a_normalizer_that_the_scheme_lacks(tmp_path):
     config.data.root, config.data.cache = str(tmp_path / "lsp"), str(tmp_path / "cache")
     config.data.sources["lsp"].heldout = 0.0
     config.data.normalizer = "inter_ocular"
-    source = pipeline.open_set(config, "lsp:train")
+    source = sources.open_set(config, "lsp:train")
     with pytest.raises(ValueError, match="lsp14 has no normalizer 'inter_ocular'; choose one of torso"):
         evaluation.evaluate(answers(source, config, np.zeros((3, 14, 2))), {}, source, config)

@@ -15,7 +15,7 @@ import tddfa_rendered
 from jax import export as jax_export
 
 from jaxlm import compare, export, onnx_graph, sampler, systems, trained
-from jaxlm.data import pipeline
+from jaxlm.data import sources
 from jaxlm.models import tddfa as tddfa_models
 from jaxlm.workdir.config_file import write_config
 
@@ -240,7 +240,7 @@ EXPECTED: list[np.ndarray] = []
 def test_models_are_compared(video_workdir, tmp_path):
     _, folder = video_workdir
     model = trained.load(folder)
-    source = pipeline.open_set(model.config, "rendered:test")
+    source = sources.open_set(model.config, "rendered:test")
     entries = [compare.measure(model, name, source, repeats=2) for name in ("b", "a")]
     compare.write(tmp_path, entries, "rendered:test")
     rows = json.loads((tmp_path / "comparison.json").read_text())["models"]

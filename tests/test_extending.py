@@ -9,7 +9,7 @@ import quickstart
 from data_sets import face
 
 from jaxlm import losses, systems
-from jaxlm.data import pipeline
+from jaxlm.data import sources
 from jaxlm.predict import Predictor
 from jaxlm.support import pictures, program
 from jaxlm.training import train
@@ -22,10 +22,10 @@ def extending(monkeypatch):
     monkeypatch.syspath_prepend(str(DOCS))
     import extending
 
-    before = [dict(held) for held in (pipeline.BUILDERS, losses.LANDMARK_LOSSES, systems.SYSTEMS)]
+    before = [dict(held) for held in (sources.BUILDERS, losses.LANDMARK_LOSSES, systems.SYSTEMS)]
     extending.register()
     yield extending
-    for held, kept in zip((pipeline.BUILDERS, losses.LANDMARK_LOSSES, systems.SYSTEMS), before, strict=True):
+    for held, kept in zip((sources.BUILDERS, losses.LANDMARK_LOSSES, systems.SYSTEMS), before, strict=True):
         held.clear()
         held.update(kept)
 

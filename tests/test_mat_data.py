@@ -5,9 +5,11 @@ import pytest
 import scipy.io
 from data_sets import face, write_aflw, write_cofw, write_lsp
 
-from jaxlm.data.mat_builders import Aflw, Cofw, Lsp
+from jaxlm.data.sets.aflw import Aflw, read_aflw
+from jaxlm.data.sets.cofw import Cofw
+from jaxlm.data.sets.lsp import Lsp
 from jaxlm.support.errors import BadSample
-from jaxlm.support.matlab import read_aflw, read_mat
+from jaxlm.support.matlab import read_mat
 
 
 def records(builder, split):

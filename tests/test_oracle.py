@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from jaxlm import heatmaps, oracle, video_evaluation
-from jaxlm.data.clips import VideoFile
-from jaxlm.data.video_builders import WflwV, write_labels
-from jaxlm.data.video_pipeline import open_videos, video_of
+from jaxlm.data.sets.wflw import WflwV
+from jaxlm.data.video_batches import open_videos, video_of
+from jaxlm.data.video_builder import write_labels
+from jaxlm.data.video_files import VideoFile
 from jaxlm.support.errors import BadSample
 from jaxlm.workdir import restore
 

@@ -10,12 +10,15 @@ from data_sets import face, write_csv
 from ml_collections import ConfigDict
 
 from jaxlm import schemes
-from jaxlm.data import params_labels, params_readers, pipeline
+from jaxlm.data import face_parameters
 from jaxlm.data.augment import Augmentation, make_crop
-from jaxlm.data.params_builders import Aflw2000, AflwCrops, ThreeHundredWLP
-from jaxlm.data.rendered import RenderedFaces
-from jaxlm.data.video_builders import Menpo3D
-from jaxlm.data.yaw import YAW_BINS, yaw_bin
+from jaxlm.data.rendered.faces import RenderedFaces
+from jaxlm.data.samples import YAW_BINS, yaw_bin
+from jaxlm.data.sets import aflw, three_hundred_w_lp
+from jaxlm.data.sets.aflw import AflwCrops
+from jaxlm.data.sets.menpo3d import Menpo3D
+from jaxlm.data.sets.own import OwnData
+from jaxlm.data.sets.three_hundred_w_lp import Aflw2000, ThreeHundredWLP
 from jaxlm.face3d import parameters
 from jaxlm.face3d.model_files import load_face_model
 from jaxlm.face3d.morphable import landmark_model
@@ -67,7 +70,7 @@ def test_pose_parameters_in_the_picture():
     """The published relation: pixels from 1, x = (f R S + t)_x and y = height + 1 − (f R S + t)_y."""
     rng = np.random.default_rng(0)
     vertices, pose = rng.normal(size=(5, 3)), np.array([0.3, -0.7, 0.2, 30.0, 45.0, 9.0, 12.0])
-    params = params_readers.params_of_pose(pose, np.zeros(0), np.zeros(0), 100)
+    params = three_hundred_w_lp.params_of_pose(pose, np.zeros(0), np.zeros(0), 100)
     projected = 12.0 * vertices @ rotation_of_angles(*np.rad2deg(pose[:3])).T + pose[3:6]
     published = np.stack([projected[:, 0], 101 - projected[:, 1]], axis=1)
     matrix = params[:12].reshape(3, 4)
@@ -109,7 +112,7 @@ def test_a_wrong_mat_is_named(tmp_path, field, value, message):
     _, fields = write_3ddfa(tmp_path)[0]
     changed = {name: array for name, array in {**fields, field: value}.items() if array is not None}
     scipy.io.savemat(tmp_path / "image0.mat", changed)
-    first = next(iter(params_readers.read_3ddfa_folder(tmp_path)))
+    first = next(iter(three_hundred_w_lp.read_3ddfa_folder(tmp_path)))
     assert isinstance(first, BadSample)
     with pytest.raises(BadSample, match=message):
         raise first
@@ -143,22 +146,22 @@ def test_the_catalogue_of_tfds(tmp_path):
 
     catalogue = The300wLp(data_dir=tmp_path / "tfds", file_format="array_record")
     catalogue.download_and_prepare(download_config=tfds.download.DownloadConfig(register_checksums=False))
-    read = list(params_readers.read_catalogue(Path(str(catalogue.data_path))))
+    read = list(three_hundred_w_lp.read_catalogue(Path(str(catalogue.data_path))))
     assert len(read) == 4
     truth = {round(float(points.mean()), 3): fields for points, fields in faces}
     for sample in read:
         fields = truth[round(float(sample.landmarks.mean()), 3)]
-        expected = params_readers.params_of_pose(
+        expected = three_hundred_w_lp.params_of_pose(
             fields["Pose_Para"].ravel(), fields["Shape_Para"].ravel(), fields["Exp_Para"].ravel(), 450
         )
         np.testing.assert_allclose(sample.params, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_the_head_laid_over_3d_landmarks_gives_their_yaw():
-    points = params_readers._head_landmarks()
+    points = three_hundred_w_lp._head_landmarks()
     for angles in ([10.0, -70.0, 5.0], [-20.0, 40.0, 30.0]):
         turned = 3.0 * points @ rotation_of_angles(*map(np.array, angles)).T + [5.0, 6.0, 7.0]
-        found = parameters.angles_of_rotation(params_readers._rotation_between(points, turned))
+        found = parameters.angles_of_rotation(three_hundred_w_lp._rotation_between(points, turned))
         np.testing.assert_allclose(found, angles, atol=1e-6)
 
 
@@ -179,7 +182,7 @@ def test_aflw_crops(tmp_path):
     assert [int(np.argmax(record["subsets"])) for record in read] == [0, 1, 2]
     np.save(root / "AFLW_GT_crop_yaws.npy", [0.0])
     with pytest.raises(BadSample, match="points, yaws and boxes have the shapes"):
-        params_readers.read_aflw_crops(root)
+        aflw.read_aflw_crops(root)
 
 
 def test_menpo3d_picks_its_68(tmp_path):
@@ -249,9 +252,9 @@ def test_given_parameters_keep_the_first_modes(tmp_path):
     write_3ddfa(tmp_path / "lp", field="pt2d")
     builder = ThreeHundredWLP(tmp_path / "lp", tmp_path / "cache", scheme="faces68")
     read = records(builder, "train")
-    labels = params_labels.labels_of(small_config(tmp_path), builder, read, "train")
+    labels = face_parameters.labels_of(small_config(tmp_path), builder, read, "train")
     np.testing.assert_allclose(labels.params, [record["params"][[*range(14), 211, 212]] for record in read])
-    records_with = params_labels.LabelledRecords(read, labels, load_face_model("head", identity=2, expression=2))
+    records_with = face_parameters.LabelledRecords(read, labels, load_face_model("head", identity=2, expression=2))
     assert records_with[0]["params"].shape == (16,) and "mirrored" not in records_with[0]
 
 
@@ -262,21 +265,21 @@ def test_fitted_parameters_are_kept_and_bad_faces_left_out(tmp_path, monkeypatch
     cells[40:100] = [f"{value:.1f}" for value in np.random.default_rng(0).uniform(0, 96, 60)]
     path.write_text("\n".join([*rows[:3], ",".join(cells), *rows[4:]]) + "\n")
     config = small_config(tmp_path, labels="fitted")
-    builder = pipeline.OwnData(tmp_path / "own", tmp_path / "cache", scheme="faces68")
+    builder = OwnData(tmp_path / "own", tmp_path / "cache", scheme="faces68")
     builder.prepare()
     source = builder.as_data_source(split="train")
-    labels = params_labels.labels_of(config, builder, source, "train")
+    labels = face_parameters.labels_of(config, builder, source, "train")
     assert len(labels.usable) == 5 and labels.params.shape == (6, 16) and labels.mirrored is not None
     output = capsys.readouterr().out
     assert "1 of 6 faces fit worse than 5 %" in output and "fitting 6 faces, once" in output
-    wrapped = params_labels.LabelledRecords(source, labels, load_face_model("head", identity=2, expression=2))
+    wrapped = face_parameters.LabelledRecords(source, labels, load_face_model("head", identity=2, expression=2))
     record = wrapped[0]
     given = source[int(labels.usable[0])]
     exists = given["mask"].astype(bool)
     assert np.abs(record["landmarks"] - given["landmarks"])[exists].mean() < 2.0 and record["mask"].all()
     # A second time they are read.
-    monkeypatch.setattr(params_labels.fitting, "fit_landmarks", None)
-    again = params_labels.labels_of(config, builder, source, "train")
+    monkeypatch.setattr(face_parameters.fitting, "fit_landmarks", None)
+    again = face_parameters.labels_of(config, builder, source, "train")
     np.testing.assert_array_equal(again.params, labels.params)
 
 

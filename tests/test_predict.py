@@ -11,8 +11,11 @@ import quickstart
 from data_sets import write_video
 
 from jaxlm import detect, geometry, predict, prediction_files, track, trained
-from jaxlm.data import readers, rendered
-from jaxlm.data.clips import VideoFile
+from jaxlm.data.readers import tables
+from jaxlm.data.readers.points import read_points_folder, read_pts
+from jaxlm.data.rendered.faces import photographs
+from jaxlm.data.samples import validate
+from jaxlm.data.video_files import VideoFile
 from jaxlm.predict_video import LiveTracker, VideoPredictor
 from jaxlm.predictor import Predictor
 from jaxlm.schemes import FACES68, FACES68_OF_FACES98
@@ -104,7 +107,7 @@ class TestShippedModel:
         folder = trained._shipped()
         assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 5e6
         predictor = Predictor.load(refine=0)
-        faces = list(rendered.photographs(99, 0, 4, 160))
+        faces = list(photographs(99, 0, 4, 160))
         points = [face["landmarks"][FACES68_OF_FACES98] for face in faces]
         found = predictor.many([face["image"] for face in faces], [geometry.box_of_points(p)[None] for p in points])
         for truth, (face,) in zip(points, found, strict=True):
@@ -114,7 +117,7 @@ class TestShippedModel:
     def test_on_real_faces(self, real_data):
         predictor, errors = Predictor.load(), []
         for path in sorted((real_data / "300w" / "lfpw" / "trainset").glob("*.jpg"))[::100]:
-            (sample,) = [s for s in readers.read_points_folder(path.parent, 68) if s.image == path][:1]
+            (sample,) = [s for s in read_points_folder(path.parent, 68) if s.image == path][:1]
             image = pictures.decode_image(path.read_bytes())
             faces = predictor(image)
             errors.append(min((np.abs(face.landmarks - sample.landmarks).mean() for face in faces), default=np.inf))
@@ -178,12 +181,12 @@ class TestProgram:
         ]  # fmt: skip
         content = json.loads((tmp_path / "out" / "predictions.json").read_text())
         assert content["scheme"] == "faces68" and sum("error" in entry for entry in content["files"]) == 3
-        points = readers.read_pts(tmp_path / "out" / "more_a_0.pts", 68)
+        points = read_pts(tmp_path / "out" / "more_a_0.pts", 68)
         np.testing.assert_allclose(points.mean(axis=0), SPOT + 3, atol=0.1)
         # The table is a data set.
-        samples = list(readers.read_csv(tmp_path / "out" / "predictions.csv", 68))
+        samples = list(tables.read_csv(tmp_path / "out" / "predictions.csv", 68))
         np.testing.assert_allclose(samples[0].landmarks.mean(axis=0), SPOT, atol=0.1)
-        assert all(readers.validate(sample) for sample in samples)  # their pictures are found
+        assert all(validate(sample) for sample in samples)  # their pictures are found
 
     def test_one_that_fails_does_not_take_the_others_along(self, tmp_path, capsys, monkeypatch):
         for name in "abc":

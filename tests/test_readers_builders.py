@@ -3,8 +3,11 @@ import numpy as np
 import pytest
 from data_sets import face, write_coco, write_csv, write_pts, write_wflw
 
-from jaxlm.data import readers
-from jaxlm.data.builders import FaceBuilder, OwnData, ThreeHundredW, Wflw
+from jaxlm.data.builder import FaceBuilder
+from jaxlm.data.readers.points import read_points_folder, read_pts
+from jaxlm.data.sets.own import OwnData
+from jaxlm.data.sets.three_hundred_w import ThreeHundredW
+from jaxlm.data.sets.wflw import Wflw
 from jaxlm.support import pictures
 from jaxlm.support.errors import BadSample
 
@@ -23,7 +26,7 @@ def own(root, tmp_path, **options):
 
 def test_pts_are_one_based(tmp_path):
     write_pts(tmp_path / "faces", 2)
-    points = readers.read_pts(tmp_path / "faces" / "image_001.pts", 68)
+    points = read_pts(tmp_path / "faces" / "image_001.pts", 68)
     np.testing.assert_allclose(points, face(1)[1], atol=1e-4)
 
 
@@ -289,12 +292,12 @@ def test_a_folder_of_counted_points_with_boxes(tmp_path):
         (tmp_path / f"{number}.txt").write_text(f"68\n{lines}\n")
     (tmp_path / "1.rct").write_text("10 12 80 90\n")
     (tmp_path / "notes.txt").write_text("not points: there is no picture beside it")
-    samples = list(readers.read_points_folder(tmp_path, 68))
+    samples = list(read_points_folder(tmp_path, 68))
     assert [sample.key for sample in samples] == ["0", "1", "2"]
     np.testing.assert_allclose(samples[2].landmarks, face(2)[1], atol=1e-4)
     np.testing.assert_array_equal(samples[1].bbox, [10, 12, 80, 90])
     assert samples[0].bbox is None
     (tmp_path / "1.rct").write_text("10 12 80")
     (tmp_path / "2.txt").write_text("68\n1 2\n3 x\n")
-    messages = [str(sample) for sample in readers.read_points_folder(tmp_path, 68)][1:]
+    messages = [str(sample) for sample in read_points_folder(tmp_path, 68)][1:]
     assert "1.rct must hold the face's box" in messages[0] and "2.txt has a line that is not two numbers" in messages[1]

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.data import rendered
+from jaxlm.data.rendered import faces
+from jaxlm.data.rendered.faces import RENDERER, photographs, render_faces, sample_scene
 from jaxlm.face3d import head, morphable, rasterizer
 from jaxlm.schemes import FACES98
 
@@ -112,8 +113,8 @@ def test_modes_do_what_they_are_called():
 
 
 def test_rendered_faces_are_reproducible_and_exact():
-    faces = list(rendered.photographs(5, 3, 4, 96))
-    again = list(rendered.photographs(5, 5, 1, 96))
+    faces = list(photographs(5, 3, 4, 96))
+    again = list(photographs(5, 5, 1, 96))
     np.testing.assert_array_equal(faces[2]["image"], again[0]["image"])
     assert np.abs(faces[0]["image"].astype(int) - faces[1]["image"]).mean() > 5
     for one in faces:
@@ -122,7 +123,7 @@ def test_rendered_faces_are_reproducible_and_exact():
 
 
 def test_the_pictures_are_those_of_their_version():
-    face = next(rendered.photographs(5, 3, 1, 96))
+    face = next(photographs(5, 3, 1, 96))
     coarse = face["image"].reshape(4, 24, 4, 24, 3).mean(axis=(1, 3, 4))
     known = {
         1: [
@@ -133,31 +134,31 @@ def test_the_pictures_are_those_of_their_version():
         ]
     }
     message = "The pictures have changed: raise RENDERER and add the new means here."
-    np.testing.assert_allclose(coarse, known[rendered.RENDERER], atol=0.5, err_msg=message)
+    np.testing.assert_allclose(coarse, known[RENDERER], atol=0.5, err_msg=message)
 
 
 @pytest.mark.slow
 def test_windows_lose_no_pixel(monkeypatch):
     rngs = [np.random.default_rng([9, i]) for i in range(6)]
-    scenes = [rendered.sample_scene(rng, 160)._replace(scale=np.float32(0.8)) for rng in rngs]
+    scenes = [sample_scene(rng, 160)._replace(scale=np.float32(0.8)) for rng in rngs]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *scenes)
     textures = np.zeros((6, 8, 8, 3), np.float32)
-    quick = rendered.render_faces(stacked, textures, 160)
-    monkeypatch.setattr(rendered, "_patches", lambda scale: ((len(head.head().triangles), 40),))
-    safe = rendered.render_faces(stacked, textures, 160)
+    quick = render_faces(stacked, textures, 160)
+    monkeypatch.setattr(faces, "_patches", lambda scale: ((len(head.head().triangles), 40),))
+    safe = render_faces(stacked, textures, 160)
     assert safe.alpha.sum() > 40000
     np.testing.assert_array_equal(quick.alpha, safe.alpha)
 
 
 def test_hidden_contour_slides_onto_the_outline():
     rng = np.random.default_rng(0)
-    scene = rendered.sample_scene(rng, 160)._replace(
+    scene = sample_scene(rng, 160)._replace(
         angles=np.array([0.8, 0.0, 0.0], np.float32),
         identity=np.zeros(40, np.float32),
         expression=np.zeros(10, np.float32),
     )
     stacked = jax.tree.map(lambda leaf: np.asarray(leaf)[None], scene)
-    faces = rendered.render_faces(stacked, np.zeros((1, 8, 8, 3), np.float32), 160)
+    faces = render_faces(stacked, np.zeros((1, 8, 8, 3), np.float32), 160)
     alpha, contour = np.asarray(faces.alpha[0]), np.asarray(faces.landmarks[0, 22:31])
     for x, y in contour:  # the far side lies within two pixels of the edge of the head
         row = alpha[round(y)]

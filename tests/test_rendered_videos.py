@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 
 from jaxlm import geometry
-from jaxlm.data import rendered_videos
+from jaxlm.data.rendered import videos
 
 
 @functools.cache
 def film(hard: bool):
-    return rendered_videos.film(3, 0, num_frames=5, size=64, hard=hard)
+    return videos.film(3, 0, num_frames=5, size=64, hard=hard)
 
 
 @pytest.mark.parametrize("hard", [True, False])
 def test_rendered_videos_move_and_repeat(hard):
     clip = film(hard)
-    again = rendered_videos.film(3, 0, num_frames=5, size=64, hard=hard)
+    again = videos.film(3, 0, num_frames=5, size=64, hard=hard)
     np.testing.assert_array_equal(clip.frames, again.frames)
     np.testing.assert_array_equal(clip.landmarks, again.landmarks)
     steps = np.linalg.norm(np.diff(clip.landmarks, axis=0), axis=-1).mean(axis=1)

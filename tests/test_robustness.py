@@ -8,7 +8,7 @@ from data_sets import write_pts
 from ml_collections import ConfigDict
 
 from jaxlm import boxes, geometry, robustness
-from jaxlm.data import crops, pipeline
+from jaxlm.data import batches, crops, sources
 from jaxlm.data.augment import Augmentation, Perturbation, label_noise, make_crop, random_box
 from jaxlm.schemes import get_scheme
 from jaxlm.training import train
@@ -138,7 +138,7 @@ def test_any_workdir_gets_the_tables_and_the_plot(trained, capsys):
 
 def test_boxes_are_measured(trained):
     config, _ = trained
-    found = boxes.measure(pipeline.open_set(config, "300w:train"))
+    found = boxes.measure(sources.open_set(config, "300w:train"))
     np.testing.assert_allclose(found.values, 0.0, atol=1e-5)
     assert found.missed == 0 and found.distribution() == (0.0,) * 8
     wider = boxes.offsets(np.array([0.0, 0.0, 40.0, 20.0]), np.array([0.0, 0.0, 20.0, 20.0]))
@@ -151,12 +151,12 @@ def test_full_pictures_and_stretched_crops_are_measured_in_the_pictures_pixels(t
     from jaxlm.systems import Prediction
 
     config, _ = trained
-    source = pipeline.open_set(config, "300w:heldout")
+    source = sources.open_set(config, "300w:heldout")
     values = []
     for name in ("dpr", "reinit"):
         changed = config.copy_and_resolve_references()
         changed.data.crop = name
-        batch = next(pipeline.eval_batches(source, changed, len(source)))
+        batch = next(batches.eval_batches(source, changed, len(source)))
         matrix = batch["transform"].astype(np.float64)
         in_picture = geometry.apply_affine(geometry.invert_affine(matrix), batch["landmarks"])
         off = geometry.apply_affine(matrix, in_picture + np.array([2.0, 0.0]))

@@ -7,8 +7,8 @@ import pytest
 from data_sets import moving_box, write_video
 
 from jaxlm import geometry, track, trained, video_evaluation
-from jaxlm.data.clips import VideoFile, VideoWriter
-from jaxlm.data.video_pipeline import open_videos
+from jaxlm.data.video_batches import open_videos
+from jaxlm.data.video_files import VideoFile, VideoWriter
 from jaxlm.support.errors import BadSample
 
 

@@ -6,8 +6,10 @@ import pytest
 from data_sets import moving_box, video_in, write_video, write_wflwv
 
 from jaxlm import geometry
-from jaxlm.data.video_builders import ThreeHundredVW, VideoSample, WflwV, check_video
-from jaxlm.data.video_pipeline import Video, crop_chunks, video_of
+from jaxlm.data.sets.three_hundred_w import ThreeHundredVW
+from jaxlm.data.sets.wflw import WflwV
+from jaxlm.data.video_batches import Video, crop_chunks, video_of
+from jaxlm.data.video_builder import VideoSample, check_video
 from jaxlm.support.errors import BadSample
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from jaxlm import geometry, metrics, systems, video_evaluation
-from jaxlm.data.clips import VideoFile
-from jaxlm.data.video_pipeline import by_length, crop_chunks, open_videos, video_of
+from jaxlm.data.video_batches import by_length, crop_chunks, open_videos, video_of
+from jaxlm.data.video_files import VideoFile
 from jaxlm.support import program
 from jaxlm.workdir import restore
 

@@ -98,7 +98,7 @@ def make_crop(
 
     Args:
         record: image bytes (or RGB array), landmarks (K, 2), mask, visibility (K,), bbox (4,); `face` (4,), where there
-            is one, is cropped instead of bbox; `params` and `mirrored` (P,), see `jaxlm.data.params_labels`.
+            is one, is cropped instead of bbox; `params` and `mirrored` (P,), see `jaxlm.data.face_parameters`.
         scheme: of the landmarks.
         crop: protocol, a key of `jaxlm.data.crops.PROTOCOLS`.
         size: side of the crop in pixels.

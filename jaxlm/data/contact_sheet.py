@@ -17,7 +17,8 @@ from ml_collections import config_flags
 
 from jaxlm.config import Config
 from jaxlm.data.augment import Augmentation
-from jaxlm.data.pipeline import CropTransform, FaceSource, make_augmentation, open_source, train_batches
+from jaxlm.data.batches import CropTransform, make_augmentation, train_batches
+from jaxlm.data.sources import FaceSource, open_source
 from jaxlm.face3d import parameters
 from jaxlm.face3d.model_files import model_of
 from jaxlm.schemes import get_scheme

@@ -11,3 +11,8 @@ class BadSample(ValueError):
 
 class NonFiniteError(FloatingPointError):
     """Loss or gradient is not finite."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's text."""
+    return str(error).partition("\n")[0]

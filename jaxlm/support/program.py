@@ -11,11 +11,12 @@ from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from jaxlm import evaluation, video_evaluation, video_report
 from jaxlm.config import Config
-from jaxlm.data import pipeline, video_pipeline
+from jaxlm.data import sources, video_batches
+from jaxlm.data.sources import with_source
 from jaxlm.support.errors import BadSample
 from jaxlm.trained import jitted_predict
 from jaxlm.workdir import config_file
@@ -152,13 +153,13 @@ def evaluate_workdir(
     written = []
     for name in sets:
         suffix = f"_{Path(root).resolve().stem}" if root else ""
-        evaluate_set = _evaluate_videos if pipeline.holds_videos(config, name.partition(":")[0]) else _evaluate_stills
+        evaluate_set = _evaluate_videos if sources.holds_videos(config, name.partition(":")[0]) else _evaluate_stills
         written += evaluate_set(variables, config, name, folder / "eval", step, suffix)
     return written
 
 
 def _evaluate_stills(variables, config: Config, name: str, folder: Path, step: int, suffix: str) -> list[Path]:
-    source = pipeline.open_set(config, name)
+    source = sources.open_set(config, name)
     predict, halves = jitted_predict(config)
     result = evaluation.evaluate(predict, variables, source, config, halves=halves, show_progress=True)
     label = f"{source.name}_{source.split}{suffix}"
@@ -172,7 +173,7 @@ def _evaluate_videos(variables, config: Config, name: str, folder: Path, step: i
     methods = config.video.methods if "video" in config else ()
     follower = video_evaluation.Follower(variables, config, methods)
     reports, rows = [], {}
-    for source in video_pipeline.open_videos(config, name):
+    for source in video_batches.open_videos(config, name):
         result = video_evaluation.evaluate_videos(follower, source, config)
         label = f"{source.name}_{source.split}{suffix}"
         rows[source.split] = {method: result.row(method) for method in result.scores}
@@ -208,20 +209,3 @@ def make_folder(folder: Path) -> Path:
             f"The folder {folder} cannot be written to ({error.strerror}); choose another --out."
         ) from None
     return folder
-
-
-def with_source(config: Config, builder: str, root: str) -> Config:
-    """A config whose source `builder` is that builder's data under `root`, all of it."""
-    choices = [name for name in pipeline.BUILDERS if not name.startswith("rendered")]
-    if builder not in choices:
-        raise ValueError(f"--root goes with --data naming a builder: one of {', '.join(choices)}.")
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        files = str(Path(root).expanduser().resolve())
-        known = config.data.sources.get(builder, ConfigDict())
-        # Options of that data set, such as other labels, but none of which part of it is trained on.
-        options = known.to_dict() if known.get("builder") == builder else {}
-        options = {key: value for key, value in options.items() if key not in ("heldout", "group")}
-        defaults = dict(builder=builder, root=files, train_split="train", weight=0.0)
-        config.data.sources[builder] = ConfigDict({**options, **defaults})
-    return config

@@ -9,8 +9,8 @@ import numpy as np
 from jaxlm import geometry
 from jaxlm.config import Config
 from jaxlm.data import crops
-from jaxlm.data.clips import VideoFile
-from jaxlm.data.pipeline import check_split, prepare_source
+from jaxlm.data.sources import check_split, prepare_source
+from jaxlm.data.video_files import VideoFile
 from jaxlm.schemes import Scheme
 from jaxlm.support.errors import BadSample
 from jaxlm.support.pictures import warp

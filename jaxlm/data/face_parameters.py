@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.config import Config
-from jaxlm.data.builders import FaceBuilder
+from jaxlm.data.builder import FaceBuilder
 from jaxlm.face3d import fitting, parameters
 from jaxlm.face3d.model_files import model_of
 from jaxlm.face3d.morphable import MorphableModel, landmark_model

@@ -16,10 +16,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from jaxlm import geometry
-from jaxlm.data import array_readers, readers
-from jaxlm.data.readers import Sample
-from jaxlm.data.yaw import YAW_BINS
-from jaxlm.schemes import FACES68_OF_FACES98, Scheme, get_scheme
+from jaxlm.data.samples import Sample, validate
+from jaxlm.schemes import Scheme, get_scheme
 from jaxlm.support.errors import BadSample
 
 
@@ -154,7 +152,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
             try:
                 if isinstance(sample, BadSample):
                     raise sample
-                yield f"{number:08d}", self._record(sample, readers.validate(sample))
+                yield f"{number:08d}", self._record(sample, validate(sample))
             except BadSample as error:
                 if self.on_bad == "error":
                     raise
@@ -210,114 +208,3 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         if listing.exists():
             count = len(listing.read_text().splitlines())
             print(f"{type(self).__name__}: {count} samples skipped, listed in {listing}")
-
-
-class Wflw(FaceBuilder):
-    """WFLW (Wu et al., CVPR 2018): `WFLW_images/` and `WFLW_annotations/` side by side, as published.
-
-    Under the scheme `faces68` the 68 points among the 98 are read, so that a 68-point model can be evaluated on it.
-    """
-
-    SUBSETS = readers.WFLW_SUBSETS
-    LIST = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_{}.txt"
-
-    def annotation_files(self):
-        return [self.root / self.LIST.format(split) for split in ("train", "test")]
-
-    def check_root(self):
-        super().check_root()
-        if self.scheme.name not in ("faces98", "faces68"):
-            raise ValueError(f"WFLW has 98 landmarks (or the 68 among them), not the scheme {self.scheme.name!r}.")
-        if not any(path.exists() for path in self.annotation_files()):
-            raise ValueError(f"{self.root} is not WFLW: it has no {self.LIST.format('train')}.")
-
-    def published_splits(self):
-        images = self.root / "WFLW_images"
-        lists = {split: self.root / self.LIST.format(split) for split in ("train", "test")}
-        return {split: self._samples(path, images) for split, path in lists.items() if path.exists()}
-
-    def _samples(self, annotations: Path, images: Path) -> Iterator[Sample | BadSample]:
-        for sample in readers.read_wflw(annotations, images):
-            if isinstance(sample, Sample) and self.scheme.num_landmarks == 68:
-                sample.landmarks = sample.landmarks[FACES68_OF_FACES98]
-            yield sample
-
-
-class ThreeHundredW(FaceBuilder):
-    """300-W (Sagonas et al., ICCVW 2013) in its folders: `afw`, `helen`, `lfpw`, `ibug`, `300W` (private test).
-
-    A partial copy works with what is there and says what is missing.
-    """
-
-    SUBSETS = ("common", "challenge", "indoor", "outdoor")
-    FOLDERS = {
-        "train": {"afw": (), "helen/trainset": (), "lfpw/trainset": ()},
-        "test": {"helen/testset": ("common",), "lfpw/testset": ("common",), "ibug": ("challenge",)},
-        "private": {"300W/01_Indoor": ("indoor",), "300W/02_Outdoor": ("outdoor",)},
-    }
-
-    def annotation_files(self):
-        return [self.root / folder for split in self.FOLDERS.values() for folder in split]
-
-    def check_root(self):
-        super().check_root()
-        if not any(path.is_dir() for path in self.annotation_files()):
-            raise ValueError(
-                f"{self.root} is not 300-W: it has none of {', '.join(f for s in self.FOLDERS.values() for f in s)}."
-            )
-
-    def published_splits(self):
-        splits = {}
-        for split, folders in self.FOLDERS.items():
-            present = {folder: subsets for folder, subsets in folders.items() if (self.root / folder).is_dir()}
-            if present:
-                splits[split] = self._samples(present)
-        return splits
-
-    def _samples(self, folders: dict[str, tuple[str, ...]]) -> Iterator[Sample | BadSample]:
-        for folder, subsets in folders.items():
-            for sample in readers.read_points_folder(self.root / folder, self.scheme.num_landmarks):
-                if isinstance(sample, Sample):
-                    sample.subsets, sample.key = subsets, f"{folder}/{sample.key}"
-                yield sample
-
-
-class OwnData(FaceBuilder):
-    """The user's own faces, split "train": a CSV file, a COCO-keypoints JSON file, an `.npz`, or a folder of points.
-
-    A folder that holds one `landmarks.csv` or one `.json` file is read by that file; any other by its `.pts` or `.txt`
-    files, see `jaxlm.data.readers.read_points_folder`. Where a CSV file has a column `yaw`, the subsets are its bins.
-    """
-
-    SUBSETS = YAW_BINS
-
-    def _source(self) -> Path:
-        if self.root.is_dir():
-            files = [*self.root.glob("landmarks.csv"), *self.root.glob("*.json")]  # an .npz is named itself
-            if len(files) == 1:
-                return files[0]
-        return self.root
-
-    def annotation_files(self):
-        source = self._source()
-        if source.is_file():
-            return [source]
-        points = readers.points_files(source)
-        return [*points, *(path.with_suffix(".rct") for path in points if path.with_suffix(".rct").exists())]
-
-    def check_root(self):
-        super().check_root()
-        if not self.annotation_files():
-            raise ValueError(
-                f"{self.root} holds no .pts or .txt files of points, no landmarks.csv and not exactly one .json."
-            )
-
-    def published_splits(self):
-        source, count = self._source(), self.scheme.num_landmarks
-        if source.suffix == ".csv":
-            return {"train": readers.read_csv(source, count)}
-        if source.suffix == ".json":
-            return {"train": readers.read_coco(source, count)}
-        if source.suffix == ".npz":
-            return {"train": array_readers.read_npz(source, count)}
-        return {"train": readers.read_points_folder(source, count)}

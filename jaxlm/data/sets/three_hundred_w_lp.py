@@ -1,6 +1,6 @@
-"""Faces with 3DMM parameters and their landmarks: 300W-LP and AFLW2000-3D, and the label files of 3DDFA's tests."""
+"""Builders of 3DDFA's training and test sets: faces with 3DMM parameters, tested by yaw."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxlm.data.array_readers import read_npy
-from jaxlm.data.readers import Sample
-from jaxlm.data.yaw import yaw_bin
+from jaxlm.data.builder import FaceBuilder
+from jaxlm.data.readers.arrays import read_npy
+from jaxlm.data.samples import YAW_BINS, Sample, yaw_bin
 from jaxlm.face3d import head, parameters
 from jaxlm.schemes import FACES68_OF_FACES98
 from jaxlm.support.errors import BadSample
@@ -136,31 +136,59 @@ def _rotation_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return left @ np.diag([1.0, 1.0, sign]) @ right
 
 
-AFLW_LIST = "AFLW_GT_crop.list"
+class ParamsBuilder(FaceBuilder):
+    """Base of the builders here. Their SUBSETS are bins of the yaw, whose mean the papers print."""
+
+    SUBSETS = YAW_BINS
+    SCHEME = "faces68"
+
+    def check_root(self):
+        super().check_root()
+        if self.scheme.name != self.SCHEME:
+            raise ValueError(f"{type(self).__name__} has the scheme {self.SCHEME}, not {self.scheme.name!r}.")
 
 
-def read_aflw_crops(root: Path) -> list[Sample | BadSample]:
-    """Samples of 3DDFA's crops of AFLW; see `jaxlm.data.params_builders.AflwCrops`.
+class ThreeHundredWLP(ParamsBuilder):
+    """300W-LP (Zhu et al., CVPR 2016): the folder as published, or the TFDS catalogue's `the300w_lp/1.0.0`.
 
-    Raises:
-        BadSample: for files that are missing or of different lengths.
+    The parameters are 3DDFA's, of the Basel Face Model; mirrored faces (`*_Flip`) are samples of their own.
     """
-    listing = root / AFLW_LIST
-    if not listing.is_file():
-        raise BadSample(f"{root} has no {AFLW_LIST}: it is not 3DDFA's test set of AFLW.")
-    names = listing.read_text().split()
-    points, yaws, boxes = (read_npy(root / f"AFLW_GT_{name}.npy") for name in ("pts21", "crop_yaws", "crop_roi_box"))
-    count = len(names)
-    if points.shape != (count, 2, 21) or yaws.shape != (count,) or boxes.shape != (count, 4):
-        raise BadSample(
-            f"{root}: points, yaws and boxes have the shapes {points.shape}, {yaws.shape}, {boxes.shape} where the "
-            f"{count} crops need ({count}, 2, 21), ({count},) and ({count}, 4)."
-        )
-    samples: list[Sample | BadSample] = []
-    for number, name in enumerate(names):
-        landmarks = np.where((points[number] > 0).all(axis=0), points[number], np.nan).T
-        x, y, right, lower = boxes[number]
-        landmarks = (landmarks - [x, y] + 0.5) * 120.0 / [right - x, lower - y] - 0.5
-        where, yaw = f"{listing}, line {number + 1}", (yaw_bin(float(yaws[number])),)
-        samples.append(Sample(root / "AFLW_GT_crop" / name, landmarks, where, subsets=yaw, key=name))
-    return samples
+
+    MODES = BFM_MODES
+
+    def published_splits(self) -> dict[str, Iterable[Sample | BadSample]]:
+        if (self.root / "dataset_info.json").exists():
+            return {"train": read_catalogue(self.root)}
+        return {"train": read_3ddfa_folder(self.root)}
+
+
+class Aflw2000(ParamsBuilder):
+    """AFLW2000-3D (Zhu et al., CVPR 2016), split "test": the folder as published, or the catalogue's `aflw2k3d/1.0.0`.
+
+    Args:
+        root, cache, scheme and the rest: see `FaceBuilder`.
+        labels: file of other annotators' landmarks, `.npy` (N, 2 or 3, 68) in the order of the pictures' names, as
+            3DDFA publishes the re-annotation (`AFLW2000-3D-Reannotated.pts68.npy`); "" for the original ones.
+    """
+
+    def __init__(self, root, cache, *, scheme: str, labels: str = "", **options):
+        self.labels = Path(labels).expanduser() if labels else None
+        if not (Path(root).expanduser() / "dataset_info.json").exists():
+            self.MODES = BFM_MODES  # which the catalogue leaves out
+        super().__init__(root, cache, scheme=scheme, **options)
+
+    def fingerprint(self):
+        return [*super().fingerprint(), *([] if self.labels is None else [str(self.labels.stat())])]
+
+    def check_root(self):
+        super().check_root()
+        if self.labels is not None and not self.labels.is_file():
+            raise ValueError(f"{self.labels} does not exist: set labels to the re-annotation, or to ''.")
+
+    def published_splits(self) -> dict[str, Iterable[Sample | BadSample]]:
+        if (self.root / "dataset_info.json").exists():
+            if self.labels is not None:
+                raise ValueError("The TFDS catalogue keeps no file names: other labels need AFLW2000-3D as published.")
+            return {"test": read_catalogue(self.root)}
+        labels = None if self.labels is None else read_npy(self.labels)
+        return {"test": read_3ddfa_folder(self.root, labels)}

@@ -7,8 +7,6 @@ A batch follows one schema everywhere: image (B, H, W, 3) uint8, landmarks (B, K
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import grain
@@ -17,143 +15,12 @@ import numpy as np
 from jaxlm import geometry
 from jaxlm.config import Config
 from jaxlm.data.augment import Augmentation, Perturbation, make_crop
-from jaxlm.data.builders import FaceBuilder, OwnData, ThreeHundredW, Wflw
 from jaxlm.data.crops import crop_box
-from jaxlm.data.mat_builders import Aflw, Cofw, Lsp
-from jaxlm.data.params_builders import Aflw2000, AflwCrops, ThreeHundredWLP
-from jaxlm.data.params_labels import LabelledRecords, labels_of
-from jaxlm.data.rendered import RenderedFaces
-from jaxlm.data.rendered_videos import RenderedVideos
-from jaxlm.data.video_builders import Menpo3D, ThreeHundredVW, VideoBuilder, WflwV
+from jaxlm.data.face_parameters import LabelledRecords, labels_of
+from jaxlm.data.sources import FaceSource, open_source, prepare_source
 from jaxlm.face3d import parameters
 from jaxlm.face3d.model_files import model_of
-from jaxlm.schemes import Scheme, get_scheme
-from jaxlm.support.errors import MissingSplit
-
-BUILDERS: dict[str, type[FaceBuilder]] = {
-    "wflw": Wflw,
-    "300w": ThreeHundredW,
-    "cofw": Cofw,
-    "aflw": Aflw,
-    "aflw_crops": AflwCrops,
-    "aflw2000": Aflw2000,
-    "300w_lp": ThreeHundredWLP,
-    "lsp": Lsp,
-    "own": OwnData,
-    "rendered": RenderedFaces,
-    "wflwv": WflwV,
-    "300vw": ThreeHundredVW,
-    "menpo3d": Menpo3D,
-    "rendered_videos": RenderedVideos,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class FaceSource:
-    """One split of one data set, read at random.
-
-    Attributes:
-        name: of the data set, for tables.
-        records: sequence of the builder's records.
-        scheme: of the landmarks.
-        subsets: names of the columns of a record's `subsets`.
-        split: of the data set.
-    """
-
-    name: str
-    split: str
-    records: Sequence[dict[str, Any]]
-    scheme: Scheme
-    subsets: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-
-def _options_of(builder: type[FaceBuilder]) -> set[str]:
-    """Names of a builder's keyword options, its bases' included."""
-    parameters = [
-        p for cls in builder.__mro__ if issubclass(cls, FaceBuilder) for p in signature(cls).parameters.values()
-    ]
-    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"scheme"}
-
-
-def open_set(config: Config, name: str) -> FaceSource:
-    """Opens "source:split", as `config.eval.sets` and the command line write it.
-
-    With the source alone, its test split or, where it has none, its train split.
-    """
-    source, _, split = name.partition(":")
-    return open_source(config, source, split or None)
-
-
-def open_source(config: Config, name: str, split: str | None) -> FaceSource:
-    """Prepares (once) and opens a split of the data set of stills `config.data.sources[name]`.
-
-    Args:
-        config: a whole experiment.
-        name: key of `config.data.sources`.
-        split: of that data set; "test" or, where there is none, "train" if it is None.
-
-    Raises:
-        ValueError: if the source, its builder, its files or the split do not exist, or it holds videos.
-    """
-    if holds_videos(config, name):
-        raise ValueError(f"{name} holds videos; eval.py evaluates it, but nothing trains on it.")
-    builder: Any = prepare_source(config, name)
-    if split is None:
-        split = "test" if "test" in builder.info.splits else "train"
-    records = builder.as_data_source(split=check_split(builder, name, split))
-    return FaceSource(name, split, records, builder.scheme, builder.SUBSETS)
-
-
-def holds_videos(config: Config, name: str) -> bool:
-    """Whether the source `name` is a data set of videos.
-
-    Raises:
-        ValueError: if there is no such source or builder.
-    """
-    return issubclass(_builder_class(config, name), VideoBuilder)
-
-
-def prepare_source(config: Config, name: str) -> FaceBuilder:
-    """The prepared builder of `config.data.sources[name]`.
-
-    Raises:
-        ValueError: if the source, its builder or its files do not exist, or it has unknown fields.
-    """
-    builder_class: Any = _builder_class(config, name)
-    source = config.data.sources[name]
-    options = {key: source[key] for key in source if key not in ("builder", "root", "train_split", "weight")}
-    root = Path(config.data.root) / source.root  # which may be absolute
-    known = _options_of(builder_class)
-    if set(options) - known:
-        raise ValueError(
-            f"config.data.sources.{name} has the unknown fields {', '.join(sorted(set(options) - known))}; "
-            f"{source.builder} takes {', '.join(sorted(known))}."
-        )
-    for name in {"labels", "indices"} & set(options):  # files, which stand under data.root as well
-        if options[name]:
-            options[name] = str(Path(config.data.root).expanduser() / options[name])
-    builder = builder_class(root, config.data.cache, scheme=config.scheme, **options)
-    builder.prepare()
-    return builder
-
-
-def _builder_class(config: Config, name: str) -> type[FaceBuilder]:
-    sources = config.data.sources
-    if name not in sources:
-        raise ValueError(f"There is no source {name!r} in config.data.sources; choose one of {', '.join(sources)}.")
-    if sources[name].builder not in BUILDERS:
-        raise ValueError(f"There is no builder {sources[name].builder!r}; choose one of {', '.join(BUILDERS)}.")
-    return BUILDERS[sources[name].builder]
-
-
-def check_split(builder: FaceBuilder, name: str, split: str) -> str:
-    """The split, or a MissingSplit naming those that the builder has."""
-    if split not in builder.info.splits:
-        raise MissingSplit(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}.")
-    return split
+from jaxlm.schemes import get_scheme
 
 
 def train_batches(config: Config, *, process_index: int = 0, process_count: int = 1) -> grain.IterDataset:

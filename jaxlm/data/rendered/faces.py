@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxlm import geometry
-from jaxlm.data import paint
-from jaxlm.data.builders import FaceBuilder
+from jaxlm.data.builder import FaceBuilder
+from jaxlm.data.rendered import paint
 from jaxlm.face3d import head, morphable, rasterizer
 from jaxlm.schemes import FACES68_OF_FACES98
 from jaxlm.support.progress import progress

@@ -18,10 +18,11 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from jaxlm import geometry
-from jaxlm.data import paint
-from jaxlm.data.clips import VideoWriter
-from jaxlm.data.rendered import RENDERER, Scene, check_contour, render_faces, sample_scene
-from jaxlm.data.video_builders import WflwV, write_labels
+from jaxlm.data.rendered import paint
+from jaxlm.data.rendered.faces import RENDERER, Scene, check_contour, render_faces, sample_scene
+from jaxlm.data.sets.wflw import WflwV
+from jaxlm.data.video_builder import write_labels
+from jaxlm.data.video_files import VideoWriter
 from jaxlm.face3d import head
 from jaxlm.support.progress import progress
 
@@ -61,7 +62,7 @@ class _Motion(NamedTuple):
 def film(seed: int, index: int, *, num_frames: int, size: int, hard: bool, contour: str = "2d") -> Clip:
     """Video number `index` of an endless, seeded set, of `num_frames` frames of `size` × `size` pixels.
 
-    For the contour see `jaxlm.data.rendered.render_faces`.
+    For the contour see `jaxlm.data.rendered.faces.render_faces`.
     """
     rng = np.random.default_rng([seed, index, int(hard)])
     motion = _sample_motion(rng, num_frames, size, hard)
@@ -263,7 +264,7 @@ class RenderedVideos(WflwV):
         num_frames: of each video.
         size: side of the pictures in pixels.
         seed: of everything.
-        contour: "2d" or "3d", see `jaxlm.data.rendered.render_faces`.
+        contour: "2d" or "3d", see `jaxlm.data.rendered.faces.render_faces`.
     """
 
     READER = 1

@@ -1,0 +1,1 @@
+"""Readers of annotation files: files of points, tables (CSV, COCO JSON), NumPy arrays."""

@@ -1,0 +1,57 @@
+"""Annotations in NumPy's own files, read as numbers and nothing else."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from jaxlm.data.samples import Sample, picture_of_table
+from jaxlm.support.errors import BadSample, first_line
+
+
+def read_npy(path: Path, shape: tuple[int | None, ...] | None = None) -> np.ndarray:
+    """Numbers of a `.npy` file as float64; never anything pickled.
+
+    Args:
+        path: of the file.
+        shape: that they must have, None for any length of an axis; any shape where it is None.
+
+    Raises:
+        BadSample: if the file is missing, cannot be read, or holds something else.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise BadSample(f"{path} is missing.") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise BadSample(f"{path} cannot be read as an array of numbers ({first_line(error)}).") from None
+    if not isinstance(array, np.ndarray):
+        raise BadSample(f"{path} holds several arrays; expected one, as numpy.save writes it.")
+    wanted = array.shape if shape is None else shape
+    fits = array.ndim == len(wanted) and all(n in (None, m) for n, m in zip(wanted, array.shape, strict=True))
+    if not fits or not np.issubdtype(array.dtype, np.number):
+        expected = " × ".join("any" if n is None else str(n) for n in wanted)
+        raise BadSample(f"{path} holds {array.dtype} numbers of shape {array.shape}; expected {expected}.")
+    return array.astype(np.float64)
+
+
+def read_npz(path: Path, num_landmarks: int) -> Iterator[Sample]:
+    """Samples of an `.npz` file with `image` (N,), names of pictures, and `landmarks` (N, K, 2), 0-based pixels.
+
+    NaN is a missing landmark. Pictures are looked for beside the file and in a folder `images` beside it.
+
+    Raises:
+        BadSample: for a file that is not of this form.
+    """
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            names, landmarks = file["image"], np.asarray(file["landmarks"], np.float64)
+    except Exception as error:
+        raise BadSample(f"{path} has no arrays image and landmarks ({first_line(error)}).") from None
+    if names.ndim != 1 or landmarks.shape != (len(names), num_landmarks, 2):
+        raise BadSample(
+            f"{path}: landmarks is {landmarks.shape} where {len(names)} pictures of the scheme need "
+            f"({len(names)}, {num_landmarks}, 2)."
+        )
+    for number, name in enumerate(map(str, names)):
+        yield Sample(picture_of_table(path, name), landmarks[number], f"{path}, row {number}", key=name)

@@ -1,0 +1,1 @@
+"""Rendered faces and videos: the data that needs no download."""

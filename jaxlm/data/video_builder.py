@@ -1,0 +1,131 @@
+"""TFDS builders of labelled videos. A record names its video file, which is decoded anew each time it is used."""
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jaxlm.data.builder import FaceBuilder
+from jaxlm.data.readers.arrays import read_npy
+from jaxlm.data.video_files import VideoFile
+from jaxlm.support.errors import BadSample
+
+
+@dataclasses.dataclass
+class VideoSample:
+    """One annotated video of one face.
+
+    Attributes:
+        video: path of the file, or of a folder of pictures.
+        landmarks: (T, K, 2) in 0-based pixels; NaN where a landmark is missing, in every one where the face is lost.
+        bboxes: (T, 4) x1 y1 x2 y2; NaN where the face is lost.
+        key: identifies the video within its data set.
+    """
+
+    video: Path
+    landmarks: np.ndarray
+    bboxes: np.ndarray
+    key: str
+
+
+class VideoBuilder(FaceBuilder):
+    """Base of the builders of videos; options as those of `FaceBuilder`."""
+
+    def published_splits(self) -> dict[str, Iterable[VideoSample | BadSample]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The data set's own splits."""
+        raise NotImplementedError
+
+    def _info(self):
+        count = self.scheme.num_landmarks
+        features = {
+            "video": tfds.features.Text(),
+            "key": tfds.features.Text(),
+            "landmarks": tfds.features.Tensor(shape=(None, count, 2), dtype=np.float32),
+            "mask": tfds.features.Tensor(shape=(None, count), dtype=np.uint8),
+            "bbox": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
+        }
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+    def _generate_examples(self, samples: Any):
+        for number, sample in enumerate(samples):
+            try:
+                if isinstance(sample, BadSample):
+                    raise sample
+                check_video(sample)
+            except BadSample as error:
+                if self.on_bad == "error":
+                    raise
+                self.skipped.append(str(error))
+                continue
+            mask = np.asarray(np.isfinite(sample.landmarks).all(axis=-1))
+            record = {
+                "video": str(sample.video.resolve()),
+                "key": sample.key,
+                "landmarks": np.where(mask[..., None], sample.landmarks, 0.0).astype(np.float32),
+                "mask": mask.astype(np.uint8),
+                "bbox": sample.bboxes.astype(np.float32),
+            }
+            yield f"{number:06d}", record
+
+
+def load_boxes(path: Path) -> np.ndarray:
+    """Boxes (T, 4) of a `.npy` file with as many columns or more.
+
+    Raises:
+        BadSample: for another form.
+    """
+    boxes = read_npy(path, (None, None))
+    if boxes.shape[1] < 4:
+        raise BadSample(f"{path} has {boxes.shape[1]} columns; expected x1 y1 x2 y2.")
+    return boxes[:, :4]
+
+
+def check_boxes(boxes: np.ndarray, shape: tuple[int, ...], key: str) -> None:
+    """Raises a BadSample for a box (T, 4) without area or outside a video of (H, W) pixels."""
+    present = np.flatnonzero(np.isfinite(boxes).all(axis=1))
+    height, width = shape
+    x1, y1, x2, y2 = boxes[present].T
+    bad = present[~((x2 > x1) & (y2 > y1) & (x1 < width) & (y1 < height) & (x2 > 0) & (y2 > 0))]
+    if len(bad):
+        box = " ".join(f"{value:g}" for value in boxes[bad[0]])
+        raise BadSample(
+            f"{key}: the box {box} of frame {bad[0]} has no area or lies outside the {width}×{height} video; "
+            "expected x1 y1 x2 y2 in its pixels."
+        )
+
+
+def check_video(sample: VideoSample) -> None:
+    """Raises a BadSample for a video that cannot be opened, is shorter than its labels, or has boxes outside it."""
+    video = VideoFile(sample.video)
+    frames = len(sample.landmarks)
+    if frames == 0:
+        raise BadSample(f"{sample.key} has no labelled frame; take it away.")
+    if len(sample.bboxes) != frames:
+        raise BadSample(f"{sample.key}: there are {frames} frames of landmarks, but {len(sample.bboxes)} boxes.")
+    # What a container promises may be more than it holds, or less.
+    if (held := video.count()) < frames:
+        raise BadSample(
+            f"{sample.video} has {held} frames, but {frames} are labelled: it is truncated; fetch it again."
+        )
+    check_boxes(sample.bboxes, video.shape, sample.key)
+
+
+def write_labels(root: Path, key: str, landmarks: np.ndarray, bboxes: np.ndarray, **more: np.ndarray) -> None:
+    """Writes a video's labels in WFLW-V's layout.
+
+    Args:
+        root: of the data set.
+        key: of the video.
+        landmarks: (T, 98, 2), NaN where the face is lost.
+        bboxes: (T, 4).
+        **more: further arrays, each into a folder of its name.
+    """
+    for name, array in {"landmarks": landmarks, "bboxes": bboxes, **more}.items():
+        (root / name).mkdir(parents=True, exist_ok=True)
+        partial = root / name / f".{key}.partial.npy"
+        np.save(partial, np.asarray(array, np.float32))
+        os.replace(partial, root / name / f"{key}.npy")
