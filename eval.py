@@ -6,14 +6,8 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from jaxlm.support.program import (
-    define_workdir_config,
-    evaluate_workdir,
-    one_sentence,
-    parse_flags,
-    quiet_logs,
-    workdir_config,
-)
+from jaxlm.commands.evaluate import define_workdir_config, evaluate_workdir, workdir_config
+from jaxlm.support.program import one_sentence, parse_flags, quiet_logs
 
 CONFIG = define_workdir_config(sys.argv)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py wrote.", required=True)

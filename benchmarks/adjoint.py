@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from absl import app, flags
 from jax import lax
 
-from jaxlm.models import ldeq
 from jaxlm.networks import blocks
 from jaxlm.networks.convolution import conv_general_dilated
+from jaxlm.systems.ldeq import network
 
 STEPS = flags.DEFINE_integer("steps", 5, "Adjoint steps.")
 REPEATS = flags.DEFINE_integer("repeats", 7, "Rounds.")
@@ -22,7 +22,7 @@ REPEATS = flags.DEFINE_integer("repeats", 7, "Rounds.")
 
 def main(argv):
     del argv
-    model = ldeq.LDEQ(68, **ldeq.PRESETS["tiny"])
+    model = network.LDEQ(68, **network.PRESETS["tiny"])
     params = model.init(jax.random.key(0))["params"]["cell"]
     z = jax.random.uniform(jax.random.key(1), (32, 16, 16, 68))
     x = jax.random.normal(jax.random.key(2), (32, 16, 16, model.channels))
@@ -33,7 +33,7 @@ def main(argv):
 
     functions = {}
     for name, convolution in (("package", conv_general_dilated), ("automatic", lax.conv_general_dilated)):
-        blocks.conv_general_dilated = ldeq.conv_general_dilated = convolution
+        blocks.conv_general_dilated = network.conv_general_dilated = convolution
         functions[name] = jax.jit(lambda *args: adjoint(*args)).lower(params, x, z).compile()
     values = {name: function(params, x, z) for name, function in functions.items()}
     times = {name: [] for name in functions}

@@ -17,8 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from jaxlm import export, systems, trained
+from jaxlm import systems
 from jaxlm.config import Config, load_config_file
+from jaxlm.export import forms
+from jaxlm.predict.model import ONNX, STABLEHLO, call_graph, load, onnx_session
 from jaxlm.support.program import quiet_logs
 
 WORKDIRS = flags.DEFINE_list("workdirs", [], "Trained models, instead of the papers' networks.")
@@ -60,19 +62,19 @@ def network(name: str) -> tuple[Config, Any]:
 def measure(name: str, config: Config, variables: Any) -> None:
     config = config.copy_and_resolve_references()
     config.eval.flip_average, config.eval.sets = False, ()
-    crops = export.check_crops(config)
-    run = jax.jit(export.inference(config))
+    crops = forms.check_crops(config)
+    run = jax.jit(forms.inference(config))
     image, calls, differences = crops.images[:1], {}, {}
     calls["jit"] = lambda: jax.block_until_ready(run(variables, image))
     for form in ("stablehlo", "onnx"):
         with tempfile.TemporaryDirectory() as folder:
-            differences[form] = export.export_model(config, variables, Path(folder), form, crops, np.inf)
-            path = Path(folder) / (trained.ONNX if form == "onnx" else trained.STABLEHLO)
+            differences[form] = forms.export_model(config, variables, Path(folder), form, crops, np.inf)
+            path = Path(folder) / (ONNX if form == "onnx" else STABLEHLO)
             if form == "onnx":
-                session = trained.onnx_session(path.read_bytes(), name, threads=1)
+                session = onnx_session(path.read_bytes(), name, threads=1)
                 calls[form] = lambda session=session: session.run(None, {"images": image})
             else:
-                graph = trained.call_graph(path.read_bytes(), path)
+                graph = call_graph(path.read_bytes(), path)
                 calls[form] = lambda graph=graph: jax.block_until_ready(graph(image))
     times: dict[str, list[float]] = {form: [] for form in calls}
     for call in calls.values():
@@ -97,7 +99,7 @@ def main(argv):
     print(f"{'':<22}" + "".join(f"{form:>12}" for form in ("stablehlo", "onnx", "jit", "stablehlo", "onnx")))
     if WORKDIRS.value:
         for path in WORKDIRS.value:
-            model = trained.load(path)
+            model = load(path)
             measure(Path(path).name, model.config, model.variables)
         return
     for name in NAMES.value or NETWORKS:

@@ -15,7 +15,7 @@ from jaxlm import implicit, losses
 from jaxlm.data import batches, sources
 from jaxlm.solvers import anderson, fixed_point_iteration
 from jaxlm.support.program import one_sentence, quiet_logs
-from jaxlm.systems.ldeq import make_model
+from jaxlm.systems.ldeq.system import make_model
 from jaxlm.workdir import config_file
 from jaxlm.workdir.restore import restore_variables
 

@@ -20,9 +20,10 @@ from ml_collections import config_flags
 
 from jaxlm import systems
 from jaxlm.networks.blocks import count_parameters
-from jaxlm.paper_tables import apply_variant
 from jaxlm.schemes import get_scheme
-from jaxlm.systems.awing import make_model
+from jaxlm.systems.awing.system import make_model
+from jaxlm.systems.awing.tables import TABLES
+from jaxlm.systems.tables import apply_row
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/awing_wflw.py", "Network, loss and image size.")
 BATCH = flags.DEFINE_integer("batch", 2, "Images in a step.")
@@ -33,7 +34,7 @@ DTYPE = flags.DEFINE_string("dtype", "float32", "float32 or bfloat16.")
 def variant(row, *, remat=False):
     """The config with the loss of a row of Table 7 and nothing else of it."""
     config = CONFIG.value.copy_and_resolve_references()
-    apply_variant(config, row, ("awing_7",))
+    apply_row(config, row, TABLES)
     config.model.update(CONFIG.value.model.to_dict() | dict(dtype=DTYPE.value, remat=remat))
     return config
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from jaxlm.models.ldeq import LDEQ, PRESETS
 from jaxlm.solvers import anderson
+from jaxlm.systems.ldeq.network import LDEQ, PRESETS
 
 PRESET = flags.DEFINE_string("preset", "paper", "tiny, small or paper.")
 BATCH = flags.DEFINE_integer("batch", 1, "Images.")

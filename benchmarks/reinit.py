@@ -18,12 +18,12 @@ import optax
 from absl import app, flags
 
 from jaxlm.config import load_config_file
-from jaxlm.models.reinit import ShapeRegressor
 from jaxlm.networks import convolution
 from jaxlm.networks.blocks import count_parameters
 from jaxlm.networks.mobilenet import SMALL
 from jaxlm.networks.multiply_adds import count_macs
-from jaxlm.systems.reinit import make_model
+from jaxlm.systems.reinit.network import ShapeRegressor
+from jaxlm.systems.reinit.system import make_model
 
 WHAT = flags.DEFINE_list("what", ["sizes", "speed", "step", "depthwise"], "Which of the four.")
 BATCH = flags.DEFINE_integer("batch", 16, "Images in a training step.")

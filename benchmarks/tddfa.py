@@ -25,13 +25,13 @@ from absl import app, flags
 
 from jaxlm import losses, systems
 from jaxlm.config import Config, load_config_file
+from jaxlm.export.folding import fold_batch_norms
+from jaxlm.export.onnx_graph import to_onnx
 from jaxlm.face3d import morphable, parameters
-from jaxlm.folding import fold_batch_norms
-from jaxlm.models.tddfa import BACKBONES, ParameterNetwork
 from jaxlm.networks.blocks import count_parameters
 from jaxlm.networks.multiply_adds import count_macs
-from jaxlm.onnx_graph import to_onnx
-from jaxlm.trained import onnx_session
+from jaxlm.predict.model import onnx_session
+from jaxlm.systems.tddfa.network import BACKBONES, ParameterNetwork
 
 WHAT = flags.DEFINE_list("what", ["losses", "meta", "sizes", "speed"], "Which of them; onnx as well.")
 BATCH = flags.DEFINE_integer("batch", 32, "Images in a training step.")

@@ -5,10 +5,10 @@ Paper: Wang et al., ICCV 2019. `data.root` holds `300w/` (300-W's own layout, LF
 
     python train.py --config=configs/awing_faces68.py --workdir=runs/awing_faces68 --config.data.root=data
     python eval.py --workdir=runs/awing_faces68
-    python -m jaxlm.ablation --config=configs/awing_faces68.py --table=awing_7 --workdir=runs/table7 \\
+    python -m jaxlm.commands.ablation --config=configs/awing_faces68.py --table=awing_7 --workdir=runs/table7 \\
         --config.data.root=data
 
-Variants: the rows of Tables 5, 6 and 7 (`:mse`, `:aw_wm`, `:theta0.4`, …, see `jaxlm/paper_tables.py`), `:soft_argmax`
+Variants: the rows of Tables 5, 6 and 7 (`:mse`, `:aw_wm`, `:theta0.4`, …, see `jaxlm/systems/awing/tables.py`), `:soft_argmax`
 (L1 on landmarks through a soft-argmax), `:smoke` (CPU seconds), `:gpu` (the paper's network at 256×256, bfloat16).
 """
 
@@ -16,7 +16,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxlm.paper_tables import apply_variant
+from jaxlm.systems.awing.tables import TABLES
+from jaxlm.systems.tables import apply_row
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -139,5 +140,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.train.update(dict(batch_size=16, num_steps=40000, checkpoint_every=2000))
         config.data.threads = 16
     elif variant:
-        apply_variant(config, variant, ("awing_5", "awing_6", "awing_7"), ("smoke", "soft_argmax", "gpu"))
+        apply_row(config, variant, TABLES, ("smoke", "soft_argmax", "gpu"))
     return config

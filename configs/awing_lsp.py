@@ -6,9 +6,9 @@
 person is and how large is given; `--config.data.crop=box` is the whole picture, which is much harder.
 
     python train.py --config=configs/awing_lsp.py --workdir=runs/awing_lsp --config.data.root=/data
-    python -m jaxlm.ablation --config=configs/awing_lsp.py --table=awing_8 --workdir=runs/table8 \\
+    python -m jaxlm.commands.ablation --config=configs/awing_lsp.py --table=awing_8 --workdir=runs/table8 \\
         --config.data.root=/data
-    python -m jaxlm.ablation --config=configs/awing_lsp.py:small --table=awing_8 --workdir=runs/table8_small \\
+    python -m jaxlm.commands.ablation --config=configs/awing_lsp.py:small --table=awing_8 --workdir=runs/table8_small \\
         --config.data.root=/data/lsp
 
 Variants: `:mse`, `:aw`; `:small` is a small network for a CPU on one folder in either layout, 25 % of it held out by a
@@ -20,7 +20,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxlm.paper_tables import apply_variant
+from jaxlm.systems.awing.tables import TABLES
+from jaxlm.systems.tables import apply_row
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -155,5 +156,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.eval.update(dict(flip_average=True))
         config.eval.sets = ("lsp:heldout",)
     elif variant:
-        apply_variant(config, variant, ("awing_8",), ("smoke", "small"))
+        apply_row(config, variant, TABLES, ("smoke", "small"))
     return config

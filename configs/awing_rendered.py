@@ -4,9 +4,9 @@ Paper: Wang et al., ICCV 2019. The faces are those of `configs/quickstart.py`.
 
     python train.py --config=configs/awing_rendered.py --workdir=runs/awing_rendered
     python eval.py --workdir=runs/awing_rendered
-    python -m jaxlm.figures --workdir=runs/awing_rendered --out=figures
+    python -m jaxlm.commands.figures --workdir=runs/awing_rendered --out=figures
 
-Variants: the rows of Tables 5, 6 and 7 (`:mse`, `:aw_wm`, `:theta0.4`, …, see `jaxlm/paper_tables.py`), `:smoke` (CPU
+Variants: the rows of Tables 5, 6 and 7 (`:mse`, `:aw_wm`, `:theta0.4`, …, see `jaxlm/systems/awing/tables.py`), `:smoke` (CPU
 seconds).
 """
 
@@ -14,7 +14,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxlm.paper_tables import apply_variant
+from jaxlm.systems.awing.tables import TABLES
+from jaxlm.systems.tables import apply_row
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -122,5 +123,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.data.sources.rendered.update(dict(num_train=48, num_test=16))
         config.eval.limit = 16
     elif variant:
-        apply_variant(config, variant, ("awing_5", "awing_6", "awing_7"), ("smoke",))
+        apply_row(config, variant, TABLES, ("smoke",))
     return config

@@ -6,10 +6,10 @@ GPU of 40 GB or a TPU host; with `model.remat=True` for less.
 
     python train.py --config=configs/awing_wflw.py --workdir=runs/awing_wflw --config.data.root=/data/WFLW
     python eval.py --workdir=runs/awing_wflw
-    python -m jaxlm.ablation --config=configs/awing_wflw.py --table=awing_7 --workdir=runs/table7 \\
+    python -m jaxlm.commands.ablation --config=configs/awing_wflw.py --table=awing_7 --workdir=runs/table7 \\
         --config.data.root=/data/WFLW
 
-Variants: the rows of Tables 5, 6 and 7 (`:mse`, `:aw`, `:aw_wm`, `:theta0.4`, …, see `jaxlm/paper_tables.py`), which
+Variants: the rows of Tables 5, 6 and 7 (`:mse`, `:aw`, `:aw_wm`, `:theta0.4`, …, see `jaxlm/systems/awing/tables.py`), which
 crop by the ground truth as the paper's ablations do; `:smoke` (tiny network, CPU seconds). The batch size is not
 published; nor is σ: 1.75 is about the least at which the mask of Eq. (4) covers a whole 7×7 gaussian and some of the
 background around it, as the paper describes it. Activations are bfloat16, the paper's were float32 (`model.dtype`).
@@ -19,7 +19,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxlm.paper_tables import apply_variant
+from jaxlm.systems.awing.tables import TABLES
+from jaxlm.systems.tables import apply_row
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -119,5 +120,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.train.update(dict(num_steps=6, batch_size=8, log_every=2, checkpoint_every=3))
         config.eval.limit = 16
     elif variant:
-        apply_variant(config, variant, ("awing_5", "awing_6", "awing_7"), ("smoke",))
+        apply_row(config, variant, TABLES, ("smoke",))
     return config

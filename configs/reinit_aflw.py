@@ -14,7 +14,7 @@ start from ImageNet weights, which are not part of this package.
 The parts have three to six landmarks each, those of nose and mouth nearly on a line, so all maps are similarities.
 
 Variants: `:small` (the default), `:medium`, `:large` (ResNet-50, without the local stage), the rows of the ablations
-(`:b1`, `:b2`, `:gsr`, `:glsr_star`, `:glsr`, `:l2`, `:l1`, `:adaptive`, see `jaxlm/paper_tables.py`)
+(`:b1`, `:b2`, `:gsr`, `:glsr_star`, `:glsr`, `:l2`, `:l1`, `:adaptive`, see `jaxlm/systems/reinit/tables.py`)
 and `:smoke` (tiny network, CPU seconds).
 """
 
@@ -22,7 +22,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxlm.paper_tables import REINIT, apply_variant
+from jaxlm.systems.reinit.tables import TABLES
+from jaxlm.systems.tables import apply_row
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -73,7 +74,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.augment = ConfigDict(
         dict(
-            # Of OpenCV's detector on 300-W; python -m jaxlm.boxes measures that of the data set's own boxes.
+            # Of OpenCV's detector on 300-W; jaxlm detector-boxes measures that of the data set's own boxes.
             box=(-0.002, -0.04, -0.107, -0.049, 0.105, 0.045, 0.101, 0.104),
             box_samples=20,
             label_noise=0.0,  # of the annotations, for Table 1
@@ -117,5 +118,5 @@ def get_config(variant: str = "") -> ConfigDict:
     elif variant == "large":  # without the local stage, as in the paper
         config.model.update(dict(backbone="resnet50", refine="none"))
     elif variant:
-        apply_variant(config, variant, REINIT, ("smoke", "small", "medium", "large"))
+        apply_row(config, variant, TABLES, ("smoke", "small", "medium", "large"))
     return config

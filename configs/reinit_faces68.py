@@ -5,19 +5,20 @@ Paper: Shao et al., TPAMI 2021. `data.root` holds `300w/` (300-W's own layout, L
 
     python train.py --config=configs/reinit_faces68.py --workdir=runs/reinit_faces68 --config.data.root=data
     python eval.py --workdir=runs/reinit_faces68
-    python -m jaxlm.ablation --config=configs/reinit_faces68.py --table=reinit_5 --workdir=runs/table5 \\
+    python -m jaxlm.commands.ablation --config=configs/reinit_faces68.py --table=reinit_5 --workdir=runs/table5 \\
         --config.data.root=data
-    python -m jaxlm.robustness --workdirs=runs/table5/b1,runs/table5/gsr --out=runs/robustness
+    python -m jaxlm.evaluation.robustness --workdirs=runs/table5/b1,runs/table5/gsr --out=runs/robustness
 
 Variants: the rows of the paper's ablations (`:l2`, `:l1`, `:adaptive`, `:b1`, `:b2`, `:gsr`, `:glsr_star`, `:glsr`,
-see `jaxlm/paper_tables.py`) and `:smoke` (CPU seconds).
+see `jaxlm/systems/reinit/tables.py`) and `:smoke` (CPU seconds).
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxlm.paper_tables import REINIT, apply_variant
+from jaxlm.systems.reinit.tables import TABLES
+from jaxlm.systems.tables import apply_row
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -82,7 +83,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.augment = ConfigDict(
         dict(
-            # Of OpenCV's detector on 300-W's LFPW; python -m jaxlm.boxes --detector=haar measures it.
+            # Of OpenCV's detector on 300-W's LFPW; jaxlm detector-boxes --detector=haar measures it.
             box=(-0.002, -0.04, -0.107, -0.049, 0.105, 0.045, 0.101, 0.104),
             box_samples=20,
             label_noise=0.0,  # of the annotations, for Table 1
@@ -118,5 +119,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.train.update(dict(num_steps=10, batch_size=8, log_every=2, checkpoint_every=5))
         config.eval.limit = 16
     elif variant:
-        apply_variant(config, variant, REINIT, ("smoke",))
+        apply_row(config, variant, TABLES, ("smoke",))
     return config

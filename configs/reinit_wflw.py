@@ -11,7 +11,7 @@ start from ImageNet weights, which are not part of this package.
     python eval.py --workdir=runs/reinit_wflw
 
 Variants: `:small` (the default), `:medium`, `:large` (ResNet-50, without the local stage), the rows of the ablations
-(`:b1`, `:b2`, `:gsr`, `:glsr_star`, `:glsr`, `:l2`, `:l1`, `:adaptive`, see `jaxlm/paper_tables.py`),
+(`:b1`, `:b2`, `:gsr`, `:glsr_star`, `:glsr`, `:l2`, `:l1`, `:adaptive`, see `jaxlm/systems/reinit/tables.py`),
 `:released` (what the released weights take, for `python -m jaxlm.convert dpr`) and `:smoke` (tiny network).
 """
 
@@ -19,7 +19,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxlm.paper_tables import REINIT, apply_variant
+from jaxlm.systems.reinit.tables import TABLES
+from jaxlm.systems.tables import apply_row
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -70,7 +71,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.augment = ConfigDict(
         dict(
-            # Of OpenCV's detector on 300-W; python -m jaxlm.boxes measures that of the data set's own boxes.
+            # Of OpenCV's detector on 300-W; jaxlm detector-boxes measures that of the data set's own boxes.
             box=(-0.002, -0.04, -0.107, -0.049, 0.105, 0.045, 0.101, 0.104),
             box_samples=20,
             label_noise=0.0,  # of the annotations, for Table 1
@@ -119,10 +120,10 @@ def get_config(variant: str = "") -> ConfigDict:
         config.model.update(dict(refine="none", direction="normalizing", local_input="face", bgr=True))
         config.eval.sets = ()
     elif variant:
-        apply_variant(
+        apply_row(
             config,
             variant,
-            REINIT,
+            TABLES,
             ("smoke", "small", "medium", "large", "released"),
         )
     return config

@@ -8,7 +8,7 @@ vertices alone (`bfm68.npz`) everything but dense outputs works.
     python train.py --config=configs/tddfa_300wlp.py --workdir=runs/tddfa --config.data.root=data
     python eval.py --workdir=runs/tddfa
 
-Variants: rows of the paper's Tables 3 and 4 (see `jaxlm/paper_tables.py`), `:smoke` (CPU seconds), and `:released`, the
+Variants: rows of the paper's Tables 3 and 4 (`jaxlm/systems/tddfa/tables.py`), `:smoke` (CPU seconds), and `:released`, the
 network of the released MobileNet × 0.5, for `python -m jaxlm.convert tddfa_v2`.
 """
 
@@ -16,7 +16,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxlm.paper_tables import TDDFA, apply_variant
+from jaxlm.systems.tables import apply_row
+from jaxlm.systems.tddfa.tables import TABLES
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -32,7 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
             statistics="param_mean_std_62d_120x120.pkl",
             identity=40,
             expression=10,
-            labels="given",  # given: the data set's own; fitted: to its landmarks, see python -m jaxlm.fit
+            labels="given",  # given: the data set's own; fitted: to its landmarks, see python -m jaxlm.commands.fit
             contour="2d",  # of the landmarks that are fitted: on the outline (2d) or on the jaw (3d)
             max_residual=0.05,  # of a fit, in face sizes; worse ones are left out
         )
@@ -145,5 +146,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.loss.landmarks = "none"
         config.morphable.path = "bfm68.npz"
     elif variant:
-        apply_variant(config, variant, TDDFA, ("smoke", "released"))
+        apply_row(config, variant, TABLES, ("smoke", "released"))
     return config

@@ -5,20 +5,21 @@ Paper: Guo et al., ECCV 2020. `data.root` holds `300w/` (300-W's own layout, LFP
 the released `param_mean_std_62d_120x120.pkl`. Fitting 13,000 faces takes two minutes and is kept. Held out: 10 % of
 300-W by image, 10 % of `ytf68` by person.
 
-    python -m jaxlm.fit --config=configs/tddfa_faces68.py --config.data.root=data --out=runs/fits
+    python -m jaxlm.commands.fit --config=configs/tddfa_faces68.py --config.data.root=data --out=runs/fits
     python train.py --config=configs/tddfa_faces68.py --workdir=runs/tddfa_faces68 --config.data.root=data
     python eval.py --workdir=runs/tddfa_faces68
-    python -m jaxlm.ablation --config=configs/tddfa_faces68.py --table=tddfa_3 --workdir=runs/tddfa_3 \\
+    python -m jaxlm.commands.ablation --config=configs/tddfa_faces68.py --table=tddfa_3 --workdir=runs/tddfa_3 \\
         --config.data.root=data
 
-Variants: rows of the paper's Tables 3 and 4 (see `jaxlm/paper_tables.py`) and `:smoke` (CPU seconds).
+Variants: rows of the paper's Tables 3 and 4 (`jaxlm/systems/tddfa/tables.py`) and `:smoke` (CPU seconds).
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxlm.paper_tables import TDDFA, apply_variant
+from jaxlm.systems.tables import apply_row
+from jaxlm.systems.tddfa.tables import TABLES
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -34,7 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
             statistics="tddfa_v2/param_mean_std_62d_120x120.pkl",
             identity=40,
             expression=10,
-            labels="fitted",  # given: the data set's own; fitted: to its landmarks, see python -m jaxlm.fit
+            labels="fitted",  # given: the data set's own; fitted: to its landmarks, see python -m jaxlm.commands.fit
             contour="2d",  # of the landmarks that are fitted: on the outline (2d) or on the jaw (3d)
             max_residual=0.05,  # of a fit, in face sizes; worse ones are left out
         )
@@ -146,5 +147,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.model.backbone = "mobilenet_0.25"
         config.eval.limit = 8
     elif variant:
-        apply_variant(config, variant, TDDFA, ("smoke",))
+        apply_row(config, variant, TABLES, ("smoke",))
     return config

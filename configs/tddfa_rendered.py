@@ -5,18 +5,19 @@ CPU (an hour on two cores for a whole table).
 
     python train.py --config=configs/tddfa_rendered.py --workdir=runs/tddfa_rendered
     python eval.py --workdir=runs/tddfa_rendered
-    python -m jaxlm.ablation --config=configs/tddfa_rendered.py --table=tddfa_3 --workdir=runs/tddfa_3
-    python -m jaxlm.ablation --config=configs/tddfa_rendered.py --table=tddfa_4 --workdir=runs/tddfa_4
+    python -m jaxlm.commands.ablation --config=configs/tddfa_rendered.py --table=tddfa_3 --workdir=runs/tddfa_3
+    python -m jaxlm.commands.ablation --config=configs/tddfa_rendered.py --table=tddfa_4 --workdir=runs/tddfa_4
     python eval.py --workdir=runs/tddfa_4/fwpdc_svs --data=rendered_videos
 
-Variants: rows of the paper's Tables 3 and 4 (see `jaxlm/paper_tables.py`) and `:smoke` (CPU seconds).
+Variants: rows of the paper's Tables 3 and 4 (`jaxlm/systems/tddfa/tables.py`) and `:smoke` (CPU seconds).
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxlm.paper_tables import TDDFA, apply_variant
+from jaxlm.systems.tables import apply_row
+from jaxlm.systems.tddfa.tables import TABLES
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -32,7 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
             statistics="",
             identity=40,
             expression=10,
-            labels="given",  # given: the data set's own; fitted: to its landmarks, see python -m jaxlm.fit
+            labels="given",  # given: the data set's own; fitted: to its landmarks, see python -m jaxlm.commands.fit
             contour="2d",  # of the landmarks that are fitted: on the outline (2d) or on the jaw (3d)
             max_residual=0.05,  # of a fit, in face sizes; worse ones are left out
         )
@@ -154,5 +155,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.data.sources.rendered.update(dict(num_train=48, num_test=16))
         config.data.sources.rendered_videos.update(dict(num_videos=1, num_frames=8))
     elif variant:
-        apply_variant(config, variant, TDDFA, ("smoke",))
+        apply_row(config, variant, TABLES, ("smoke",))
     return config

@@ -14,11 +14,11 @@ from jaxlm.config import Config
 from jaxlm.data import sources
 from jaxlm.data.builder import FaceBuilder
 from jaxlm.data.samples import Sample
-from jaxlm.optim import apply_gradients, make_optimizer, make_schedule
 from jaxlm.schemes import get_scheme
 from jaxlm.support.errors import BadSample
 from jaxlm.systems import Prediction, System, TrainState, initial_state
 from jaxlm.systems.objective import make_loss
+from jaxlm.systems.optim import apply_gradients, make_optimizer, make_schedule
 
 
 class JsonLines(FaceBuilder):

@@ -8,9 +8,6 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxlm.face3d import parameters
-from jaxlm.face3d.morphable import MorphableModel
-
 
 def mse(pred: Float[Array, "*S"], target: Float[Array, "*S"]) -> Float[Array, "*S"]:
     """Squared error."""
@@ -152,87 +149,6 @@ def adaptive_l1(
             stands for percent of it.
     """
     return adaptive_landmark_weight(unit * (pred - target), mask) * l1(pred, target)
-
-
-def vdc(pred: Float[Array, "B P"], target: Float[Array, "B P"], model: MorphableModel) -> Float[Array, " B"]:
-    """Vertex distance cost, Eq. (4) of Guo et al., ECCV 2020: ‖V(p) − V(p^g)‖² over all vertices of `model`.
-
-    No image tells how far away a face is, so the z of the translation is left out. As the equation writes it the
-    squares are added up (the first 3DDFA's code takes their mean); their unit is the crop's pixel.
-
-    Args:
-        pred: z-scored parameters.
-        target: ground truth, likewise.
-        model: with the parameters' mean and standard deviation.
-    """
-    difference = _vertices(pred, model) - lax.stop_gradient(_vertices(target, model))
-    return jnp.square(difference).sum(axis=(-1, -2))
-
-
-def wpdc(
-    pred: Float[Array, "B P"], target: Float[Array, "B P"], model: MorphableModel, *, squared_weights: bool = True
-) -> Float[Array, " B"]:
-    """Weighted parameter distance cost, Eqs. (6)–(7) of Guo et al., ECCV 2020, as it is defined.
-
-    Each weight takes a reconstruction of all vertices with one parameter of the prediction among those of the truth;
-    `fwpdc` gives the same number faster. No gradient flows through the weights.
-
-    Args:
-        pred: z-scored parameters.
-        target: ground truth, likewise.
-        model: with the parameters' mean and standard deviation.
-        squared_weights: as Eq. (6) has it; the first 3DDFA's code weighs the squares by w itself.
-    """
-    truth = _vertices(target, model)
-
-    def weight(number: Array) -> Array:
-        degraded = target.at[:, number].set(pred[:, number])
-        return jnp.linalg.norm(_vertices(degraded, model) - truth, axis=(-1, -2))
-
-    weights = lax.map(weight, jnp.arange(pred.shape[1])).T
-    return _weighted(weights.at[:, 11].set(0.0), pred, target, squared_weights)
-
-
-def fwpdc(
-    pred: Float[Array, "B P"], target: Float[Array, "B P"], model: MorphableModel, *, squared_weights: bool = True
-) -> Float[Array, " B"]:
-    """`wpdc` with one reconstruction instead of P, Algorithm 2 of Guo et al., ECCV 2020.
-
-    S is of the true α and f the true scale, which is what makes both equal. The algorithm's √(N/3) counts coordinates:
-    with V vertices it is √V.
-
-    Args:
-        pred: z-scored parameters.
-        target: ground truth, likewise; its T is a similarity.
-        model: with the parameters' mean and standard deviation.
-        squared_weights: see `wpdc`.
-    """
-    difference = jnp.abs(pred - target) * model.param_std[None]
-    transform, identity, expression = parameters.split(parameters.undo_z_score(target, model), model)
-    coefficients = jnp.concatenate([identity, expression], axis=-1)
-    basis = jnp.concatenate([model.identity, model.expression], axis=-1)
-    lengths = jnp.linalg.norm(basis, axis=(0, 1))
-    # Rows of S̄ + Aα, of length V each, by their norms alone: no vertex has to be kept.
-    shape = model.mean.T[None] + jnp.einsum("bm,vcm->bcv", coefficients, basis)
-    extent = jnp.linalg.norm(shape, axis=-1)
-    whole = jnp.full((len(pred), 1), math.sqrt(len(model.mean)), extent.dtype)
-    columns = jnp.concatenate([extent, whole], axis=-1)
-    of_transform = difference[:, :12].reshape(-1, 3, 4) * columns[:, None]
-    of_transform = of_transform.at[:, 2, 3].set(0.0)
-    scale = jnp.linalg.norm(transform[:, 0, :3], axis=-1, keepdims=True)
-    weights = jnp.concatenate([of_transform.reshape(-1, 12), scale * difference[:, 12:] * lengths[None]], axis=-1)
-    return _weighted(weights, pred, target, squared_weights)
-
-
-def _vertices(params: Float[Array, "B P"], model: MorphableModel) -> Float[Array, "B V 3"]:
-    """Vertices of z-scored parameters; the z of the translation is 0."""
-    return parameters.vertices(parameters.undo_z_score(params, model).at[:, 11].set(0.0), model)
-
-
-def _weighted(weights, pred, target, squared_weights: bool):
-    weights = weights / jnp.maximum(weights.max(axis=-1, keepdims=True), jnp.finfo(weights.dtype).tiny)
-    weights = lax.stop_gradient(weights)
-    return jnp.sum((jnp.square(weights) if squared_weights else weights) * jnp.square(pred - target), axis=-1)
 
 
 _PLAIN = {"mse": mse, "l1": l1, "smooth_l1": smooth_l1, "wing": wing}

@@ -15,10 +15,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxlm import evaluation, metrics, systems
+from jaxlm import metrics, systems
 from jaxlm.config import Config
 from jaxlm.data import sources
 from jaxlm.data.batches import frames_of_a_still, train_batches, training_labels
+from jaxlm.evaluation import stills
 from jaxlm.support import errors
 from jaxlm.support.errors import NonFiniteError
 from jaxlm.support.progress import progress
@@ -183,7 +184,7 @@ def _validate(predict, state, validation, config: Config) -> dict[str, float]:
     """NME in percent of each validation set; "nme" is the first one's, by which the best checkpoint is chosen."""
     measured = {}
     for source in validation:
-        result = evaluation.evaluate(predict, state.variables, source, config, limit=config.eval.limit)
+        result = stills.evaluate(predict, state.variables, source, config, limit=config.eval.limit)
         measured[f"{source.name}_nme"] = 100 * result.nme_of()
     return {"nme": next(iter(measured.values())), **measured} if measured else {}
 

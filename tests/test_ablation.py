@@ -13,9 +13,11 @@ import tddfa_rendered
 from data_sets import write_pts
 from ml_collections import ConfigDict
 
-from jaxlm import ablation, systems
-from jaxlm.paper_tables import TABLES, apply_variant
+from jaxlm import systems
+from jaxlm.commands import ablation
+from jaxlm.commands.ablation import TABLES
 from jaxlm.support.errors import NonFiniteError
+from jaxlm.systems.tables import apply_row
 from jaxlm.workdir import config_file
 
 
@@ -92,7 +94,7 @@ def test_every_row_and_config_builds():
 def test_a_row_begun_with_another_config_is_not_taken_for_this_one(tmp_path):
     config = awing_faces68.get_config("smoke")
     row = config.copy_and_resolve_references()
-    apply_variant(row, "aw", ("awing_7",))
+    apply_row(row, "aw", {"awing_7": TABLES["awing_7"]})
     config_file.write_config(tmp_path / "aw", row)
     config.data.root, config.eval.limit = "elsewhere", 3
     config.optim.learning_rate, config.heatmap.sigma = 1e-4, 2.0
@@ -125,7 +127,7 @@ def test_an_unknown_row_table_or_field(tmp_path):
     with pytest.raises(ValueError, match="There is no table 'awing_9'; choose one of awing_5"):
         ablation.run(awing_wflw.get_config(), "awing_9", tmp_path)
     with pytest.raises(ValueError, match="choose one of mse, aw"):
-        apply_variant(awing_lsp.get_config(), "l1", ("awing_8",))
+        apply_row(awing_lsp.get_config(), "l1", {"awing_8": TABLES["awing_8"]})
     with pytest.raises(ValueError, match=r"'mse' changes model\.boundary, which this config of 'ldeq' does not have"):
         ablation.run(ldeq_faces68.get_config(), "awing_7", tmp_path, ["aw"])
     with pytest.raises(ValueError, match=r"--config\.loss\.options\.omega is set by the rows"):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jaxlm import alignment, geometry
+from jaxlm import geometry
 from jaxlm.schemes import get_scheme
+from jaxlm.systems.reinit import alignment
 
 SCHEME = get_scheme("faces68")
 pytestmark = pytest.mark.usefixtures("float64")

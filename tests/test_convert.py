@@ -11,11 +11,12 @@ import pytest
 from data_sets import face
 from ml_collections import ConfigDict
 
-from jaxlm import convert, geometry, systems
+from jaxlm import geometry, systems
+from jaxlm.commands import evaluate
 from jaxlm.config import load_config_file
+from jaxlm.convert import __main__, dpr
+from jaxlm.convert.torch_weights import TorchWeights
 from jaxlm.networks.mobilenet import SMALL
-from jaxlm.support import program
-from jaxlm.torch_weights import TorchWeights
 from jaxlm.training import train
 from jaxlm.workdir import config_file, restore
 
@@ -103,7 +104,7 @@ def released(tmp_path_factory):
 @pytest.fixture(scope="module")
 def workdir(released, tmp_path_factory):
     folder = tmp_path_factory.mktemp("converted") / "run"
-    convert.convert("dpr", released[0], folder)
+    __main__.convert("dpr", released[0], folder)
     return folder
 
 
@@ -134,7 +135,7 @@ def test_the_converted_network_is_the_released_one(released, workdir):
     # The parts' regressor is untrained: it moves nothing, so these are the global stage's landmarks.
     np.testing.assert_allclose(prediction.landmarks[0], points, atol=2e-2)
 
-    from jaxlm.systems.reinit import make_model
+    from jaxlm.systems.reinit.system import make_model
 
     model = make_model(config)
     *_, thetas, _ = jax.jit(lambda v, x: model.apply(v, x, method="regress"))(variables, jnp.asarray(face, jnp.float32))
@@ -161,11 +162,11 @@ def test_every_tensor_is_accounted_for(released, tmp_path):
         state = {**localization.state_dict(), **change}
         torch.save({key: value for key, value in state.items() if value is not None}, tmp_path / FILES[0])
         with pytest.raises(ValueError, match=message):
-            convert.convert_dpr(tmp_path, config)
+            dpr.convert_dpr(tmp_path, config)
     (tmp_path / FILES[0]).write_bytes((folder / FILES[0]).read_bytes())
     (tmp_path / "mean_98_face.npy").unlink()
     with pytest.raises(ValueError, match=r"mean_98_face\.npy does not exist"):
-        convert.convert_dpr(tmp_path, config)
+        dpr.convert_dpr(tmp_path, config)
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path):
@@ -190,9 +191,9 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
 
 def test_a_workdir_in_use_is_left_alone(released, workdir):
     with pytest.raises(ValueError, match="holds checkpoints already"):
-        convert.convert("dpr", released[0], workdir)
+        __main__.convert("dpr", released[0], workdir)
     with pytest.raises(ValueError, match="choose one of dpr"):
-        convert.convert("dlib", released[0], workdir)
+        __main__.convert("dlib", released[0], workdir)
 
 
 @pytest.mark.slow
@@ -226,10 +227,10 @@ def test_training_goes_on_from_the_released_weights(workdir, tmp_path):
 
 def test_the_released_weights_on_the_five_samples(real_data, tmp_path):
     """5.18 % on average: what the published demonstration gives on its own pictures."""
-    convert.convert("dpr", real_data / "dpr" / "weights", tmp_path / "run")
+    __main__.convert("dpr", real_data / "dpr" / "weights", tmp_path / "run")
     config = config_file.load_config(tmp_path / "run")
     config.data.cache = str(tmp_path / "cache")
-    written = program.evaluate_workdir(
+    written = evaluate.evaluate_workdir(
         config, tmp_path / "run", data="own", root=str(real_data / "dpr" / "wflw_samples")
     )
     report = json.loads(written[0].read_text())

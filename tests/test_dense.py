@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm import reconstruct
 from jaxlm.face3d import mesh_files, parameters, views
 from jaxlm.face3d.model_files import load_face_model
 from jaxlm.face3d.morphable import with_modes
+from jaxlm.predict import faces3d
 
 
 @functools.lru_cache
@@ -89,7 +89,7 @@ def test_the_nose_points_where_the_face_looks():
     assert views.describe_pose(face(yaw=60.0))["yaw"] == pytest.approx(60.0)
 
 
-class _Fixed(reconstruct.Reconstructor):
+class _Fixed(faces3d.Reconstructor):
     """Always the same face, so that no network is needed."""
 
     def __init__(self):

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from data_sets import write_lsp, write_pts
 
-from jaxlm import evaluation, geometry
+from jaxlm import geometry
 from jaxlm.data import batches, sources
+from jaxlm.evaluation import stills
+from jaxlm.evaluation.report import table, write_report
 from jaxlm.schemes import LSP14
 from jaxlm.systems import Prediction
 
@@ -37,7 +39,7 @@ def test_every_normalizer_of_a_face(tmp_path, capsys):
     config.eval.batch_size = 4
     source = sources.open_set(config, "300w:train")
     offsets = np.random.default_rng(0).normal(size=(7, 68, 2))
-    result = evaluation.evaluate(answers(source, config, offsets), {}, source, config)
+    result = stills.evaluate(answers(source, config, offsets), {}, source, config)
     points = np.array([source.records[i]["landmarks"] for i in range(7)])
     error = np.linalg.norm(offsets, axis=-1).mean(axis=1)
     eyes = np.linalg.norm(points[:, 36] - points[:, 45], axis=-1)
@@ -54,8 +56,8 @@ def test_every_normalizer_of_a_face(tmp_path, capsys):
     np.testing.assert_allclose(row["auc8"], np.maximum(0, 1 - error / eyes / 0.08).mean(), rtol=1e-4)
     mouth = np.linalg.norm(offsets[:, 48:], axis=-1) / eyes[:, None]
     np.testing.assert_allclose(result.parts(source.scheme)["mouth"]["nme"], 100 * mouth.mean(), rtol=1e-4)
-    table = evaluation.table(result, config, "faces")
-    assert "inter_pupil" in table and f"{row['nme_by_normalizer']['inter_pupil']:.3f}" in table
+    text = table(result, config, "faces")
+    assert "inter_pupil" in text and f"{row['nme_by_normalizer']['inter_pupil']:.3f}" in text
 
 
 def test_a_body_is_measured_in_torsos(tmp_path):
@@ -70,14 +72,14 @@ def test_a_body_is_measured_in_torsos(tmp_path):
     offsets = np.zeros((9, 14, 2))
     for row, number in enumerate(numbers):
         offsets[row, :, 0] = np.where(np.arange(14) < 6, 0.21, 0.19) * torso[number]
-    result = evaluation.evaluate(answers(source, config, offsets), {}, source, config)
+    result = stills.evaluate(answers(source, config, offsets), {}, source, config)
     parts = result.parts(LSP14)
     correct = {name: values["pck20"] for name, values in parts.items()}
     assert correct == {"head": 100, "shoulder": 100, "elbow": 100, "wrist": 100, "hip": 0, "knee": 0, "ankle": 0}
     np.testing.assert_allclose(result.row()["pck20"], 100 * 8 / 13)  # one of the six wrong ones is not annotated
-    table = evaluation.table(result, config, "poses")
-    assert "mean PCK@0.2 61.54 %" in table and "PCK@0.2 %" in table
-    path = evaluation.write_report(tmp_path / "eval", "lsp", result, source, config, 7)
+    text = table(result, config, "poses")
+    assert "mean PCK@0.2 61.54 %" in text and "PCK@0.2 %" in text
+    path = write_report(tmp_path / "eval", "lsp", result, source, config, 7)
     report = json.loads(path.read_text())
     assert report["normalizer"] == "torso" and report["parts"]["wrist"]["pck20"] == 100
 
@@ -90,4 +92,4 @@ def test_a_normalizer_that_the_scheme_lacks(tmp_path):
     config.data.normalizer = "inter_ocular"
     source = sources.open_set(config, "lsp:train")
     with pytest.raises(ValueError, match="lsp14 has no normalizer 'inter_ocular'; choose one of torso"):
-        evaluation.evaluate(answers(source, config, np.zeros((3, 14, 2))), {}, source, config)
+        stills.evaluate(answers(source, config, np.zeros((3, 14, 2))), {}, source, config)

@@ -14,14 +14,20 @@ import reinit_faces68
 import tddfa_rendered
 from jax import export as jax_export
 
-from jaxlm import compare, export, onnx_graph, sampler, systems, trained
+from jaxlm import systems
+from jaxlm.commands import compare
 from jaxlm.data import sources
-from jaxlm.models import tddfa as tddfa_models
+from jaxlm.evaluation import comparison
+from jaxlm.export import forms, onnx_graph
+from jaxlm.predict import model
+from jaxlm.predict.model import load, onnx_session
+from jaxlm.systems.reinit import sampler
+from jaxlm.systems.tddfa import network as tddfa_models
 from jaxlm.workdir.config_file import write_config
 
 onnx = pytest.importorskip("jax2onnx", reason="the extra export is not installed")
 
-FORMATS = export.FORMATS
+FORMATS = forms.FORMATS
 
 
 def variables_of(config):
@@ -46,7 +52,7 @@ def variables_of(config):
 def crops_of(config, count=3):
     size = config.image_size
     images = np.random.default_rng(1).uniform(0, 255, (count, size, size, 3)).astype(np.float32)
-    return export.Crops(images, "noise")
+    return forms.Crops(images, "noise")
 
 
 def ldeq():
@@ -77,7 +83,7 @@ def exported(tmp_path_factory):
     folder, config = tmp_path_factory.mktemp("exported"), ldeq()
     config.eval.flip_average = False
     variables, crops = variables_of(config), crops_of(ldeq())
-    differences = {name: export.export_model(config, variables, folder / name, name, crops) for name in FORMATS}
+    differences = {name: forms.export_model(config, variables, folder / name, name, crops) for name in FORMATS}
     expected = systems.build(config).predict(variables, jnp.asarray(crops.images))
     return folder, config, crops, expected, differences
 
@@ -87,7 +93,7 @@ def test_every_format_does_what_the_model_does(exported):
     assert max(differences.values()) < 0.05
     assert np.ptp(np.asarray(expected.landmarks)) > 5
     for name in FORMATS:
-        model = trained.load(folder / name)
+        model = load(folder / name)
         for count in (1, 3):  # any batch
             found = model.predict(crops.images[:count])
             np.testing.assert_allclose(found.landmarks, expected.landmarks[:count], atol=0.01)
@@ -121,9 +127,9 @@ def test_mobilenet(tmp_path, monkeypatch):
     config = mobilenet()
     crops, variables = crops_of(config), variables_of(config)
     for name in ("stablehlo", "onnx"):
-        assert export.export_model(config, variables, tmp_path, name, crops) < 0.05
+        assert forms.export_model(config, variables, tmp_path, name, crops) < 0.05
     expected = systems.build(config).predict(variables, jnp.asarray(crops.images))
-    found = trained.load(tmp_path / "model.onnx").predict(crops.images)
+    found = load(tmp_path / "model.onnx").predict(crops.images)
     np.testing.assert_allclose(found.aux["params"], expected.aux["params"], rtol=1e-3, atol=1e-3)
     assert "BatchNormalization" not in {node.op_type for node in onnx_nodes(tmp_path / "model.onnx")}
 
@@ -135,7 +141,7 @@ def test_other_systems(make, tmp_path):
     config.eval.flip_average = False
     crops, variables = crops_of(config), variables_of(config)
     for name in ("stablehlo", "onnx"):
-        assert export.export_model(config, variables, tmp_path, name, crops) < 0.05
+        assert forms.export_model(config, variables, tmp_path, name, crops) < 0.05
 
 
 def test_operations_in_other_words():
@@ -152,7 +158,7 @@ def test_operations_in_other_words():
     images = np.random.default_rng(0).uniform(-1, 1, (3, 9, 8, 2)).astype(np.float32)
     spec = jax.ShapeDtypeStruct((*jax_export.symbolic_shape("b"), 9, 8, 2), jnp.float32)
     content = onnx_graph.to_onnx(function, spec, input_name="images", output_names=["a", "b", "c", "d"])
-    session = trained.onnx_session(content, "test")
+    session = onnx_session(content, "test")
     for found, expected in zip(session.run(None, {"images": images}), function(jnp.asarray(images)), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -177,61 +183,61 @@ class TestBadInput:
     def test_what_is_too_far_off_is_not_written(self, tmp_path, monkeypatch):
         config = ldeq()
         wrong = functools.partial(np.add, 0.2)
-        monkeypatch.setattr(trained, "call_graph", lambda content, path: lambda images: [wrong(EXPECTED[0])])
+        monkeypatch.setattr(model, "call_graph", lambda content, path: lambda images: [wrong(EXPECTED[0])])
         variables, crops = variables_of(config), crops_of(config)
         EXPECTED[:] = [np.asarray(systems.build(config).predict(variables, jnp.asarray(crops.images)).landmarks)]
         with pytest.raises(ValueError, match=r"differs from the trained one by 0\.2 pixels"):
-            export.export_model(config, variables, tmp_path / "out", "stablehlo", crops)
+            forms.export_model(config, variables, tmp_path / "out", "stablehlo", crops)
         assert list((tmp_path / "out").iterdir()) == []
         with pytest.raises(ValueError, match="differs from the trained one"):
-            export.export_model(config, variables, tmp_path / "out", "orbax", crops, tolerance=-1.0)
+            forms.export_model(config, variables, tmp_path / "out", "orbax", crops, tolerance=-1.0)
         assert list((tmp_path / "out").iterdir()) == []
         (tmp_path / "run" / "checkpoints").mkdir(parents=True)
         with pytest.raises(ValueError, match="is a workdir"):
-            export.export_model(config, variables, tmp_path / "run", "orbax", crops)
+            forms.export_model(config, variables, tmp_path / "run", "orbax", crops)
 
     def test_formats_and_types(self, tmp_path):
         config = ldeq()
         with pytest.raises(ValueError, match="choose of orbax, stablehlo, onnx"):
-            export.export_model(config, {}, tmp_path, "tflite", crops_of(config))
+            forms.export_model(config, {}, tmp_path, "tflite", crops_of(config))
         config.model.dtype = "bfloat16"
         with pytest.raises(ValueError, match="add --dtype=float32"):
-            export.make_onnx(config, {})
+            forms.make_onnx(config, {})
 
     def test_models_that_cannot_be_loaded(self, exported, tmp_path):
         folder, config, *_ = exported
         (tmp_path / "model.onnx").write_bytes(b"half a model")
         with pytest.raises(ValueError, match=r"model\.onnx\.json is missing"):
-            trained.load(tmp_path)
+            load(tmp_path)
         for text in ("{", "[]", '{"config": {}, "outputs": []}', '{"config": "x", "outputs": [1]}'):
             (tmp_path / "model.onnx.json").write_text(text)
             with pytest.raises(ValueError, match="is damaged"):
-                trained.load(tmp_path / "model.onnx")
+                load(tmp_path / "model.onnx")
         (tmp_path / "model.onnx.json").write_text((folder / "onnx" / "model.onnx.json").read_text())
         with pytest.raises(ValueError, match="not a model that ONNX Runtime takes"):
-            trained.load(tmp_path / "model.onnx")
+            load(tmp_path / "model.onnx")
         (tmp_path / "model.stablehlo").write_bytes(b"half a model")
         (tmp_path / "model.stablehlo.json").write_text((folder / "stablehlo" / "model.stablehlo.json").read_text())
         with pytest.raises(ValueError, match="not a StableHLO file"):
-            trained.load(tmp_path / "model.stablehlo")
+            load(tmp_path / "model.stablehlo")
         with pytest.raises(ValueError, match="does not exist; name a workdir"):
-            trained.load(tmp_path / "nowhere")
+            load(tmp_path / "nowhere")
         write_config(tmp_path / "run", config)
         with pytest.raises(ValueError, match="has no checkpoints: train there first"):
-            trained.load(tmp_path / "run")
+            load(tmp_path / "run")
         (tmp_path / "run" / "config.json").write_text("[]")
         with pytest.raises(ValueError, match=r"config\.json cannot be used"):
-            trained.load(tmp_path / "run")
+            load(tmp_path / "run")
         (tmp_path / "run" / "config.json").write_text('{"system": "ldeq"}')
         with pytest.raises(ValueError, match=r"it lacks scheme, model"):
-            trained.load(tmp_path / "run")
+            load(tmp_path / "run")
         shutil.copytree(folder / "orbax", tmp_path / "cut")
         for file in (tmp_path / "cut").rglob("d/*"):
             file.write_bytes(file.read_bytes()[:100])
         with pytest.raises(ValueError, match="export them again"):
-            trained.load(tmp_path / "cut")
+            load(tmp_path / "cut")
         with pytest.raises(ValueError, match="has no checkpoint 3"):
-            trained.load(folder / "orbax", step=3)
+            load(folder / "orbax", step=3)
 
 
 EXPECTED: list[np.ndarray] = []
@@ -239,10 +245,10 @@ EXPECTED: list[np.ndarray] = []
 
 def test_models_are_compared(video_workdir, tmp_path):
     _, folder = video_workdir
-    model = trained.load(folder)
+    model = load(folder)
     source = sources.open_set(model.config, "rendered:test")
-    entries = [compare.measure(model, name, source, repeats=2) for name in ("b", "a")]
-    compare.write(tmp_path, entries, "rendered:test")
+    entries = [comparison.measure(model, name, source, repeats=2) for name in ("b", "a")]
+    comparison.write(tmp_path, entries, "rendered:test")
     rows = json.loads((tmp_path / "comparison.json").read_text())["models"]
     assert [row["model"] for row in rows] == ["b", "a"] and rows[0]["count"] == 4
     assert rows[0]["parameters"] > 1000 and rows[0]["multiply_adds"] > 1e5 and rows[0]["latency_ms"] > 0

@@ -9,9 +9,10 @@ import quickstart
 from data_sets import face
 
 from jaxlm import losses, systems
+from jaxlm.commands import evaluate
 from jaxlm.data import sources
-from jaxlm.predict import Predictor
-from jaxlm.support import pictures, program
+from jaxlm.predict.session import Predictor
+from jaxlm.support import pictures
 from jaxlm.training import train
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -54,7 +55,7 @@ def test_all_three_together(extending, tmp_path):
     config.optim.update(dict(learning_rate=3e-3, ema=0.9))
     config.train.update(dict(num_steps=60, checkpoint_every=60, log_every=20, batch_size=8))
     train(config, tmp_path / "run")
-    (path,) = program.evaluate_workdir(config, tmp_path / "run")
+    (path,) = evaluate.evaluate_workdir(config, tmp_path / "run")
     assert json.loads(path.read_text())["nme"] < 35  # all points in the middle of the crop are at 70
     image, points = face(3)
     (found,) = Predictor.load(tmp_path / "run", refine=0)(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_awing import make_batch, make_config, untrained
 
-from jaxlm import figures
+from jaxlm.commands import figures
 from jaxlm.support import drawing
 from jaxlm.workdir import config_file
 

@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.folding import fold_batch_norms
+from jaxlm.export.folding import fold_batch_norms
 from jaxlm.networks.mobilenet import DepthwiseConv
 from jaxlm.networks.multiply_adds import count_macs
 

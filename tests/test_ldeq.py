@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.models.ldeq import LDEQ, PRESETS, normalize_heatmaps, to_landmarks
 from jaxlm.networks.blocks import average_pool, count_parameters, upsample_nearest
 from jaxlm.networks.convolution import conv_general_dilated, depthwise_convolution, same_convolution
 from jaxlm.solvers import anderson, fixed_point_iteration
+from jaxlm.systems.ldeq.network import LDEQ, PRESETS, normalize_heatmaps, to_landmarks
 
 SOLVER = partial(anderson, tol=1e-3, max_steps=6)
 

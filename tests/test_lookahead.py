@@ -10,8 +10,8 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from jaxlm import lookahead
 from jaxlm.systems import initial_state
+from jaxlm.systems.tddfa import lookahead
 
 COSTS = (lambda error: jnp.square(error), lambda error: 0.01 * jnp.abs(error))
 

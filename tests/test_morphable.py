@@ -8,9 +8,9 @@ import pytest
 import scipy.io
 from scipy.spatial.transform import Rotation
 
-from jaxlm import losses
 from jaxlm.face3d import morphable, parameters, pickles
 from jaxlm.face3d.model_files import load_face_model
+from jaxlm.systems.tddfa import costs
 
 
 @functools.lru_cache
@@ -48,13 +48,13 @@ def pair(model, seed=2):
 def test_fwpdc_is_wpdc(float64, squared):
     model = in_double(small_model())
     pred, target = pair(model)
-    slow, fast = (loss(pred, target, model, squared_weights=squared) for loss in (losses.wpdc, losses.fwpdc))
+    slow, fast = (loss(pred, target, model, squared_weights=squared) for loss in (costs.wpdc, costs.fwpdc))
     np.testing.assert_allclose(slow, fast, rtol=1e-10)
     assert np.ptp(np.asarray(fast)) > 0.1
     single = jax.tree.map(
         lambda leaf: leaf.astype("float32") if leaf.dtype.kind == "f" else leaf, (model, pred, target)
     )
-    np.testing.assert_allclose(losses.fwpdc(single[1], single[2], single[0], squared_weights=squared), slow, rtol=1e-5)
+    np.testing.assert_allclose(costs.fwpdc(single[1], single[2], single[0], squared_weights=squared), slow, rtol=1e-5)
 
 
 def test_wpdc_by_hand(float64):
@@ -78,18 +78,18 @@ def test_wpdc_by_hand(float64):
             degraded[i] = p[i]
             weights[i] = np.sqrt(np.square(vertices(degraded) - vertices(g)).sum())
         weights /= weights.max()
-        np.testing.assert_allclose(losses.wpdc(pred, target, model)[row], np.square(weights * (p - g)).sum(), rtol=1e-9)
+        np.testing.assert_allclose(costs.wpdc(pred, target, model)[row], np.square(weights * (p - g)).sum(), rtol=1e-9)
         np.testing.assert_allclose(
-            losses.vdc(pred, target, model)[row], np.square(vertices(p) - vertices(g)).sum(), rtol=1e-9
+            costs.vdc(pred, target, model)[row], np.square(vertices(p) - vertices(g)).sum(), rtol=1e-9
         )
-        gradient = jax.grad(lambda z, row=row: losses.fwpdc(z, target, model)[row])(pred)[row]
+        gradient = jax.grad(lambda z, row=row: costs.fwpdc(z, target, model)[row])(pred)[row]
         np.testing.assert_allclose(gradient, 2 * weights**2 * (p - g), rtol=1e-8, atol=1e-12)
 
 
 def test_losses_are_zero_without_nan_at_the_truth(float64):
     model = in_double(small_model())
     _, target = pair(model)
-    for loss in (losses.wpdc, losses.fwpdc, losses.vdc):
+    for loss in (costs.wpdc, costs.fwpdc, costs.vdc):
         value, gradient = jax.value_and_grad(lambda z, loss=loss: loss(z, target, model).sum())(target)
         assert value < 1e-20 and np.abs(gradient).max() < 1e-8
 
@@ -98,7 +98,7 @@ def test_depth_of_the_translation_does_not_count(float64):
     model = in_double(small_model())
     _, target = pair(model)
     moved = target.at[:, 11].add(3.0)
-    for loss in (losses.wpdc, losses.fwpdc, losses.vdc):
+    for loss in (costs.wpdc, costs.fwpdc, costs.vdc):
         assert np.abs(loss(moved, target, model)).max() < 1e-20
 
 

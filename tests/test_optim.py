@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlm.optim import make_optimizer, make_schedule
+from jaxlm.systems.optim import make_optimizer, make_schedule
 
 
 def run(optimizer, params, gradients):

@@ -10,18 +10,20 @@ import pytest
 import quickstart
 from data_sets import write_video
 
-from jaxlm import detect, geometry, predict, prediction_files, track, trained
+from jaxlm import geometry
 from jaxlm.data.readers import tables
 from jaxlm.data.readers.points import read_points_folder, read_pts
 from jaxlm.data.rendered.faces import photographs
 from jaxlm.data.samples import validate
 from jaxlm.data.video_files import VideoFile
-from jaxlm.predict_video import LiveTracker, VideoPredictor
-from jaxlm.predictor import Predictor
+from jaxlm.predict import __main__, detectors, face_boxes, outputs
+from jaxlm.predict.model import TrainedModel, _shipped, load
+from jaxlm.predict.predictor import Predictor
+from jaxlm.predict.session import Session
+from jaxlm.predict.video import LiveTracker, VideoPredictor
 from jaxlm.schemes import FACES68, FACES68_OF_FACES98
 from jaxlm.support import pictures, program
 from jaxlm.systems import Prediction
-from jaxlm.trained import TrainedModel
 
 SPOT = np.array([41.0, 30.0])  # x, y
 
@@ -104,7 +106,7 @@ class TestPredictor:
 
 class TestShippedModel:
     def test_it_is_small_and_finds_landmarks(self):
-        folder = trained._shipped()
+        folder = _shipped()
         assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 5e6
         predictor = Predictor.load(refine=0)
         faces = list(photographs(99, 0, 4, 160))
@@ -127,10 +129,10 @@ class TestShippedModel:
 
 class TestDetectors:
     def test_a_whole_picture(self):
-        np.testing.assert_array_equal(detect.make_detector("whole")(picture()), [[-0.5, -0.5, 89.5, 71.5]])
+        np.testing.assert_array_equal(detectors.make_detector("whole")(picture()), [[-0.5, -0.5, 89.5, 71.5]])
 
     def test_nothing_to_see(self):
-        haar = detect.make_detector("haar")
+        haar = detectors.make_detector("haar")
         assert haar(np.zeros((60, 60, 3), np.uint8)).shape == (0, 4)
         assert haar(np.zeros((1, 900, 3), np.uint8)).shape == (0, 4)
 
@@ -143,7 +145,7 @@ class TestDetectors:
             (("yunet", tmp_path / "yunet.onnx"), "not a model that OpenCV reads"),
         ):
             with pytest.raises(ValueError, match=message):
-                detect.make_detector(arguments[0], yunet=arguments[1] if len(arguments) > 1 else None)
+                detectors.make_detector(arguments[0], yunet=arguments[1] if len(arguments) > 1 else None)
 
 
 def jpeg_lying_on_its_side(image: np.ndarray) -> bytes:
@@ -157,7 +159,7 @@ def jpeg_lying_on_its_side(image: np.ndarray) -> bytes:
 class TestProgram:
     def session(self, out, **options):
         model, _ = finder()
-        return predict.Session(Predictor(model, detector=detect.whole_picture), program.make_folder(out), **options)
+        return Session(Predictor(model, detector=detectors.whole_picture), program.make_folder(out), **options)
 
     def test_a_folder_of_everything(self, tmp_path, capsys):
         folder = tmp_path / "in"
@@ -168,7 +170,7 @@ class TestProgram:
         (folder / "text.jpg").write_text("not a picture")
         (folder / "half.jpg").write_bytes(cv2.imencode(".jpg", picture())[1].tobytes()[:200])
         (folder / "notes.txt").write_text("no business of ours")
-        session, inputs = self.session(tmp_path / "out"), predict.find_inputs([str(folder)])
+        session, inputs = self.session(tmp_path / "out"), __main__.find_inputs([str(folder)])
         session.pictures(inputs.pictures, None, batch_size=2)
         session.write("finder")
         printed = capsys.readouterr()
@@ -200,14 +202,14 @@ class TestProgram:
             return real(images, boxes)
 
         monkeypatch.setattr(session._predictor, "many", many)
-        session.pictures(predict.find_inputs([str(tmp_path)]).pictures, None, batch_size=4)
+        session.pictures(__main__.find_inputs([str(tmp_path)]).pictures, None, batch_size=4)
         assert "b.png cannot be worked on: SHRT_MAX" in capsys.readouterr().err
         assert sorted(entry.get("name", "failed") for entry in session.entries) == ["a", "c", "failed"]
 
     def test_pictures_stand_upright(self, tmp_path):
         (tmp_path / "phone.jpg").write_bytes(jpeg_lying_on_its_side(picture()))
         session = self.session(tmp_path / "out", overlays=False)
-        session.pictures(predict.find_inputs([str(tmp_path / "phone.jpg")]).pictures, None, batch_size=1)
+        session.pictures(__main__.find_inputs([str(tmp_path / "phone.jpg")]).pictures, None, batch_size=1)
         (entry,) = session.entries
         assert (entry["width"], entry["height"]) == (72, 90)
         np.testing.assert_allclose(np.mean(entry["faces"][0]["landmarks"], axis=0), [71 - SPOT[1], SPOT[0]], atol=0.5)
@@ -218,13 +220,13 @@ class TestProgram:
         table = tmp_path / "boxes.csv"
         table.write_text("image,left,top,right,bottom\na.png,30,20,54,44\na.png,20,20,60,45\nc.png,1,2,3,4\n")
         session = self.session(tmp_path / "out", overlays=False)
-        session.pictures(predict.find_inputs([str(tmp_path)]).pictures, predict.read_boxes(table), batch_size=4)
+        session.pictures(__main__.find_inputs([str(tmp_path)]).pictures, __main__.read_boxes(table), batch_size=4)
         assert len(session.entries[-1]["faces"]) == 2
         assert "b.png has no line in the file of --boxes" in capsys.readouterr().err
         (tmp_path / "more").mkdir()
         cv2.imwrite(str(tmp_path / "more" / "a.png"), picture())
-        files = predict.find_inputs([str(tmp_path)], tmp_path / "out").pictures
-        session.pictures([file for file in files if file[0].name == "a.png"], predict.read_boxes(table), batch_size=4)
+        files = __main__.find_inputs([str(tmp_path)], tmp_path / "out").pictures
+        session.pictures([file for file in files if file[0].name == "a.png"], __main__.read_boxes(table), batch_size=4)
         assert capsys.readouterr().err.count("several pictures are called a.png") == 2
         for text, message in (
             ("image,left\n", "line 1: the header lacks top"),
@@ -232,7 +234,7 @@ class TestProgram:
         ):
             table.write_text(text)
             with pytest.raises(ValueError, match=message):
-                predict.read_boxes(table)
+                __main__.read_boxes(table)
 
     def test_names_that_cannot_be_used(self, tmp_path):
         (tmp_path / "a.txt").write_text("")
@@ -242,7 +244,7 @@ class TestProgram:
             ([str(tmp_path / "a.txt")], "neither a picture nor a video"),
         ):
             with pytest.raises(ValueError, match=message):
-                predict.find_inputs(names)
+                __main__.find_inputs(names)
         with pytest.raises(ValueError, match="cannot be written to"):
             program.make_folder(tmp_path / "a.txt" / "out")
 
@@ -272,7 +274,7 @@ class TestVideos:
             lost = box[0] > 30 and sum(b[0] > 30 for b in frames) == 15
             return np.array([box[:2], box[2:]]), 0.1 if lost else 0.9
 
-        tracks = track.find_faces(VideoFile(tmp_path / "clip.mp4"), detector, landmarker, 0.4, max_faces=3)
+        tracks = face_boxes.find_faces(VideoFile(tmp_path / "clip.mp4"), detector, landmarker, 0.4, max_faces=3)
         assert len(tracks) == 2
         missing = [np.isnan(boxes).any(axis=1) for boxes in tracks]
         # Found in frame 0 with three looks, lost at the fifteenth, and found again when the detector is asked next.
@@ -286,11 +288,11 @@ class TestVideos:
         boxes = np.tile([5.0, 5, 40, 40], (6, 1))
         boxes[2] = np.nan
         (tmp_path / "bad.mp4").write_text("no video")
-        session = predict.Session(predictor, program.make_folder(tmp_path / "out"))
+        session = Session(predictor, program.make_folder(tmp_path / "out"))
         follow = VideoPredictor(predictor)
         assert follow.method == "rwr"
-        session.videos(predict.find_inputs([str(tmp_path / "bad.mp4")]).videos, follow, None)
-        session.videos(predict.find_inputs([str(tmp_path / "clip.mp4")]).videos, follow, boxes)
+        session.videos(__main__.find_inputs([str(tmp_path / "bad.mp4")]).videos, follow, None)
+        session.videos(__main__.find_inputs([str(tmp_path / "clip.mp4")]).videos, follow, boxes)
         assert "bad.mp4 is not a video" in capsys.readouterr().err
         assert [entry.get("frames") for entry in session.entries] == [None, 6]
         rows = list(csv.DictReader((tmp_path / "out" / "clip.csv").read_text().splitlines()))
@@ -299,7 +301,7 @@ class TestVideos:
 
     def test_live_starts_anew_only_where_it_must(self, video_workdir, tmp_path, monkeypatch):
         _, folder = video_workdir
-        model, asked, seen = trained.load(folder), [], []
+        model, asked, seen = load(folder), [], []
         predictor = Predictor(model, detector=lambda image: asked.append(1) or np.array([[5.0, 5, 40, 40]]))
         frames = write_video(tmp_path / "clip.mp4", 6)
         tracker = LiveTracker(predictor)
@@ -319,11 +321,11 @@ class TestVideos:
         assert [face is None for face in faces] == [False, False, True, False, False, False]
         assert [restart for restart, _ in seen] == [True, False, False, True, False, False]
         assert [past for _, past in seen] == [0, 1, 2, 3, 4, 5] and len(asked) == 2
-        written = prediction_files.track_of_faces(faces, FACES68.num_landmarks)
+        written = outputs.track_of_faces(faces, FACES68.num_landmarks)
         assert np.isnan(written.landmarks).all(axis=(1, 2)).tolist() == [face is None for face in faces]
 
     def test_a_stream_without_frames(self, video_workdir, tmp_path):
-        session = predict.Session(Predictor.load(video_workdir[1]), program.make_folder(tmp_path / "out"))
+        session = Session(Predictor.load(video_workdir[1]), program.make_folder(tmp_path / "out"))
         with pytest.raises(ValueError, match="gave no frame"):
             session.stream("camera0", iter(()), 25.0)
         assert list((tmp_path / "out").iterdir()) == []
@@ -339,5 +341,5 @@ class TestVideos:
         def landmarker(image, box):
             return np.array([box[:2], box[2:]]), 0.9
 
-        tracks = track.find_faces(VideoFile(tmp_path / "clip.mp4"), detector, landmarker, 0.4, max_faces=2)
+        tracks = face_boxes.find_faces(VideoFile(tmp_path / "clip.mp4"), detector, landmarker, 0.4, max_faces=2)
         assert len(tracks) == 2 and np.isnan(tracks[1]).any(axis=1).sum() == 10

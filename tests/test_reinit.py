@@ -16,10 +16,10 @@ from data_sets import write_pts
 from ml_collections import ConfigDict
 
 from jaxlm import geometry, losses, systems, training
-from jaxlm.models.reinit import STAGES, ProgressiveNetwork, ShapeRegressor
 from jaxlm.networks.blocks import count_parameters
 from jaxlm.schemes import get_scheme
-from jaxlm.systems import reinit
+from jaxlm.systems.reinit.network import STAGES, ProgressiveNetwork, ShapeRegressor
+from jaxlm.systems.reinit.system import _restart, make_model, phase_plan, phase_schedule
 from jaxlm.workdir.restore import restore_variables
 
 ROOT = Path(__file__).parents[1]
@@ -211,7 +211,7 @@ def test_the_last_step_measures_in_the_crop():
     batch = make_batch()
     _, logs = jax.jit(system.train_step)(state, batch, jax.random.key(0))
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    apply = jax.jit(lambda v, x: reinit.make_model(config).apply(v, x, STAGES, mutable=["batch_stats"])[0])
+    apply = jax.jit(lambda v, x: make_model(config).apply(v, x, STAGES, mutable=["batch_stats"])[0])
     outputs = apply(variables, batch["image"].astype(jnp.float32))
     target, mask = geometry.to_unit(np.asarray(batch["landmarks"]), 128), np.asarray(batch["mask"])
     distance = np.linalg.norm(target[:, 36] - target[:, 45], axis=-1)
@@ -241,7 +241,7 @@ def test_what_was_frozen_starts_with_fresh_moments_and_the_schedule_goes_on():
     whole = systems.TrainState(jnp.asarray(50), params, {}, {}, state)
     sizes = {}
     for now in (False, True):
-        restarted = reinit._restart(optimizer, whole, jnp.asarray(now))
+        restarted = _restart(optimizer, whole, jnp.asarray(now))
         update, _ = optimizer.update({"a": jnp.ones(3)}, restarted, params)
         sizes[now] = float(-update["a"][0])
     np.testing.assert_allclose(sizes[True], 0.5, rtol=1e-3)  # the learning rate, half way down
@@ -257,14 +257,14 @@ def test_what_was_frozen_starts_with_fresh_moments_and_the_schedule_goes_on():
     ],
 )
 def test_steps_that_a_model_does_not_have_leave_their_share_to_the_others(fields, expected):
-    plan = reinit.phase_plan(make_config(**fields))
+    plan = phase_plan(make_config(**fields))
     assert [name for name, _ in plan] == expected and plan[-1][1] == 40
 
 
 def test_the_learning_rate_decays_to_zero_in_each_step():
     config = make_config()
-    plan = reinit.phase_plan(config)
-    schedule = reinit.phase_schedule(config, plan)
+    plan = phase_plan(config)
+    schedule = phase_schedule(config, plan)
     begin = 0
     for name, last in plan:
         rate = config.phases[name].learning_rate
@@ -286,7 +286,7 @@ def test_the_halves_are_the_whole(progressive):
     whole = jax.jit(system.predict)(variables, images)
     assert system.halves is not None
     located = np.asarray(jax.jit(system.halves.locate)(variables, images))
-    from jaxlm.sampler import warp
+    from jaxlm.systems.reinit.sampler import warp
 
     side = system.halves.side
     unit = geometry.invert_affine(np.asarray(whole.aux["matrix"]))

@@ -7,9 +7,12 @@ import reinit_faces68
 from data_sets import write_pts
 from ml_collections import ConfigDict
 
-from jaxlm import boxes, geometry, robustness
+from jaxlm import geometry
+from jaxlm.commands import robustness
 from jaxlm.data import batches, crops, sources
 from jaxlm.data.augment import Augmentation, Perturbation, label_noise, make_crop, random_box
+from jaxlm.evaluation import detector_boxes
+from jaxlm.evaluation.robustness import AMOUNTS
 from jaxlm.schemes import get_scheme
 from jaxlm.training import train
 
@@ -60,7 +63,7 @@ def test_training_boxes_follow_the_distribution_and_repeat_themselves():
     tight = np.array([10.0, 20.0, 60.0, 100.0])
     rng = np.random.default_rng(0)
     drawn = [random_box(tight, Augmentation(box=(*mean, *deviation)), rng) for _ in range(3000)]
-    values = np.array([boxes.offsets(box, tight) for box in drawn])
+    values = np.array([detector_boxes.offsets(box, tight) for box in drawn])
     np.testing.assert_allclose(values.mean(axis=0), mean, atol=0.01)
     np.testing.assert_allclose(values.std(axis=0), deviation, rtol=0.06)
     few = Augmentation(box=(*mean, *deviation), box_samples=20)
@@ -90,8 +93,8 @@ def test_label_noise_is_a_disc_and_the_same_every_time():
 def test_the_box_that_a_detector_means_covers_the_face():
     tight = np.array([10.0, 10.0, 50.0, 50.0])
     found = np.array([[60.0, 60.0, 100.0, 100.0], [5.0, 5.0, 80.0, 80.0], [8.0, 12.0, 52.0, 55.0]])
-    np.testing.assert_array_equal(boxes.nearest_box(found, tight), found[2])
-    assert boxes.nearest_box(found[:1], tight) is None and boxes.nearest_box(found[:0], tight) is None
+    np.testing.assert_array_equal(detector_boxes.nearest_box(found, tight), found[2])
+    assert detector_boxes.nearest_box(found[:1], tight) is None and detector_boxes.nearest_box(found[:0], tight) is None
 
 
 def test_protocols_that_ignore_the_box_are_known():
@@ -119,7 +122,7 @@ def test_any_workdir_gets_the_tables_and_the_plot(trained, capsys):
     results = robustness.run([folder / "gsr"], None, folder / "out")
     result = results["gsr"]
     assert {kind: len(values) for kind, values in result.perturbed.items()} == {
-        kind: len(amounts) for kind, amounts in robustness.AMOUNTS.items()
+        kind: len(amounts) for kind, amounts in AMOUNTS.items()
     }
     assert np.isfinite([*result.perturbed.values()]).all() and set(result.detectors) == {"landmarks", "given", "haar"}
     # An untrained network predicts the mean face in the box, so a box twice as wrong is about twice as bad.
@@ -138,16 +141,16 @@ def test_any_workdir_gets_the_tables_and_the_plot(trained, capsys):
 
 def test_boxes_are_measured(trained):
     config, _ = trained
-    found = boxes.measure(sources.open_set(config, "300w:train"))
+    found = detector_boxes.measure(sources.open_set(config, "300w:train"))
     np.testing.assert_allclose(found.values, 0.0, atol=1e-5)
     assert found.missed == 0 and found.distribution() == (0.0,) * 8
-    wider = boxes.offsets(np.array([0.0, 0.0, 40.0, 20.0]), np.array([0.0, 0.0, 20.0, 20.0]))
+    wider = detector_boxes.offsets(np.array([0.0, 0.0, 40.0, 20.0]), np.array([0.0, 0.0, 20.0, 20.0]))
     np.testing.assert_allclose(wider, [0.5, 0.0, np.log(2.0), 0.0])
 
 
 def test_full_pictures_and_stretched_crops_are_measured_in_the_pictures_pixels(trained):
     """A perfect prediction has no error, and one off by a pixel of the picture the same whatever the crop."""
-    from jaxlm import evaluation
+    from jaxlm.evaluation import stills
     from jaxlm.systems import Prediction
 
     config, _ = trained
@@ -162,9 +165,7 @@ def test_full_pictures_and_stretched_crops_are_measured_in_the_pictures_pixels(t
         off = geometry.apply_affine(matrix, in_picture + np.array([2.0, 0.0]))
         padded = np.zeros((config.eval.batch_size, 68, 2), np.float32)
         padded[: len(off)] = off
-        result = evaluation.evaluate(
-            lambda v, x, padded=padded: Prediction(padded, np.ones(()), {}), {}, source, changed
-        )
+        result = stills.evaluate(lambda v, x, padded=padded: Prediction(padded, np.ones(()), {}), {}, source, changed)
         values.append(result.nme)
     np.testing.assert_allclose(values[0], values[1], rtol=1e-4)
     assert jax.device_count() == 1

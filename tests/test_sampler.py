@@ -5,7 +5,8 @@ import pytest
 from jax.test_util import check_grads
 from scipy.ndimage import map_coordinates
 
-from jaxlm import geometry, sampler
+from jaxlm import geometry
+from jaxlm.systems.reinit import sampler
 
 RNG = np.random.default_rng(0)
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from jaxlm import dense_evaluation, selection
+from jaxlm.commands import meta_choices
+from jaxlm.evaluation import dense
 from jaxlm.face3d import mesh_files, scans
 from jaxlm.face3d.model_files import load_face_model
 from jaxlm.support.errors import BadSample
@@ -59,22 +60,22 @@ def test_alignment_undoes_a_similarity():
     moved = 1.04 * points @ turn.T + [2.0, -1.0, 30.0]
     aligned = scans.align(moved, surface, steps=100)
     assert np.linalg.norm(aligned - points, axis=1).mean() < 2.0  # millimetres
-    exact, eyes = dense_evaluation.scan_error(surface, model, surface)
+    exact, eyes = dense.scan_error(surface, model, surface)
     left, right = points[[36, 45]]
     assert exact < 1e-9 and eyes == pytest.approx(float(np.linalg.norm(left - right)))
-    assert dense_evaluation.scan_error(surface * [1.0, 1.1, 1.0], model, surface)[0] > 0.1
+    assert dense.scan_error(surface * [1.0, 1.1, 1.0], model, surface)[0] > 0.1
 
 
 def test_vertex_error_ignores_the_depth_of_the_whole():
     rng = np.random.default_rng(0)
     target = rng.normal(size=(50, 3))
-    assert dense_evaluation.vertex_error(target + [0, 0, 7.0], target, 2.0) < 1e-12
-    assert dense_evaluation.vertex_error(target + [3.0, 4.0, 7.0], target, 2.0) == pytest.approx(2.5)
+    assert dense.vertex_error(target + [0, 0, 7.0], target, 2.0) < 1e-12
+    assert dense.vertex_error(target + [3.0, 4.0, 7.0], target, 2.0) == pytest.approx(2.5)
 
 
 def test_the_mean_of_the_bins():
     members = {"a": np.array([True, True, False]), "b": np.array([False, False, True])}
-    report = dense_evaluation.DenseResult(np.array([0.01, 0.03, 0.10]), members, 9).report()
+    report = dense.DenseResult(np.array([0.01, 0.03, 0.10]), members, 9).report()
     assert report["nme"] == pytest.approx(14 / 3) and report["nme_mean_of_subsets"] == pytest.approx(6.0)
 
 
@@ -82,9 +83,9 @@ def test_the_selection_is_drawn(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"loss": {"name": "meta_joint"}, "meta": {"k": 3}}))
     rows = [{"step": 4 * i, "kind": "train", "chosen": float(i > 5), "chosen_vdc": 100.0 / i} for i in range(1, 10)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shares = selection.plot([tmp_path], tmp_path / "selection.png")
+    shares = meta_choices.plot([tmp_path], tmp_path / "selection.png")
     assert shares[str(tmp_path)] == (0.0, 1.0)
     assert cv2.imread(str(tmp_path / "selection.png")) is not None
     (tmp_path / "config.json").write_text(json.dumps({"loss": {"name": "fwpdc"}, "meta": {"k": 3}}))
     with pytest.raises(ValueError, match=r"was not trained with loss\.name = meta_joint"):
-        selection.plot([tmp_path], tmp_path / "selection.png")
+        meta_choices.plot([tmp_path], tmp_path / "selection.png")

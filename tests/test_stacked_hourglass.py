@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.models.stacked_hourglass import StackedHourglass, coordinate_channels
 from jaxlm.networks.blocks import count_parameters
+from jaxlm.systems.awing.network import StackedHourglass, coordinate_channels
 
 
 def tiny(**options):

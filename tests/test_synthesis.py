@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from jaxlm import synthesis
 from jaxlm.face3d import parameters
 from jaxlm.face3d.model_files import load_face_model
 from jaxlm.face3d.morphable import landmark_model
+from jaxlm.systems.tddfa import synthesis
 
 SIZE = 64
 

@@ -8,15 +8,17 @@ import tddfa_300wlp
 import tddfa_faces68
 import tddfa_rendered
 
-from jaxlm import convert, losses, systems, trained
+from jaxlm import systems
+from jaxlm.commands import evaluate
+from jaxlm.convert import __main__
 from jaxlm.face3d import parameters
 from jaxlm.face3d.model_files import load_face_model, model_of
 from jaxlm.face3d.morphable import landmark_model
-from jaxlm.models import tddfa as models
-from jaxlm.models.tddfa import ParameterNetwork
 from jaxlm.networks.blocks import count_parameters
-from jaxlm.support import program
-from jaxlm.systems import tddfa
+from jaxlm.predict.model import jitted_predict
+from jaxlm.systems.tddfa import network as models
+from jaxlm.systems.tddfa.costs import make_costs
+from jaxlm.systems.tddfa.network import ParameterNetwork
 from jaxlm.training import train
 from jaxlm.workdir import checkpoints, config_file, restore
 
@@ -70,14 +72,14 @@ def test_trained_interrupted_and_resumed_to_the_same_bits(tmp_path, monkeypatch,
     ends = [restore.restore_variables(config, tmp_path / name)[0] for name in ("whole", "broken")]
     jax.tree.map(np.testing.assert_array_equal, *ends)
     # And it predicts: landmarks in the crop, parameters of which they are the vertices.
-    predict, _ = trained.jitted_predict(config)
+    predict, _ = jitted_predict(config)
     prediction = predict(ends[0], np.zeros((1, 32, 32, 3), np.uint8))
     sparse = landmark_model(model_of(config))
     points = parameters.crop_pixels(parameters.vertices(prediction.aux["params"], sparse), 32)
     np.testing.assert_allclose(prediction.landmarks, points[..., :2], rtol=1e-4, atol=1e-3)
     scheme = config.copy_and_resolve_references()
     scheme.scheme = "aflw21"
-    assert trained.jitted_predict(scheme)[0](ends[0], np.zeros((1, 32, 32, 3), np.uint8)).landmarks.shape == (1, 21, 2)
+    assert jitted_predict(scheme)[0](ends[0], np.zeros((1, 32, 32, 3), np.uint8)).landmarks.shape == (1, 21, 2)
 
 
 def test_statistics_of_the_training_set():
@@ -110,15 +112,15 @@ def costs_of(name, **loss):
     rng = np.random.default_rng(0)
     target = jnp.asarray(rng.normal(size=(3, model.num_params)), jnp.float32)
     pred = target + jnp.asarray(rng.normal(size=target.shape), jnp.float32)
-    costs = tddfa.make_costs(config, model)
+    costs = make_costs(config, model)
     return [float(cost(pred, target, model, jax.random.key(0))) for cost in costs], (pred, target, model)
 
 
 def test_vanilla_joint_weighs_with_beta():
     (fwpdc,), arrays = costs_of("fwpdc")
     (vdc,), _ = costs_of("vdc")
-    assert fwpdc == pytest.approx(float(losses.fwpdc(*arrays).mean()), rel=1e-5)
-    assert vdc == pytest.approx(float(losses.vdc(*arrays).mean()) / len(arrays[2].mean), rel=1e-5)
+    assert fwpdc == pytest.approx(float(fwpdc(*arrays).mean()), rel=1e-5)
+    assert vdc == pytest.approx(float(vdc(*arrays).mean()) / len(arrays[2].mean), rel=1e-5)
     (joint,), _ = costs_of("vanilla_joint", beta=0.25)
     assert joint == pytest.approx(0.25 * fwpdc + 0.75 * fwpdc, rel=1e-5)  # |L_f|/|L_v| L_v is as large as L_f
     both, _ = costs_of("meta_joint")
@@ -130,7 +132,7 @@ def test_some_vertices_stand_for_all():
     config = make_config_without_data()
     config.loss.update(dict(name="vdc", vertices=300))
     (whole,), (pred, target, model) = costs_of("vdc")
-    (cost,) = tddfa.make_costs(config, model)
+    (cost,) = make_costs(config, model)
     values = [float(cost(pred, target, model, jax.random.key(seed))) for seed in range(2)]
     assert values[0] != values[1]
     np.testing.assert_allclose(values, whole, rtol=0.5)
@@ -241,11 +243,11 @@ def write_released(folder, network, torch):
 def test_the_released_network_gives_the_same_numbers(tmp_path):
     torch, network = make_torch_mobilenet()
     statistics = write_released(tmp_path, network, torch)
-    convert.convert("tddfa_v2", tmp_path, tmp_path / "run")
+    __main__.convert("tddfa_v2", tmp_path, tmp_path / "run")
     config = config_file.load_config(tmp_path / "run")
     variables, step = restore.restore_variables(config, tmp_path / "run")
     images = np.random.default_rng(0).integers(0, 255, (2, 120, 120, 3), dtype=np.uint8)
-    found = trained.jitted_predict(config)[0](variables, images).aux["params"]
+    found = jitted_predict(config)[0](variables, images).aux["params"]
     blue_first = torch.tensor((images[..., ::-1].astype(np.float32) - 127.5) / 128).permute(0, 3, 1, 2)
     with torch.no_grad():
         expected = network(blue_first).numpy() * statistics["std"] + statistics["mean"]
@@ -256,23 +258,23 @@ def test_the_released_network_gives_the_same_numbers(tmp_path):
 def test_released_files_that_do_not_fit_are_named(tmp_path):
     torch, network = make_torch_mobilenet(width=0.25)
     with pytest.raises(ValueError, match=r"must hold one of mb05_120x120\.pth, mb1_120x120\.pth, and holds none"):
-        convert.convert("tddfa_v2", tmp_path, tmp_path / "run")
+        __main__.convert("tddfa_v2", tmp_path, tmp_path / "run")
     write_released(tmp_path, network, torch)
     with pytest.raises(ValueError, match=r"mb05_120x120\.pth: conv1\.weight is \(8, 3, 3, 3\) where the network needs"):
-        convert.convert("tddfa_v2", tmp_path, tmp_path / "run")
+        __main__.convert("tddfa_v2", tmp_path, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     (tmp_path / "bfm68.npz").unlink()
     with pytest.raises(ValueError, match="holds no face model"):
-        convert.convert("tddfa_v2", tmp_path, tmp_path / "run")
+        __main__.convert("tddfa_v2", tmp_path, tmp_path / "run")
 
 
 def test_the_released_network_on_aflw2000(real_data, tmp_path):
     pytest.importorskip("torch")
-    convert.convert("tddfa_v2", real_data / "tddfa_v2", tmp_path / "run")
+    __main__.convert("tddfa_v2", real_data / "tddfa_v2", tmp_path / "run")
     config = config_file.load_config(tmp_path / "run")
     config.data.cache = str(tmp_path / "cache")
     root = str(real_data / "formats" / "aflw2000")
-    (path,) = program.evaluate_workdir(config, tmp_path / "run", data="aflw2000", root=root)
+    (path,) = evaluate.evaluate_workdir(config, tmp_path / "run", data="aflw2000", root=root)
     report = json.loads(path.read_text())
     assert report["count"] == 24 and report["nme"] < 3.0 and report["nme_mean_of_bins"] < 3.6
 

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 from data_sets import moving_box, write_video
 
-from jaxlm import geometry, track, trained, video_evaluation
+from jaxlm import geometry
+from jaxlm.commands import track
 from jaxlm.data.video_batches import open_videos
 from jaxlm.data.video_files import VideoFile, VideoWriter
+from jaxlm.predict import face_boxes
+from jaxlm.predict.follower import Follower
+from jaxlm.predict.model import load
 from jaxlm.support.errors import BadSample
 
 
@@ -19,10 +23,10 @@ def test_a_clip_is_tracked_from_file_to_file(video_workdir, tmp_path, capsys):
     boxes = record["bbox"].copy()
     boxes[3] = np.nan  # a lost face
 
-    model = trained.load(folder)
+    model = load(folder)
     variables = model.variables
-    follower = video_evaluation.Follower(variables, config, ("frame", "rwr"), batch_size=1)
-    landmarker = track.make_landmarker(model)
+    follower = Follower(variables, config, ("frame", "rwr"), batch_size=1)
+    landmarker = face_boxes.make_landmarker(model)
     tracked = track.track_clip(follower, landmarker, VideoFile(record["video"].decode()), boxes)
     paths = track.write_outputs(tmp_path, tracked, config)
     stem = Path(record["video"].decode()).stem
@@ -55,16 +59,16 @@ def test_boxes_follow_a_face_and_give_up_a_lost_one(tmp_path):
         score = 0.9 if len(seen) != 6 else 0.1  # unsure once
         return np.array([box[:2] + 1, box[2:] + 1]), score
 
-    boxes = track.find_boxes(VideoFile(tmp_path / "clip.mp4"), lambda image: found, landmarker, 0.4)
+    boxes = face_boxes.find_boxes(VideoFile(tmp_path / "clip.mp4"), lambda image: found, landmarker, 0.4)
     # Three rounds at the first frame, one at each of the next two; the sixth call loses the face, and it is found anew.
     np.testing.assert_array_equal(np.isnan(boxes).any(axis=1), [False] * 3 + [True] + [False] * 4)
-    nobody = track.find_boxes(VideoFile(tmp_path / "clip.mp4"), lambda image: np.zeros((0, 4)), landmarker, 0.4)
+    nobody = face_boxes.find_boxes(VideoFile(tmp_path / "clip.mp4"), lambda image: np.zeros((0, 4)), landmarker, 0.4)
     assert np.isnan(nobody).all() and len(nobody) == 8
 
 
 def test_boxes_are_not_smoothed_over_a_cut():
     boxes = np.concatenate([moving_box(6), moving_box(6) + 200])
-    smooth = track.smooth_boxes(boxes, 0.4)
+    smooth = face_boxes.smooth_boxes(boxes, 0.4)
     assert np.abs(smooth - boxes).max() < 4 and geometry.box_iou(smooth[5], smooth[6]) == 0
 
 
@@ -73,9 +77,12 @@ def test_programs_end_in_one_sentence(video_workdir, tmp_path):
     (tmp_path / "text.mp4").write_text("not a video")
     np.save(tmp_path / "boxes.npy", np.zeros((3, 2)))
     cases = [
-        (["jaxlm.track", f"--workdir={folder}", str(tmp_path / "text.mp4")], "not a video"),
-        (["jaxlm.track", f"--workdir={folder}", f"--boxes={tmp_path / 'boxes.npy'}", "clip.mp4"], "2 columns"),
-        (["jaxlm.oracle", f"--workdirs={folder}", f"--out={tmp_path / 'o'}"], "Name at least one video"),
+        (["jaxlm.predict.face_boxes", f"--workdir={folder}", str(tmp_path / "text.mp4")], "not a video"),
+        (
+            ["jaxlm.predict.face_boxes", f"--workdir={folder}", f"--boxes={tmp_path / 'boxes.npy'}", "clip.mp4"],
+            "2 columns",
+        ),
+        (["jaxlm.predict.ensemble", f"--workdirs={folder}", f"--out={tmp_path / 'o'}"], "Name at least one video"),
     ]
     for arguments, message in cases:
         ended = subprocess.run(

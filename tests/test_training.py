@@ -13,6 +13,7 @@ import pytest
 from data_sets import write_csv, write_pts
 
 from jaxlm import systems, training
+from jaxlm.commands import evaluate
 from jaxlm.support import files, program
 from jaxlm.support.errors import NonFiniteError
 from jaxlm.training import train
@@ -61,7 +62,7 @@ def test_train_logs_checkpoints_and_evaluates(tmp_path, capsys):
         lines(tmp_path / "run", "train")[0]
     )
     assert list((tmp_path / "run" / "tensorboard").iterdir())
-    written = program.evaluate_workdir(config, tmp_path / "run")
+    written = evaluate.evaluate_workdir(config, tmp_path / "run")
     report = json.loads(written[0].read_text())
     assert written[0].name == "300w_heldout.json"
     assert {"nme", "fr10", "auc10", "crop", "normalizer", "subsets", "units"} <= set(report)
@@ -95,7 +96,7 @@ def test_any_data_set_can_be_named(tmp_path):
     config = make_config(tmp_path)
     train(config, tmp_path / "run")
     write_csv(tmp_path / "others", 5)
-    written = program.evaluate_workdir(config, tmp_path / "run", data="own:train", root=str(tmp_path / "others"))
+    written = evaluate.evaluate_workdir(config, tmp_path / "run", data="own:train", root=str(tmp_path / "others"))
     assert json.loads(written[0].read_text())["count"] == 5
 
 
@@ -330,7 +331,7 @@ class TestMistakes:
         config = make_config(tmp_path)
         train(config, tmp_path / "run")
         with pytest.raises(ValueError, match="--root goes with --data"):
-            program.evaluate_workdir(config, tmp_path / "run", root="faces.csv")
+            evaluate.evaluate_workdir(config, tmp_path / "run", root="faces.csv")
 
     def test_no_workdir(self, tmp_path):
         with pytest.raises(ValueError, match=r"has no config\.json"):

@@ -9,7 +9,7 @@ import pytest
 
 from jaxlm import systems
 from jaxlm.solvers import fixed_point_iteration
-from jaxlm.systems import ldeq as ldeq_system
+from jaxlm.systems.ldeq import system as ldeq_system
 from jaxlm.video import energy, recurrence
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "configs"))
@@ -209,7 +209,7 @@ def test_the_energy_s_landmarks_move_towards_the_frame_s_own(ldeq):
 
 def test_each_method_applies_the_cell_as_often_as_it_says(ldeq, monkeypatch):
     """Frame-wise once a step of a still, early and RwR once a step of their own, and RwR cold at the first frame."""
-    from jaxlm.models.ldeq import LDEQ
+    from jaxlm.systems.ldeq.network import LDEQ
 
     config = ldeq[0].copy_and_resolve_references()
     config.solver.tol = config.video.solver.tol = 0.0

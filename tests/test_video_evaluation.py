@@ -4,16 +4,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm import geometry, metrics, systems, video_evaluation
+from jaxlm import geometry, metrics, systems
+from jaxlm.commands import evaluate
 from jaxlm.data.video_batches import by_length, crop_chunks, open_videos, video_of
 from jaxlm.data.video_files import VideoFile
-from jaxlm.support import program
+from jaxlm.evaluation.videos import VideoResult, score_track, tune_average
+from jaxlm.predict.follower import Follower, Track, parse_method
 from jaxlm.workdir import restore
 
 
 def test_videos_are_evaluated_by_every_method(video_workdir, capsys):
     config, folder = video_workdir
-    written = program.evaluate_workdir(config, folder, data="rendered_videos")
+    written = evaluate.evaluate_workdir(config, folder, data="rendered_videos")
     out = capsys.readouterr().out
     assert [path.name for path in written] == ["rendered_videos_hard.json", "rendered_videos_easy.json"]
     report = json.loads(written[0].read_text())
@@ -35,12 +37,12 @@ def test_a_result_does_not_depend_on_the_batch(video_workdir):
     variables, _ = restore.restore_variables(config, folder)
     source = open_videos(config, "rendered_videos:hard")[0]
     assert list(by_length(source, 1)) == [[0], [1]]
-    follower = video_evaluation.Follower(variables, config, ("rwr",))
+    follower = Follower(variables, config, ("rwr",))
     both = follower([video_of(source.records[i]) for i in range(2)])["rwr"]
     for index in range(2):
         alone = follower([video_of(source.records[index])])["rwr"][0]
         np.testing.assert_allclose(alone.landmarks, both[index].landmarks, atol=1e-3)
-        score = video_evaluation.score_track(alone, video_of(source.records[index]), source.scheme, "inter_ocular")
+        score = score_track(alone, video_of(source.records[index]), source.scheme, "inter_ocular")
         truth = source.records[index]["landmarks"]
         np.testing.assert_allclose(score.nmf, metrics.nmf(alone.landmarks.astype(np.float32), truth), rtol=1e-3)
     assert follower([])["rwr"] == []
@@ -49,7 +51,7 @@ def test_a_result_does_not_depend_on_the_batch(video_workdir):
 def test_unknown_methods_are_refused():
     for name in ("rnn", "frame+median:3", "frame+ema:2"):
         with pytest.raises(ValueError):
-            video_evaluation.parse_method(name)
+            parse_method(name)
 
 
 def test_the_tuned_average_has_the_flicker_asked_for(video_workdir):
@@ -62,19 +64,19 @@ def test_the_tuned_average_has_the_flicker_asked_for(video_workdir):
         error = rng.normal(size=video.landmarks.shape)
         for tracks, strength in ((noisy, 1.0), (calm, 0.8)):
             landmarks = video.landmarks + strength * error
-            tracks.append(video_evaluation.Track(landmarks, np.ones(landmarks.shape[:2]), np.ones(len(video), bool)))
+            tracks.append(Track(landmarks, np.ones(landmarks.shape[:2]), np.ones(len(video), bool)))
     tracks = {"frame": noisy, "rwr": calm}
     scores = {
-        name: [video_evaluation.score_track(t, v, source.scheme, "box") for t, v in zip(found, videos, strict=True)]
+        name: [score_track(t, v, source.scheme, "box") for t, v in zip(found, videos, strict=True)]
         for name, found in tracks.items()
     }
-    result = video_evaluation.VideoResult(["a", "b"], tracks, scores)
+    result = VideoResult(["a", "b"], tracks, scores)
     assert np.isclose(result.row("rwr")["nmf"], 0.8 * result.row("frame")["nmf"], rtol=1e-3)
-    tuned = video_evaluation.tune_average(result, source, config)
+    tuned = tune_average(result, source, config)
     assert tuned is not None and 0.3 < tuned.alpha < 1
     assert np.isclose(tuned.nmf, result.row("rwr")["nmf"], rtol=0.01)
-    assert video_evaluation.tune_average(result._replace(tracks={"frame": noisy}), source, config) is None
-    assert video_evaluation.tune_average(result, source, config, base="rwr", like="frame") is None
+    assert tune_average(result._replace(tracks={"frame": noisy}), source, config) is None
+    assert tune_average(result, source, config, base="rwr", like="frame") is None
 
 
 def test_a_system_without_a_state_is_followed_frame_by_frame(video_workdir, capsys):
@@ -82,7 +84,7 @@ def test_a_system_without_a_state_is_followed_frame_by_frame(video_workdir, caps
     variables, _ = restore.restore_variables(config, folder)
     explicit = config.copy_and_resolve_references()
     explicit.model.explicit = True
-    follower = video_evaluation.Follower(variables, explicit, ("frame", "rwr", "frame+ema:0.5"))
+    follower = Follower(variables, explicit, ("frame", "rwr", "frame+ema:0.5"))
     assert "no state to start from" in capsys.readouterr().out
     video = video_of(open_videos(config, "rendered_videos:easy")[0].records[0])
     tracks = follower([video])

@@ -31,7 +31,8 @@ class Augmentation:
         flip: probability of a mirror image.
         box: means and standard deviations, twice 4 numbers, of how a detector's box differs from the box around the
             landmarks: its centre's offset over the box's sides, and the logarithms of the ratios of the sides. The
-            given box is replaced by a random one of that distribution; empty for the given box. See `jaxlm.boxes`.
+            given box is replaced by a random one of that distribution; empty for the given box. See
+            `jaxlm.evaluation.detector_boxes`.
         box_samples: how many different boxes a picture gets; 0 for a new one each time.
         blur: probability of a gaussian blur, its σ uniform in up to 2 % of the side.
         noise: probability of gaussian noise, its σ uniform in up to 12 grey levels.

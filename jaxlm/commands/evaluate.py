@@ -1,0 +1,127 @@
+"""FIXME What train.py and eval.py share: one sentence for a user's mistake, devices, and configs of workdirs."""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from jaxlm.config import Config
+from jaxlm.data import sources, video_batches
+from jaxlm.data.sources import with_source
+from jaxlm.evaluation import stills, video_report
+from jaxlm.evaluation.report import table, write_report
+from jaxlm.evaluation.videos import evaluate_videos, tune_average
+from jaxlm.predict.follower import Follower
+from jaxlm.predict.model import jitted_predict
+from jaxlm.support.program import one_sentence
+from jaxlm.workdir import config_file
+from jaxlm.workdir.restore import restore_variables
+
+
+def define_workdir_config(argv: list[str]) -> flags.FlagHolder:
+    """The flag --config of a program on a --workdir: a config file or, without one, the workdir's own config.
+
+    Either way every field can be overridden, as in --config.data.crop=hih.
+    """
+    words = [part for argument in argv for part in argument.lstrip("-").split("=", 1)]
+    workdir = Path(words[words.index("workdir") + 1] if "workdir" in words[:-1] else "").expanduser()
+    if "config" not in words and (workdir / "config.json").exists():
+        with one_sentence():
+            return config_flags.DEFINE_config_dict("config", config_file.load_config(workdir))
+    return config_flags.DEFINE_config_file("config", None, "Experiment; the workdir's own where it is not given.")
+
+
+def workdir_config(given: Config | None, overrides: dict[str, Any], workdir: Path) -> Config:
+    """The config of a trained workdir with the command line's overrides.
+
+    Args:
+        given: of --config, or None; only checked against the workdir's model.
+        overrides: field -> value as set on the command line.
+        workdir: with a config.json.
+
+    Raises:
+        ValueError: if `given` is another model, or a field does not exist.
+    """
+    config = config_file.load_config(workdir)
+    if given is not None:
+        config_file.check_same_model(config, given, workdir)
+    for field, value in overrides.items():
+        try:
+            config.update_from_flattened_dict({field: value})
+        except (KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"config.{field} cannot be set to {value!r}: {error}") from None
+    return config
+
+
+def evaluate_workdir(
+    config: Config,
+    workdir: str | Path,
+    *,
+    data: str | None = None,
+    root: str | None = None,
+    step: int | str | None = None,
+) -> list[Path]:
+    """Evaluates a checkpoint on `data`, or on every set of `config.eval.sets`; prints tables, writes `<workdir>/eval/`.
+
+    Args:
+        config: of the workdir.
+        workdir: with checkpoints.
+        data: "source" or "source:split" of `config.data.sources`, or a builder's name together with `root`.
+        root: the files of that data set.
+        step: of the checkpoint; the last one where it is None.
+
+    Returns:
+        The JSON files.
+
+    Raises:
+        ValueError: for a data set, split or checkpoint that does not exist.
+    """
+    folder = Path(workdir).expanduser()
+    variables, step = restore_variables(config, folder, step)
+    sets = list(config.eval.sets) if data is None else [data]
+    if root is not None:
+        if data is None:
+            raise ValueError("--root goes with --data naming a builder, as in --data=own --root=faces.csv.")
+        config = with_source(config, data.partition(":")[0], root)
+    written = []
+    for name in sets:
+        suffix = f"_{Path(root).resolve().stem}" if root else ""
+        evaluate_set = _evaluate_videos if sources.holds_videos(config, name.partition(":")[0]) else _evaluate_stills
+        written += evaluate_set(variables, config, name, folder / "eval", step, suffix)
+    return written
+
+
+def _evaluate_stills(variables, config: Config, name: str, folder: Path, step: int, suffix: str) -> list[Path]:
+    source = sources.open_set(config, name)
+    predict, halves = jitted_predict(config)
+    result = stills.evaluate(predict, variables, source, config, halves=halves, show_progress=True)
+    label = f"{source.name}_{source.split}{suffix}"
+    print(f"\n{table(result, config, f'{label} at step {step}')}")
+    path = write_report(folder, label, result, source, config, step)
+    print(f"written: {path}, {label}_ced.png, {label}_faces.png")
+    return [path]
+
+
+def _evaluate_videos(variables, config: Config, name: str, folder: Path, step: int, suffix: str) -> list[Path]:
+    methods = config.video.methods if "video" in config else ()
+    follower = Follower(variables, config, methods)
+    reports, rows = [], {}
+    for source in video_batches.open_videos(config, name):
+        result = evaluate_videos(follower, source, config)
+        label = f"{source.name}_{source.split}{suffix}"
+        rows[source.split] = {method: result.row(method) for method in result.scores}
+        print(f"\n{video_report.table(result, config, f'{label} at step {step}')}")
+        tuned = tune_average(result, source, config)
+        if tuned is not None:
+            print(f"frame+ema:{tuned.alpha:.3f} has the NMF of rwr ({tuned.nmf:.1f}) and NME {100 * tuned.nme:.3f} %")
+            rows[source.split][f"frame+ema:{tuned.alpha:.3f}"] = tuned.row()
+        elif {"frame", "rwr"} <= set(result.scores):
+            print("No exponential average of the frame-wise landmarks has the NMF of rwr.")
+        paths = video_report.write_report(folder, label, result, source, config, step, tuned)
+        print(f"written: {', '.join(map(str, paths[:1]))}{''.join(f', {path.name}' for path in paths[1:])}")
+        reports.append(paths[0])
+    plot = folder / f"{name.replace(':', '_')}{suffix}_accuracy_flicker.png"
+    video_report.plot_accuracy_flicker(plot, rows)
+    print(f"written: {plot}")
+    return reports

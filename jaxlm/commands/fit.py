@@ -1,0 +1,139 @@
+"""Fits a morphable model to the landmarks of an experiment's training sets, and shows how well it fits.
+
+    python -m jaxlm.commands.fit --config=configs/tddfa_faces68.py --config.data.root=data --out=runs/fits
+
+train.py does the same by itself where there are no fits yet, and uses these where there are. Written: `fits.json`, and
+for every source a sheet of typical and of the worst faces, annotation green and fit red.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+
+from jaxlm.config import Config
+from jaxlm.data import crops, sources
+from jaxlm.data.augment import picture_of
+from jaxlm.data.face_parameters import LabelledRecords, Labels, labels_of
+from jaxlm.face3d import fitting
+from jaxlm.face3d.model_files import model_of
+from jaxlm.face3d.morphable import landmark_model
+from jaxlm.geometry import apply_affine, box_to_crop
+from jaxlm.support import drawing, files, pictures
+from jaxlm.support.files import write_atomically
+from jaxlm.support.pictures import warp
+from jaxlm.support.program import one_sentence, parse_flags, quiet_logs
+
+_SPEED = 1024  # faces for the measurement
+
+
+def run(config: Config, out: Path) -> dict[str, Any]:
+    """Fits all sources with a positive weight; writes `fits.json` and the sheets.
+
+    Returns:
+        Per source and over "all": number of faces, median and 90th percentile of the residuals in percent of √(w·h) of
+        the landmarks' box (of those that count, and of all), how many are left out; and faces per second.
+
+    Raises:
+        ValueError: for a config, source or model that does not fit.
+    """
+    if "morphable" not in config:
+        raise ValueError("This config has no morphable model: take one of configs/tddfa_*.py.")
+    report, labelled = {}, []
+    for name in config.data.sources:
+        if config.data.sources[name].weight > 0:
+            source = sources.open_source(config, name, config.data.sources[name].train_split)
+            labels = labels_of(config, sources.prepare_source(config, name), source.records, source.split)
+            report[name] = _summary(labels)
+            labelled.append(labels)
+            sheet = _sheet(config, source, labels)
+            pictures.write_image(out / f"{name}.png", sheet)
+    if not labelled:
+        raise ValueError("No source of config.data.sources has a positive weight.")
+    whole = Labels(
+        *map(np.concatenate, zip(*[labels._replace(mirrored=labels.params) for labels in labelled], strict=True))
+    )
+    report["all"] = _summary(whole)
+    report["faces_per_second"] = _speed(config, source)
+    write_atomically(out / "fits.json", json.dumps(files.without_nan(report), indent=2) + "\n")
+    return report
+
+
+def _summary(labels: Labels) -> dict[str, float]:
+    count = len(labels.residual)
+    return {
+        "faces": count,
+        "median": 100 * float(np.nanmedian(labels.residual)),
+        "p90": 100 * float(np.nanquantile(labels.residual, 0.9)),
+        "median_all_points": 100 * float(np.nanmedian(labels.residual_all)),
+        "left_out": count - len(labels.usable),
+    }
+
+
+def _speed(config: Config, source: sources.FaceSource) -> float:
+    """Faces a second, without compiling."""
+    model = landmark_model(model_of(config))
+    faces = [source.records[index % len(source)] for index in range(_SPEED)]
+    landmarks, mask, visibility = (
+        np.stack([face[key] for face in faces]) for key in ("landmarks", "mask", "visibility")
+    )
+    usable = mask.sum(axis=1) >= fitting.FEWEST
+    given = landmarks[usable].astype(np.float64), mask[usable].astype(bool), visibility[usable]
+    fitting.fit_landmarks(*given, model, contour=config.morphable.contour)
+    start = time.perf_counter()
+    fitting.fit_landmarks(*given, model, contour=config.morphable.contour)
+    return float(usable.sum() / (time.perf_counter() - start))
+
+
+def _sheet(config: Config, source: sources.FaceSource, labels: Labels, columns: int = 6, side: int = 240) -> np.ndarray:
+    """A row of faces around the median, and one of the worst."""
+    fitted = LabelledRecords(source.records, labels, model_of(config))
+    order = np.argsort(labels.residual)[: np.isfinite(labels.residual).sum()]
+    middle = max((len(order) - columns) // 2, 0)
+    tiles = []
+    for index in [*order[middle : middle + columns], *order[-columns:]]:
+        record, points = source.records[int(index)], fitted.landmarks[index]
+        box = crops.crop_box("tddfa_landmarks", record["bbox"], points, np.ones(len(points), bool))
+        transform = box_to_crop(box, side)
+        given, found = (apply_affine(transform, array) for array in (record["landmarks"], points))
+        picture = drawing.draw_comparison(
+            warp(picture_of(record), transform, side),
+            given,
+            found,
+            source.scheme,
+            mask=record["mask"].astype(bool),
+            side=side,
+        )
+        tiles.append(drawing.caption(picture, f"{100 * labels.residual[index]:.2f} %"))
+    return drawing.sheet(tiles, columns)
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as text."""
+    lines = [f"{'source':<12}{'faces':>7}{'median %':>10}{'p90 %':>8}{'all points %':>14}{'left out':>10}"]
+    for name, row in report.items():
+        if isinstance(row, dict):
+            numbers = f"{row['median']:>10.2f}{row['p90']:>8.2f}{row['median_all_points']:>14.2f}{row['left_out']:>10}"
+            lines.append(f"{name:<12}{row['faces']:>7}{numbers}")
+    return "\n".join([*lines, f"{report['faces_per_second']:.0f} faces per second"])
+
+
+def main(argv):
+    del argv
+    quiet_logs()
+    with one_sentence():
+        out = Path(OUT.value).expanduser()
+        report = run(CONFIG.value, out)
+        print(f"\nResidual of the landmarks that count, over √(w·h) of their box:\n{table(report)}")
+        print(f"written: {out}/fits.json and a sheet for each source")
+
+
+if __name__ == "__main__":
+    CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment with a morphable model.")
+    OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
+    flags.mark_flag_as_required("config")
+    app.run(main, flags_parser=parse_flags)

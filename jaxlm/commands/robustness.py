@@ -1,0 +1,75 @@
+"""FIXME How well systems bear rough boxes: Tables 3 and 4 of Shao et al., TPAMI 2021, on any system and any checkpoint."""
+
+import json
+from pathlib import Path
+
+from absl import app, flags
+
+from jaxlm.data import sources
+from jaxlm.data.sources import with_source
+from jaxlm.evaluation.robustness import AMOUNTS, TITLES, Robustness, face_boxes, markdown, measure
+from jaxlm.support import drawing, files
+from jaxlm.support.files import write_atomically
+from jaxlm.support.program import one_sentence, parse_flags, quiet_logs
+from jaxlm.workdir.config_file import load_config
+from jaxlm.workdir.restore import restore_variables
+
+
+def run(workdirs: list[Path], data: str | None, out: Path, root: str | None = None) -> dict[str, Robustness]:
+    """Measures every workdir on the same faces; writes `robustness.md`, `.json` and `.png` in `out`.
+
+    Args:
+        workdirs: of trained systems with one landmark scheme.
+        data: "source" or "source:split" of the first workdir's config; its first evaluation set where it is None.
+        out: folder to write.
+        root: the files of that data set, `data` being a builder's name.
+
+    Raises:
+        ValueError: for a workdir, data set or scheme that does not fit.
+    """
+    configs = [load_config(workdir) for workdir in workdirs]
+    if len({config.scheme for config in configs}) > 1:
+        raise ValueError(f"The workdirs have different schemes: {', '.join(config.scheme for config in configs)}.")
+    if len({workdir.name for workdir in workdirs}) < len(workdirs):
+        raise ValueError("Two workdirs have the same name, which the tables go by; rename one.")
+    first = configs[0]
+    if root is not None:
+        if data is None:
+            raise ValueError("--root goes with --data naming a builder, as in --data=own --root=faces.csv.")
+        first = with_source(first, data.partition(":")[0], root)
+    if data is None and not first.eval.sets:
+        raise ValueError(f"{workdirs[0]} has no eval.sets; choose a data set by --data.")
+    source = sources.open_set(first, data or first.eval.sets[0])
+    faces = face_boxes(source)
+    results = {}
+    for workdir, config in zip(workdirs, configs, strict=True):
+        print(f"{workdir.name}: crop {config.data.crop}, {config.image_size} pixels")
+        config.data.normalizer, config.seed = first.data.normalizer, first.seed  # the same perturbations for all
+        variables, _ = restore_variables(config, workdir)
+        results[workdir.name] = measure(variables, config, source, faces)
+    title = f"NME (%), {first.data.normalizer}, {len(source)} faces of {source.name}:{source.split}"
+    text = markdown(results, title)
+    out.mkdir(parents=True, exist_ok=True)
+    report = {"title": title, "amounts": AMOUNTS, "results": {name: r._asdict() for name, r in results.items()}}
+    write_atomically(out / "robustness.md", text + "\n")
+    write_atomically(out / "robustness.json", json.dumps(files.without_nan(report), indent=2) + "\n")
+    curves = {kind: {name: result.perturbed[kind] for name, result in results.items()} for kind in AMOUNTS}
+    drawing.plot_curves(out / "robustness.png", curves, AMOUNTS, TITLES, "NME (%)")
+    print(f"\n{text}\n\nwritten: {out}/robustness.md, robustness.json, robustness.png")
+    return results
+
+
+def main(argv):
+    del argv
+    quiet_logs()
+    with one_sentence():
+        workdirs = [Path(name).expanduser() for name in WORKDIRS.value]
+        run(workdirs, DATA.value, Path(OUT.value).expanduser(), ROOT.value)
+
+
+if __name__ == "__main__":
+    WORKDIRS = flags.DEFINE_list("workdirs", None, "Trained workdirs, compared on the same faces.", required=True)
+    DATA = flags.DEFINE_string("data", None, "source or source:split; the first evaluation set without it.")
+    ROOT = flags.DEFINE_string("root", None, "Files of the data set that --data names by its builder.")
+    OUT = flags.DEFINE_string("out", None, "Folder for the tables and the plot.", required=True)
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,1 @@
+"""Released weights of other code, as workdirs of this package."""

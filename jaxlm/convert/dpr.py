@@ -1,0 +1,145 @@
+"""FIXME Released weights into a workdir that train.py, eval.py, prediction and export take like any other."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlm import systems
+from jaxlm.config import Config
+from jaxlm.convert.layers import _batch_norm, _check_same_tree, _conv, _dense_layers, _kernel, _prelu
+from jaxlm.convert.torch_weights import TorchWeights
+from jaxlm.systems import TrainState
+
+_DPR = ("98_points_global_reinit.pth.tar", "98_points_global_regress.pth.tar", "98_points_local_reinit.pth.tar")
+
+
+_CROP, _FACE, _PATCH = 128, 256, 128  # pixels of the released crop, normalised face and parts
+
+
+def convert_dpr(folder: Path, config: Config) -> tuple[Config, TrainState]:
+    """The released GSRω, and its local re-initialisation network where the folder holds it.
+
+    Args:
+        folder: of the `.pth.tar` files.
+        config: `configs/reinit_wflw.py:released`.
+
+    Returns:
+        The config of what was read, and its state.
+
+    Raises:
+        ValueError: naming a file that is missing, or a tensor that is left over or does not fit.
+    """
+    reinit, regress, local = (folder / name for name in _DPR)
+    config = config.copy_and_resolve_references()
+    config.model.refine = "network" if local.is_file() else "none"
+    state = jax.device_get(jax.jit(systems.build(config).init)(jax.random.key(config.seed)))
+    params, statistics = dict(state.params), dict(state.batch_stats)
+    params["reinit"] = _localization(TorchWeights(reinit), params["reinit"])
+    params["regressor"], statistics["regressor"] = _regressor(
+        TorchWeights(regress), params["regressor"], statistics["regressor"]
+    )
+    statistics["mean_shape"] = _mean_face(folder, config)
+    if local.is_file():
+        params["local_reinit"] = _local_reinit(TorchWeights(local), params["local_reinit"])
+    live = {"params": params, "batch_stats": statistics}
+    return config, state._replace(**live, ema=live)
+
+
+def _localization(weights: TorchWeights, like: Any) -> Any:
+    """Convolutions, and the head whose matrix is in pixels."""
+    params = {}
+    for number, layer in enumerate((0, 3, 5, 8, 10, 13)):
+        params[f"conv{number}"] = _conv(weights, f"localization.{layer}", like[f"conv{number}"])
+    for number, layer in enumerate((2, 4, 7, 9, 12, 14)):
+        params[f"prelu{number}"] = _prelu(weights, f"localization.{layer}")
+    names = {"dense0": "fc_loc.0", "prelu0": "fc_loc.1", "last": "fc_loc.2"}
+    head = _dense_layers(weights, names, like["head"]["fc"])
+    weights.finish()
+    # p' = A p + 128 t between pixels of 128 × 128 images, and the normalised image is then enlarged by 2 about its
+    # first pixel: with p = 64 (u + 1) − ½ and u' = (2 · 2p' + 1)/256 − 1.
+    head["last"] = _matrix_in_units(head["last"], linear=1.0, shift=1.0 - 1.0 / _CROP, constant=1.0 / _FACE - 1.0)
+    return {**params, "head": {"fc": head}}
+
+
+def _local_reinit(weights: TorchWeights, like: Any) -> Any:
+    """Three fully connected layers for each part; they read the face in pixels of the 256 × 256 normalised face."""
+    params = {}
+    for number, part in enumerate(("left_eye", "right_eye", "nose", "mouth")):
+        names = {
+            f"{kind}{i}": f"{part}_net.{2 * i + (kind == 'prelu')}" for i in range(2) for kind in ("dense", "prelu")
+        }
+        head = _dense_layers(weights, names | {"last": f"{part}_net.4"}, like[f"part{number}"]["fc"])
+        first = head["dense0"]  # p = 128 (u + 1) − ½
+        half = _FACE / 2
+        offset = (half - 0.5) * first["kernel"].sum(axis=0)
+        head["dense0"] = {"kernel": half * first["kernel"], "bias": first["bias"] + offset}
+        # q = A p + 128 t between pixels of the face and of a 128 × 128 patch.
+        ratio = _FACE / _PATCH
+        constant = 1.0 / _PATCH - 1.0
+        head["last"] = _matrix_in_units(head["last"], linear=ratio, shift=ratio - 1.0 / _PATCH, constant=constant)
+        params[f"part{number}"] = {"fc": head}
+    weights.finish()
+    return params
+
+
+def _matrix_in_units(layer: dict[str, np.ndarray], *, linear: float, shift: float, constant: float) -> dict[str, Any]:
+    """A last layer that gave (A, t) gives (linear·A, shift·A·1 + 2t + constant) instead, less the identity."""
+    rows = []
+    for values in (layer["kernel"], layer["bias"][None]):
+        a = values.reshape(len(values), 2, 3).astype(np.float64)
+        offset = shift * a[:, :, :2].sum(axis=2) + 2.0 * a[:, :, 2]
+        rows.append(np.concatenate([linear * a[:, :, :2], offset[:, :, None]], axis=2).reshape(len(values), 6))
+    kernel, bias = rows[0], rows[1][0]
+    bias = bias + np.array([0.0, 0.0, constant, 0.0, 0.0, constant]) - np.eye(2, 3).ravel()
+    return {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
+
+
+def _regressor(weights: TorchWeights, like: Any, statistics: Any) -> tuple[Any, Any]:
+    """Small MobileNetV2 and its fully connected layers."""
+    blocks = [name for name in like["trunk"] if name.startswith("row")]
+    blocks.sort(key=lambda name: tuple(map(int, name.removeprefix("row").split("_"))))
+    trunk, stats = {}, {}
+
+    def norm(name: str, source: str, target: Any, target_stats: Any, shapes: Any) -> None:
+        target[name], target_stats[name] = _batch_norm(weights, source, shapes[name]["scale"].shape)
+
+    trunk["stem"] = {"kernel": _kernel(weights, "features.0.0.weight", like["trunk"]["stem"]["kernel"].shape)}
+    norm("stem_norm", "features.0.1", trunk, stats, like["trunk"])
+    for number, block in enumerate(blocks, start=1):
+        shapes, params, running = like["trunk"][block], {}, {}
+        layers = [layer for layer in ("expand", "depthwise", "project") if layer in shapes]
+        for layer, place in zip(layers, (0, 3, 6), strict=False):
+            source = f"features.{number}.conv.{place}.weight"
+            shape = shapes[layer]["kernel"].shape
+            if layer == "depthwise":
+                params[layer] = {"kernel": _kernel(weights, source, shape)}
+            else:
+                params[layer] = {"kernel": _kernel(weights, source, (1, 1, *shape))[0, 0]}
+            norm(f"{layer}_norm", f"features.{number}.conv.{place + 1}", params, running, shapes)
+        trunk[block], stats[block] = params, running
+    last = len(blocks) + 1
+    shape = like["trunk"]["last"]["kernel"].shape
+    trunk["last"] = {"kernel": _kernel(weights, f"features.{last}.0.weight", (1, 1, *shape))[0, 0]}
+    norm("last_norm", f"features.{last}.1", trunk, stats, like["trunk"])
+    names = {"dense0": "pts_net.0", "prelu0": "pts_net.1", "dense1": "pts_net.2", "prelu1": "pts_net.3"}
+    head = _dense_layers(weights, names | {"last": "pts_net.4"}, like["head"])
+    weights.skip("num_batches_tracked")
+    weights.finish()
+    _check_same_tree({"trunk": stats}, statistics)
+    return {"trunk": trunk, "head": head}, {"trunk": stats}
+
+
+def _mean_face(folder: Path, config: Config) -> np.ndarray:
+    """The mean face, fractions of the normalised face's side, as this system keeps it."""
+    places = [parent / "mean_98_face.npy" for parent in (folder, folder.parent)]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise ValueError(f"{places[0]} does not exist, nor does it one folder up: it is released with the weights.")
+    try:
+        mean = np.load(path, allow_pickle=False).reshape(98, 2)
+    except ValueError as error:
+        raise ValueError(f"{path} is not the mean face of 98 points ({error}).") from None
+    # Pixel p = 256 m of the normalised face, in [−1, 1], and the margin that the network takes off again.
+    return (config.model.margin * ((2.0 * _FACE * mean + 1.0) / _FACE - 1.0)).astype(np.float32)

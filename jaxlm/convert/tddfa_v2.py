@@ -1,0 +1,74 @@
+"""FIXME Released weights into a workdir that train.py, eval.py, prediction and export take like any other."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxlm import systems
+from jaxlm.config import Config
+from jaxlm.convert.layers import _batch_norm, _check_same_tree, _dense_layers, _kernel
+from jaxlm.convert.torch_weights import TorchWeights
+from jaxlm.systems import TrainState
+
+
+def convert_tddfa(folder: Path, config: Config) -> tuple[Config, TrainState]:
+    """A released MobileNet of 3DDFA_V2.
+
+    Args:
+        folder: of the `.pth` file, the statistics and the face model.
+        config: `configs/tddfa_300wlp.py:released`.
+
+    Returns:
+        The config of what was read, and its state.
+
+    Raises:
+        ValueError: naming a file that is missing, or a tensor that is left over or does not fit.
+    """
+    backbones = {"mb05_120x120.pth": "mobilenet_0.5", "mb1_120x120.pth": "mobilenet_1"}
+    found = [name for name in backbones if (folder / name).is_file()]
+    if len(found) != 1:
+        raise ValueError(
+            f"{folder} must hold one of {', '.join(backbones)}, and holds {' and '.join(found) or 'none'}."
+        )
+    models = [name for name in ("bfm_noneck_v3.pkl", "bfm68.npz") if (folder / name).is_file()]
+    if not models:
+        raise ValueError(f"{folder} holds no face model: neither bfm_noneck_v3.pkl nor bfm68.npz.")
+    config = config.copy_and_resolve_references()
+    config.model.backbone = backbones[found[0]]
+    config.data.root = str(folder.resolve())
+    config.morphable.path = models[0]
+    config.loss.name = "fwpdc"  # to go on from, with one branch
+    state = jax.device_get(jax.jit(systems.build(config).init)(jax.random.key(config.seed)))
+    weights = TorchWeights(folder / found[0])
+    weights.skip("num_batches_tracked")
+    weights.skip("fc_lm.weight")
+    weights.skip("fc_lm.bias")
+    like, trunk, statistics = state.params["trunk"], {}, {}
+
+    def norm(source: str, shapes: Any) -> tuple[Any, Any]:
+        return _batch_norm(weights, source, shapes["scale"].shape)
+
+    trunk["conv1"] = {"kernel": _kernel(weights, "conv1.weight", like["conv1"]["kernel"].shape)}
+    trunk["bn1"], statistics["bn1"] = norm("bn1", like["bn1"])
+    for block in sorted(name for name in like if name.startswith("dw")):
+        shapes = like[block]
+        separable = (1, 1, *shapes["conv_sep"]["kernel"].shape)
+        params, running = (
+            {
+                "conv_dw": {"kernel": _kernel(weights, f"{block}.conv_dw.weight", shapes["conv_dw"]["kernel"].shape)},
+                "conv_sep": {"kernel": _kernel(weights, f"{block}.conv_sep.weight", separable)[0, 0]},
+            },
+            {},
+        )
+        for name in ("bn_dw", "bn_sep"):
+            params[name], running[name] = norm(f"{block}.{name}", shapes[name])
+        trunk[block], statistics[block] = params, running
+    names = {"fc_param": "fc_param"}
+    params = {"trunk": trunk, **_dense_layers(weights, names, state.params)}
+    weights.finish()
+    stats = {**state.batch_stats, "trunk": statistics}
+    _check_same_tree(params, state.params)
+    _check_same_tree(stats, state.batch_stats)
+    live = {"params": params, "batch_stats": stats}
+    return config, state._replace(**live, ema=live)

@@ -1,0 +1,1 @@
+"""How good a trained model is: on stills, videos, meshes, rough boxes, and beside other models."""

@@ -1,0 +1,211 @@
+"""What people look at after a video evaluation: table, accuracy against flicker, trajectories, clips side by side."""
+
+import csv
+import io
+import itertools
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from jaxlm import geometry
+from jaxlm.config import Config
+from jaxlm.data.video_batches import Video, VideoSource, video_of
+from jaxlm.data.video_files import VideoWriter
+from jaxlm.evaluation.videos import TunedAverage, VideoResult
+from jaxlm.predict.follower import Track
+from jaxlm.schemes import Scheme
+from jaxlm.support import drawing, files
+from jaxlm.support.files import write_atomically
+
+COLORS = {"frame": "black", "early": "tab:gray", "rwr": "tab:blue", "energy": "tab:green"}
+
+
+def table(result: VideoResult, config: Config, title: str) -> str:
+    """Every method as a line, with its change against the first one."""
+    frames = sum(len(track.landmarks) for track in next(iter(result.tracks.values())))
+    lines = [
+        f"{title}: {len(result.keys)} videos, {frames} frames, crop {config.video.crop}, "
+        f"normalizer {config.data.normalizer}, {config.image_size} pixels",
+        f"{'method':<22}{'NME %':>8}{'':>9}{'NMF':>9}{'':>9}{'NMF (11)':>10}{'stability %':>13}{'jitter %':>10}"
+        f"{'restarts %':>12}",
+    ]
+    names = list(result.scores)
+    first = result.row(names[0])
+    for method in result.scores:
+        row = result.row(method)
+        change = {key: _change(row[key], first[key]) if method != names[0] else "" for key in first}
+        lines.append(
+            f"{method:<22}{row['nme']:>8.3f}{change['nme']:>9}{row['nmf']:>9.1f}{change['nmf']:>9}"
+            f"{row['nmf_paper']:>10.5f}{row['stability']:>13.3f}{row['jitter']:>10.3f}{row['restarts']:>12.1f}"
+        )
+    return "\n".join(lines)
+
+
+def _change(value: float, reference: float) -> str:
+    return f"{100 * (value / reference - 1):+.1f} %" if reference else ""
+
+
+def write_report(
+    folder: Path,
+    name: str,
+    result: VideoResult,
+    source: VideoSource,
+    config: Config,
+    step: int,
+    tuned: TunedAverage | None = None,
+) -> list[Path]:
+    """Writes `<name>.json`, `<name>_frames.csv`, trajectories and the clips of most flicker; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    report = {
+        "data": source.name,
+        "split": source.split,
+        "units": {"nme": "percent", "nmf": "hundredths of a pixel of a 256 × 256 face", "nmf_paper": "fraction"},
+        "crop": config.video.crop,
+        "normalizer": config.data.normalizer,
+        "image_size": config.image_size,
+        "step": step,
+        "methods": {method: result.row(method) for method in result.scores},
+        "average_with_nmf_of_rwr": None if tuned is None else tuned.row(),
+        "videos": [_video_row(result, index) for index in range(len(result.keys))],
+    }
+    paths = [folder / f"{name}.json", folder / f"{name}_frames.csv"]
+    write_atomically(paths[0], json.dumps(files.without_nan(report), indent=2) + "\n")
+    write_atomically(paths[1], _frames_csv(result))
+    left, right = _compared(result)
+    flicker = np.array([score.nmf for score in result.scores[left]])
+    for rank, index in enumerate(np.argsort(-np.nan_to_num(flicker))[: config.video.clips]):
+        record = source.records[index]
+        tracks = {method: result.tracks[method][index] for method in dict.fromkeys((left, right))}
+        clip = folder / f"{name}_{_safe(result.keys[index])}.mp4"
+        captions = {method: f"{method}: NMF {result.scores[method][index].nmf:.0f}" for method in tracks}
+        write_clip(clip, video_of(record), tracks, source.scheme, captions=captions)
+        paths.append(clip)
+        if rank == 0:
+            paths.append(folder / f"{name}_trajectories.png")
+            plot_trajectories(paths[-1], video_of(record), tracks, title=f"{name}, {result.keys[index]}")
+    return paths
+
+
+def _compared(result: VideoResult) -> tuple[str, str]:
+    """The two methods that are shown side by side: the first one, and RwR or else the second."""
+    names = list(result.scores)
+    return names[0], "rwr" if "rwr" in names else names[min(1, len(names) - 1)]
+
+
+def _safe(key: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in key)
+
+
+def _video_row(result: VideoResult, index: int) -> dict:
+    row: dict = {"key": result.keys[index], "frames": len(next(iter(result.tracks.values()))[index].landmarks)}
+    for method, scores in result.scores.items():
+        score = scores[index]
+        row[method] = {"nme": 100 * float(np.nanmean(score.nme)) if np.isfinite(score.nme).any() else float("nan")}
+        row[method] |= {"nmf": score.nmf, "nmf_paper": score.nmf_paper}
+        row[method] |= {"stability": 100 * score.stability, "jitter": 100 * score.jitter}
+    return row
+
+
+def _frames_csv(result: VideoResult) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["method", "video", "frame", "nme_percent", "flicker_released", "restarted"])
+    for method, scores in result.scores.items():
+        for key, score, track in zip(result.keys, scores, result.tracks[method], strict=True):
+            rows = zip(100 * score.nme, 100 * 256 * score.flicker, track.restarted, strict=True)
+            for frame, (nme, flicker, restarted) in enumerate(rows):
+                numbers = [f"{value:.4f}" if np.isfinite(value) else "" for value in (nme, flicker)]
+                writer.writerow([method, key, frame, *numbers, int(restarted)])
+    return text.getvalue()
+
+
+def write_clip(
+    path: Path, video: Video, tracks: dict[str, Track], scheme: Scheme, *, captions: dict[str, str], height: int = 400
+) -> None:
+    """Writes the video with landmarks drawn, one picture for each track side by side, each about `height` pixels."""
+    with VideoWriter(path, video.file.fps) as writer:
+        for time, frame in zip(range(len(video)), video.file, strict=False):
+            scale = height / frame.shape[0]
+            # The codec has no wider pictures than 8192.
+            scale = min(scale, 8000 / (len(tracks) * frame.shape[1]))
+            pictures = []
+            for method, track in tracks.items():
+                points = geometry.rescale_points(track.landmarks[time], scale)
+                method_picture = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=_resampling(scale))
+                drawn = drawing.draw_landmarks(method_picture, points, scheme)
+                pictures.append(drawing.caption(drawn, captions[method]))
+            writer.write(np.concatenate(pictures, axis=1))
+
+
+def _resampling(scale: float) -> int:
+    return cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+
+
+def plot_accuracy_flicker(path: Path, rows: dict[str, dict[str, dict[str, float]]]) -> None:
+    """NME against NMF, Figure 5 of Micaelli et al., CVPR 2023: methods as points, a filter's settings as a line.
+
+    Args:
+        path: of the picture.
+        rows: split -> method -> row of `VideoResult.row`.
+    """
+    with drawing.figure(path, columns=len(rows), size=(5.2, 4.4)) as panels:
+        for axes, (split, methods) in zip(panels, rows.items(), strict=True):
+            families: dict[str, list[str]] = {}
+            for method in methods:
+                families.setdefault(method.partition(":")[0], []).append(method)
+            for number, (family, names) in enumerate(families.items()):
+                names = sorted(names, key=lambda name: name.partition(":")[2])
+                points = np.array([[methods[name]["nmf"], methods[name]["nme"]] for name in names])
+                tracker, _, filter_name = family.partition("+")
+                color = f"C{(number + 3) % 10}" if filter_name else COLORS[tracker]
+                style = dict(color=color, label=family, alpha=0.7 if filter_name else 1.0)
+                marker = "o" if filter_name else "*"
+                axes.plot(*points.T, marker=marker, markersize=5 if filter_name else 13, linewidth=1, **style)
+                for name, point in zip(names, points, strict=True):
+                    if filter_name:
+                        text = name.partition(":")[2]
+                        axes.annotate(text, point, fontsize=7, xytext=(3, 3), textcoords="offset points", color=color)
+            axes.set(xlabel="NMF (flicker)", ylabel="NME (%)", title=split)
+            axes.grid(alpha=0.3)
+        panels[0].legend(frameon=False, fontsize=8)
+
+
+def plot_trajectories(path: Path, video: Video, tracks: dict[str, Track], *, title: str, count: int = 3) -> None:
+    """Trajectories of the landmarks that flicker most, relative to the face's box, in percent of its size.
+
+    Args:
+        path: of the picture.
+        video: with its labels.
+        tracks: method -> track; the first one says which landmarks flicker.
+        title: of the figure.
+        count: of landmarks.
+    """
+    center = (video.boxes[:, None, :2] + video.boxes[:, None, 2:]) / 2
+    size = np.sqrt(np.prod(video.boxes[:, 2:] - video.boxes[:, :2], axis=-1))[:, None, None] / 100
+
+    def relative(points: np.ndarray) -> np.ndarray:
+        return (points - center) / size
+
+    truth = np.where(video.mask[..., None], video.landmarks, np.nan)
+    residual = next(iter(tracks.values())).landmarks - truth
+    flicker = np.nan_to_num(np.diff(residual, axis=0) ** 2).sum(axis=(0, 2))
+    chosen: list[int] = []
+    for landmark in np.argsort(-flicker):
+        # Neighbours flicker alike and would show the same curve.
+        if all(abs(landmark - other) > 4 for other in chosen):
+            chosen.append(int(landmark))
+    chosen = chosen[:count]
+    curves = {"ground truth": relative(truth)} | {name: relative(track.landmarks) for name, track in tracks.items()}
+    with drawing.figure(path, rows=len(chosen), columns=2, size=(5.5, 2.0), title=title) as panels:
+        for axes, (landmark, axis) in zip(panels, itertools.product(chosen, (0, 1)), strict=True):
+            for name, points in curves.items():
+                color = {"ground truth": "tab:gray"}.get(name) or COLORS[name.partition("+")[0]]
+                width = 2 if name == "ground truth" else 1.2
+                axes.plot(points[:, landmark, axis], color=color, label=name, linewidth=width)
+            axes.set_ylabel(f"{'xy'[axis]} of landmark {landmark} (%)", fontsize=8)
+            axes.grid(alpha=0.3)
+        panels[0].legend(frameon=False, fontsize=8, ncols=len(curves), loc="lower left", bbox_to_anchor=(0, 1))
+        for axes in panels[-2:]:
+            axes.set_xlabel("frame")

@@ -1,0 +1,149 @@
+"""Landmarks on labelled videos, measured: NME, flicker (NMF), stability, jitter."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxlm import metrics
+from jaxlm.config import Config
+from jaxlm.data.video_batches import Video, VideoSource, by_length, video_of
+from jaxlm.predict.follower import Follower, Track
+from jaxlm.schemes import Scheme, normalizer
+from jaxlm.support.progress import progress
+from jaxlm.video import filters
+
+
+class Score(NamedTuple):
+    """How good a track is; fractions, but `nmf`, which is the released variant.
+
+    Attributes:
+        nme: (T,); NaN where no landmark exists.
+        flicker: (T,); NaN at the first frame.
+        nmf: see `jaxlm.metrics.nmf`.
+        nmf_paper: Eq. (11).
+        stability: see `jaxlm.metrics.stability`.
+        jitter: see `jaxlm.metrics.jitter`.
+    """
+
+    nme: np.ndarray
+    flicker: np.ndarray
+    nmf: float
+    nmf_paper: float
+    stability: float
+    jitter: float
+
+
+def score_track(track: Track, video: Video, scheme: Scheme, normalizer_name: str) -> Score:
+    """Measures one track against the video's labels."""
+    truth, mask, pred = video.landmarks, video.mask, track.landmarks
+    lengths = [
+        normalizer(normalizer_name, scheme, *of_frame) for of_frame in zip(truth, mask, video.boxes, strict=True)
+    ]
+    # Distances between frames are small beside coordinates, so that float32 needs an origin nearby.
+    origin = truth[mask].mean(axis=0) if mask.any() else np.zeros(2)
+    pred, truth = (pred - origin).astype(np.float32), (truth - origin).astype(np.float32)
+    pred = np.where(mask[..., None], pred, 0.0).astype(np.float32)
+    return Score(
+        nme=np.asarray(metrics.nme(pred, truth, np.array(lengths, np.float32), mask)),
+        flicker=np.asarray(metrics.flicker(pred, truth, mask)),
+        nmf=metrics.nmf(pred, truth, mask),
+        nmf_paper=metrics.nmf(pred, truth, mask, variant="paper"),
+        stability=metrics.stability(pred, truth, mask),
+        jitter=metrics.jitter(track.landmarks.astype(np.float32)),
+    )
+
+
+class VideoResult(NamedTuple):
+    """Everything about one split of videos.
+
+    Attributes:
+        keys: of the videos.
+        tracks: method -> a track for each video.
+        scores: method -> a score for each video.
+    """
+
+    keys: list[str]
+    tracks: dict[str, list[Track]]
+    scores: dict[str, list[Score]]
+
+    def row(self, method: str) -> dict[str, float]:
+        """Means over the videos: NME, stability and jitter in percent, both NMFs, restarts in percent of the frames."""
+        scores, tracks = self.scores[method], self.tracks[method]
+        restarted = np.concatenate([track.restarted for track in tracks])
+        return {
+            "nme": 100 * metrics.mean(np.array([metrics.mean(score.nme) for score in scores])),
+            "nmf": metrics.mean(np.array([score.nmf for score in scores])),
+            "nmf_paper": metrics.mean(np.array([score.nmf_paper for score in scores])),
+            "stability": 100 * metrics.mean(np.array([score.stability for score in scores])),
+            "jitter": 100 * metrics.mean(np.array([score.jitter for score in scores])),
+            "restarts": 100 * float(restarted.mean()) if len(restarted) else float("nan"),
+        }
+
+
+class TunedAverage(NamedTuple):
+    """An exponential moving average with the flicker of another method.
+
+    Attributes:
+        alpha: of the average.
+        nme: mean over the videos, as a fraction.
+        nmf: mean over the videos, released variant.
+    """
+
+    alpha: float
+    nme: float
+    nmf: float
+
+    def row(self) -> dict[str, float]:
+        """As `VideoResult.row` has it: the NME in percent."""
+        return {"alpha": self.alpha, "nme": 100 * self.nme, "nmf": self.nmf}
+
+
+def tune_average(
+    result: VideoResult, source: VideoSource, config: Config, *, base: str = "frame", like: str = "rwr"
+) -> TunedAverage | None:
+    """The average of `base`'s landmarks whose NMF is that of `like`: what `like` has to beat in NME.
+
+    None where either method was not run, `like` flickers no less than `base`, or no average of α down to 0.3 does.
+    """
+    if base not in result.tracks or like not in result.tracks:
+        return None
+    videos = [video_of(source.records[index]) for index in range(len(source))]
+    wanted = result.row(like)["nmf"]
+
+    def average(alpha: float) -> TunedAverage:
+        scores = []
+        for track, video in zip(result.tracks[base], videos, strict=True):
+            smooth = track._replace(landmarks=filters.exponential_moving_average(track.landmarks, alpha))
+            scores.append(score_track(smooth, video, source.scheme, config.data.normalizer))
+        nme = metrics.mean(np.array([metrics.mean(score.nme) for score in scores]))
+        return TunedAverage(alpha, nme, metrics.mean(np.array([score.nmf for score in scores])))
+
+    # From no smoothing downwards the flicker falls and then, with the lag, rises again: the first crossing counts.
+    if average(1.0).nmf <= wanted:
+        return None
+    grid = np.arange(0.9, 0.25, -0.1)
+    crossed = next((alpha for alpha in grid if average(alpha).nmf <= wanted), None)
+    if crossed is None:
+        return None
+    low, high = float(crossed), float(crossed) + 0.1
+    for _ in range(6):
+        middle = (low + high) / 2
+        low, high = (low, middle) if average(middle).nmf > wanted else (middle, high)
+    return average(low)
+
+
+def evaluate_videos(follower: Follower, source: VideoSource, config: Config) -> VideoResult:
+    """Tracks and measures every video of a source, in batches of like length."""
+    count = len(source)
+    keys = [source.records[index]["key"].decode() for index in range(count)]
+    tracks: dict[str, list[Any]] = {method.name: [None] * count for method in follower.methods}
+    scores: dict[str, list[Any]] = {method.name: [None] * count for method in follower.methods}
+    with progress(total=count, desc=f"{source.name} {source.split}", unit="video") as bar:
+        for positions in by_length(source, config.video.batch_size):
+            videos = [video_of(source.records[index]) for index in positions]
+            for name, found in follower(videos).items():
+                for index, video, track in zip(positions, videos, found, strict=True):
+                    tracks[name][index] = track
+                    scores[name][index] = score_track(track, video, source.scheme, config.data.normalizer)
+            bar.update(len(positions))
+    return VideoResult(keys, tracks, scores)

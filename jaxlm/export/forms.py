@@ -1,0 +1,184 @@
+"""Trained models for use elsewhere: parameters (Orbax), StableHLO for CPU, CUDA and TPU, ONNX.
+
+    python -m jaxlm.export --workdir=runs/ldeq --format=orbax,stablehlo,onnx --out=exported
+
+Beside what a program loads lies a JSON that says what it takes and gives, which crop it was trained on, and how far it
+is from the model on real crops; nothing is written that is further than `--tolerance`. Graphs take any batch and have
+their batch norms folded.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import export
+
+from jaxlm import geometry, systems
+from jaxlm.config import Config
+from jaxlm.data import batches, crops, sources
+from jaxlm.data.rendered import faces
+from jaxlm.export.description import describe, output_names
+from jaxlm.export.folding import fold_batch_norms
+from jaxlm.export.onnx_graph import to_onnx
+from jaxlm.predict.model import ONNX, PARAMETERS, STABLEHLO, call_graph, load, write_parameters
+from jaxlm.schemes import FACES68_OF_FACES98
+from jaxlm.support.errors import BadSample
+from jaxlm.support.files import write_atomically, write_bytes_atomically
+from jaxlm.support.pictures import warp
+from jaxlm.workdir.config_file import write_config
+
+FORMATS = ("orbax", "stablehlo", "onnx")
+PLATFORMS = ("cpu", "cuda", "tpu")
+_CROPS = 8
+
+
+class Crops(NamedTuple):
+    """What an export is checked on.
+
+    Attributes:
+        images: (N, S, S, 3) float32 in [0, 255].
+        source: where they come from, in words.
+    """
+
+    images: np.ndarray
+    source: str
+
+
+def check_crops(config: Config, count: int = _CROPS) -> Crops:
+    """Crops of the first set that the config evaluates on; of rendered faces where its files are not here."""
+    for name in config.eval.sets:
+        if config.data.sources[name.partition(":")[0]].builder == "rendered":
+            break  # no need to render a whole data set
+        try:
+            source = sources.open_set(config, name)
+        except (ValueError, OSError, BadSample):
+            continue
+        batch = next(iter(batches.eval_batches(source, config, min(count, len(source)))))
+        return Crops(batch["image"].astype(np.float32), name)
+    images = []
+    for face in faces.photographs(config.seed, 20_000_000, count, 2 * config.image_size):
+        points = face["landmarks"][FACES68_OF_FACES98]
+        box = crops.crop_box(config.data.crop, geometry.box_of_points(points), points, np.ones(68, bool))
+        transform = geometry.box_to_crop(box, config.image_size)
+        images.append(warp(face["image"], transform, config.image_size))
+    return Crops(np.stack(images).astype(np.float32), "rendered faces")
+
+
+def inference(config: Config) -> Callable[[Any, Any], tuple[Any, ...]]:
+    """(variables, images (B, S, S, 3)) -> the outputs of `output_names`, as `System.predict` has them."""
+    system = systems.build(config)
+
+    def run(variables: Any, images: Any) -> tuple[Any, ...]:
+        prediction = system.predict(variables, images)
+        held = {"landmarks": prediction.landmarks, "score": prediction.score, **prediction.aux}
+        return tuple(held[name] for name in output_names(config))
+
+    return run
+
+
+def graph(config: Config, variables: Any) -> Callable[[Any], tuple[Any, ...]]:
+    """images (B, S, S, 3) -> the outputs of `output_names`, with folded batch norms and variables inside."""
+    shape = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), np.float32)
+    return fold_batch_norms(inference(config), variables, shape)
+
+
+def spec_of(config: Config) -> jax.ShapeDtypeStruct:
+    """Images of a batch of any size."""
+    (batch,) = export.symbolic_shape("batch")
+    return jax.ShapeDtypeStruct((batch, config.image_size, config.image_size, 3), np.float32)
+
+
+def make_stablehlo(config: Config, variables: Any) -> bytes:
+    """`jax.export`'s own serialisation of the graph, for `PLATFORMS`."""
+    return bytes(export.export(jax.jit(graph(config, variables)), platforms=PLATFORMS)(spec_of(config)).serialize())
+
+
+def make_onnx(config: Config, variables: Any) -> bytes:
+    """The graph as ONNX; loops stay loops.
+
+    Raises:
+        ValueError: if jax2onnx is missing, or the network computes in bfloat16.
+    """
+    if config.model.get("dtype", "float32") != "float32":
+        raise ValueError(
+            f"ONNX Runtime does not compute in {config.model.dtype} on a CPU: add --dtype=float32, "
+            "as the parameters are anyway."
+        )
+    return to_onnx(graph(config, variables), spec_of(config), input_name="images", output_names=output_names(config))
+
+
+def export_model(
+    config: Config, variables: Any, folder: Path, format: str, checked_on: Crops, tolerance: float = 0.05
+) -> float:
+    """Writes one form of a model and its description, after a look whether it does what the model does.
+
+    Args:
+        config: of the workdir.
+        variables: of a checkpoint.
+        folder: of the results, which is made where it does not exist.
+        format: of `FORMATS`.
+        checked_on: crops to compare on.
+        tolerance: largest difference of a landmark, in pixels of the crop.
+
+    Returns:
+        The largest difference of a landmark on the crops, in their pixels.
+
+    Raises:
+        ValueError: for another format, or if the difference is larger; nothing is written then.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"There is no format {format!r}; choose of {', '.join(FORMATS)}.")
+    if (folder / "checkpoints").exists():
+        raise ValueError(f"{folder} is a workdir, whose config an export would replace; choose another --out.")
+    if format != "orbax" and config.eval.get("full_picture"):
+        # A graph sees the crop alone.
+        config = config.copy_and_resolve_references()
+        config.eval.full_picture = False
+    expected = np.asarray(jax.jit(inference(config))(variables, checked_on.images)[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    if format == "orbax":
+        path = folder / PARAMETERS
+        difference = _write_parameters(config, variables, folder, checked_on, expected, tolerance)
+    else:
+        content = make_onnx(config, variables) if format == "onnx" else make_stablehlo(config, variables)
+        path = folder / (ONNX if format == "onnx" else STABLEHLO)
+        found = call_graph(content, path)(checked_on.images)[0]
+        difference = _compare(expected, found, tolerance, format)
+        write_bytes_atomically(path, lambda file: file.write(content))
+    check = {"crops": f"{len(expected)} of {checked_on.source}", "largest_difference_pixels": difference}
+    text = json.dumps({**describe(config, format), "check": check, "config": json.loads(config.to_json())}, indent=1)
+    write_atomically(path.with_name(path.name + ".json"), text + "\n")
+    return difference
+
+
+def _write_parameters(
+    config: Config, variables: Any, folder: Path, checked_on: Crops, expected: np.ndarray, tolerance: float
+) -> float:
+    """Written beside their place, read back, compared, and only then put there."""
+    partial = folder / ".parameters.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        write_parameters(partial / PARAMETERS, variables)
+        write_config(partial, config)
+        found = load(partial).predict(checked_on.images).landmarks
+        difference = _compare(expected, found, tolerance, "orbax")
+        shutil.rmtree(folder / PARAMETERS, ignore_errors=True)
+        (partial / PARAMETERS).rename(folder / PARAMETERS)
+        write_config(folder, config)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return difference
+
+
+def _compare(expected: np.ndarray, found: Any, tolerance: float, format: str) -> float:
+    difference = float(np.abs(np.asarray(found) - expected).max())
+    if not difference <= tolerance:
+        raise ValueError(
+            f"The {format} model differs from the trained one by {difference:.3g} pixels, more than {tolerance:g}; "
+            "it was not written. Raise --tolerance if that is near enough for you."
+        )
+    return difference

@@ -1,0 +1,1 @@
+"""Trained models at work: any form loaded, faces found, followed and written."""

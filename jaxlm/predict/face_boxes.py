@@ -1,0 +1,156 @@
+"""A user's own clip: boxes, stable landmarks, and the video with them drawn.
+
+    python -m jaxlm.predict.face_boxes --workdir=runs/quickstart clip.mp4 --out=tracked
+
+For live use without a file see `jaxlm.video.recurrence.track`.
+"""
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+
+from jaxlm import geometry
+from jaxlm.config import Config
+from jaxlm.data import crops
+from jaxlm.data.video_batches import Video
+from jaxlm.data.video_builder import check_boxes
+from jaxlm.data.video_files import VideoFile
+from jaxlm.predict.detectors import Detector, without_overlaps
+from jaxlm.predict.model import TrainedModel
+from jaxlm.support.errors import BadSample
+from jaxlm.support.pictures import warp
+from jaxlm.support.progress import progress
+
+# (image (H, W, 3), box (4,)) -> (landmarks (K, 2) in its pixels, mean score)
+Landmarker = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]]
+_LOST_SCORE = 0.2  # of a landmark whose heatmap is spread over the face
+_BOX_SMOOTHING = 3.0  # frames, standard deviation
+_DETECT_EVERY = 10  # frames, for further faces
+_SAME_FACE = 0.3  # intersection over union
+_SHORTEST = 8  # frames of a further face
+
+
+def make_landmarker(model: TrainedModel) -> Landmarker:
+    """Landmarks of one face in one picture, under the crop protocol of `config.video`."""
+    config = model.config
+
+    def landmarker(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, float]:
+        nothing = np.zeros((1, 2)), np.zeros(1, bool)
+        transform = geometry.box_to_crop(crops.crop_box(video_crop(config), box, *nothing), config.image_size)
+        prediction = model.predict(warp(image, transform, config.image_size)[None])
+        landmarks = np.asarray(prediction.landmarks[0], np.float64)
+        return geometry.apply_affine(geometry.invert_affine(transform), landmarks), float(prediction.score.mean())
+
+    return landmarker
+
+
+def video_crop(config: Config) -> str:
+    """The crop protocol for videos; that for stills in a config from before there were videos."""
+    return config.video.crop if "video" in config else config.data.crop
+
+
+def find_boxes(file: VideoFile, detect: Detector, landmarker: Landmarker, min_iou: float) -> np.ndarray:
+    """Box (T, 4) of the largest face in every frame, NaN where there is none; see `find_faces`."""
+    return find_faces(file, detect, landmarker, min_iou, max_faces=1)[0]
+
+
+def find_faces(
+    file: VideoFile, detect: Detector, landmarker: Landmarker, min_iou: float, *, max_faces: int
+) -> list[np.ndarray]:
+    """Boxes of up to `max_faces` faces in every frame, from one pass over the file.
+
+    A detector jitters, so it only starts a face; from then on the box is that of the frame's landmarks (section 5.2
+    of Micaelli et al., CVPR 2023), smoothed over time at the end. For further faces it is asked now and then.
+
+    Args:
+        file: the video.
+        detect: image -> boxes (N, 4), the largest first.
+        landmarker: see `make_landmarker`.
+        min_iou: overlap of successive boxes below which it is another face.
+        max_faces: at a time, at least 1.
+
+    Returns:
+        An array (T, 4) for each face, NaN where it was not seen; one without any face where there is none at all. A
+        face that is lost frees its array for the next that comes.
+    """
+    rows: list[list[np.ndarray | None]] = []
+    boxes: list[np.ndarray | None] = [None] * max_faces
+    faces = "the face" if max_faces == 1 else "faces"
+    bar = progress(file, total=file.num_frames, desc=f"finding {faces} in {file.path.name}", unit="frame")
+    for number, frame in enumerate(bar):
+        fresh: list[int] = []
+        seen = [box for box in boxes if box is not None]
+        if len(seen) < max_faces and (not seen or number % _DETECT_EVERY == 0):
+            for found in detect(frame):
+                if len(seen) < max_faces and all(geometry.box_iou(found, box) < _SAME_FACE for box in seen):
+                    slot = next(slot for slot, box in enumerate(boxes) if box is None)
+                    boxes[slot] = found
+                    seen.append(found)
+                    fresh.append(slot)
+        for slot in range(max_faces):
+            # The first box is rough: it takes a few rounds until it fits the landmarks.
+            for _ in range(3 if slot in fresh else 1):
+                box = boxes[slot]
+                if box is not None:
+                    boxes[slot] = next_box(box, *landmarker(frame, box), frame.shape)
+        boxes = _without_doubles(boxes)
+        rows.append(list(boxes))
+    return _tracks_of_rows(rows, max_faces, min_iou)
+
+
+def _without_doubles(boxes: list[np.ndarray | None]) -> list[np.ndarray | None]:
+    """Two boxes that slid onto one face: the later is given up."""
+    slots = [slot for slot, box in enumerate(boxes) if box is not None]
+    kept = {slots[i] for i in without_overlaps([box for box in boxes if box is not None])}
+    return [box if slot in kept else None for slot, box in enumerate(boxes)]
+
+
+def _tracks_of_rows(rows: list[list[np.ndarray | None]], max_faces: int, min_iou: float) -> list[np.ndarray]:
+    tracks = []
+    for slot in range(max_faces):
+        boxes = np.array([np.full(4, np.nan) if row[slot] is None else row[slot] for row in rows]).reshape(-1, 4)
+        # What the detector takes for a further face is gone again after a few frames.
+        if slot == 0 or np.isfinite(boxes).all(axis=1).sum() >= min(_SHORTEST, len(rows)):
+            tracks.append(smooth_boxes(boxes, min_iou))
+    return tracks
+
+
+def next_box(box: np.ndarray, landmarks: np.ndarray, score: float, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The landmarks' box, or None where the face is lost: unsure, outside the picture or of another size at once."""
+    following = geometry.box_of_points(landmarks)
+    growth = np.prod(following[2:] - following[:2]) / np.prod(box[2:] - box[:2])
+    center = (following[:2] + following[2:]) / 2
+    inside = 0 <= center[0] < shape[1] and 0 <= center[1] < shape[0]
+    return following if score >= _LOST_SCORE and 0.4 < growth < 2.5 and inside else None
+
+
+def smooth_boxes(boxes: np.ndarray, min_iou: float, sigma: float = _BOX_SMOOTHING) -> np.ndarray:
+    """Boxes (T, 4) after a gaussian over time; neither over lost faces nor where a box overlaps the last by less."""
+    starts = [0]
+    for time in range(1, len(boxes)):
+        if not geometry.box_iou(boxes[time - 1], boxes[time]) >= min_iou:
+            starts.append(time)
+    smooth = boxes.copy()
+    for start, stop in itertools.pairwise([*starts, len(boxes)]):
+        smooth[start:stop] = gaussian_filter1d(boxes[start:stop], sigma, axis=0, mode="nearest")
+    return smooth
+
+
+def boxes_of_file(file: VideoFile, boxes: np.ndarray) -> np.ndarray:
+    """Boxes (T, 4), NaN where the face is lost.
+
+    Raises:
+        BadSample: if they are not those of the video's frames.
+    """
+    held = file.count()
+    if len(boxes) != held:
+        raise BadSample(f"{file.path} holds {held} frames, but there are {len(boxes)} boxes; give one for each frame.")
+    check_boxes(boxes, file.shape, str(file.path))
+    return boxes
+
+
+def video_of_boxes(file: VideoFile, boxes: np.ndarray, num_landmarks: int) -> Video:
+    """A video of which only the boxes (T, 4) are known."""
+    return Video(file, boxes, np.zeros((len(boxes), num_landmarks, 2)), np.zeros((len(boxes), num_landmarks), bool))

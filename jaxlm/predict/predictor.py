@@ -1,0 +1,166 @@
+"""Pictures in, faces with landmarks out, with a trained model in any form (`jaxlm.predict.model`)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxlm import geometry
+from jaxlm.data import crops
+from jaxlm.face3d import parameters
+from jaxlm.predict import detectors
+from jaxlm.predict.full_picture import regress_from_pictures
+from jaxlm.predict.model import TrainedModel, load
+from jaxlm.support.pictures import warp
+
+_REFINE = 2
+
+
+class Face(NamedTuple):
+    """One face of a picture.
+
+    Attributes:
+        landmarks: (K, 2) in pixels of the picture.
+        score: (K,) in (0, 1], higher where the landmark is surer.
+        box: (4,) that was looked at last, x1 y1 x2 y2, around the landmarks.
+        params: (P,) of the 3D face in the picture's frame (`jaxlm.face3d.parameters`); None where the model has none.
+    """
+
+    landmarks: np.ndarray
+    score: np.ndarray
+    box: np.ndarray
+    params: np.ndarray | None
+
+
+class Predictor:
+    """Finds faces and their landmarks.
+
+    A detector's box is rough, so the crop is taken again around the landmarks that were found, `refine` times. Boxes
+    that are given are used as they are where the model was trained on given boxes.
+
+    Args:
+        model: of `jaxlm.predict.model.load`.
+        detector: image -> boxes; OpenCV's Haar cascade where it is None.
+        refine: how often the crop is taken again; by the rule above where it is None.
+        batch_size: faces at a time.
+        min_score: mean score below which a detected face is none; what is usual depends on the model.
+    """
+
+    def __init__(
+        self,
+        model: TrainedModel,
+        *,
+        detector: detectors.Detector | None = None,
+        refine: int | None = None,
+        batch_size: int = 16,
+        min_score: float = 0.0,
+    ):
+        self.model, self.config = model, model.config
+        self.detect = detectors.HaarDetector() if detector is None else detector
+        self._refine, self._batch_size, self._min_score = refine, batch_size, min_score
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, **options: Any) -> "Predictor":
+        """A predictor with the model of a workdir or an export, or the package's own; options as of the class."""
+        return cls(load(path), **options)
+
+    def __call__(self, image: np.ndarray, boxes: np.ndarray | None = None) -> list[Face]:
+        """The faces of one picture: the largest first, or in the order of the boxes that are given.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            boxes: (N, 4) x1 y1 x2 y2 around the landmarks of each face; detected where it is None.
+
+        Raises:
+            ValueError: for another kind of array, or a box that is not in the picture.
+        """
+        return self.many([image], [boxes])[0]
+
+    def many(self, images: Sequence[np.ndarray], boxes: Sequence[np.ndarray | None] | None = None) -> list[list[Face]]:
+        """The faces of several pictures; the network sees those of all pictures in batches."""
+        given = [None] * len(images) if boxes is None else boxes
+        found, owners, rough = [], [], []
+        for number, (image, own) in enumerate(zip(images, given, strict=True)):
+            _check_image(image)
+            for box in self.detect(image) if own is None else detectors.check_boxes(own, image):
+                found.append(np.asarray(box, np.float64))
+                owners.append(number)
+                rough.append(own is None)
+        faces = self._follow([images[owner] for owner in owners], found, rough)
+        result: list[list[Face]] = [[] for _ in images]
+        for number in range(len(images)):
+            mine = [i for i, owner in enumerate(owners) if owner == number]
+            if given[number] is None:
+                mine = [
+                    i for i in mine if faces[i].score.mean() >= self._min_score and _inside(faces[i], images[number])
+                ]
+                mine = [mine[i] for i in detectors.without_overlaps([faces[i].box for i in mine])]
+            result[number] = [faces[i] for i in mine]
+        return result
+
+    def _follow(self, images: list[np.ndarray], boxes: list[np.ndarray], rough: list[bool]) -> list[Face]:
+        """Faces from their boxes: one look, and `refine` more."""
+        faces = self._look(images, boxes)
+        trusts_boxes = crops.looks_at_box(self.config.data.crop)
+        rounds = [(_REFINE if r or not trusts_boxes else 0) if self._refine is None else self._refine for r in rough]
+        for number in range(max(rounds, default=0)):
+            again = [i for i, count in enumerate(rounds) if count > number and _usable(faces[i])]
+            around = [geometry.box_of_points(faces[i].landmarks) for i in again]
+            looked = self._look([images[i] for i in again], around)
+            for i, face in zip(again, looked, strict=True):
+                faces[i] = face
+        return faces
+
+    def _look(self, images: list[np.ndarray], boxes: list[np.ndarray]) -> list[Face]:
+        """One pass of the network over the crops of boxes around the landmarks."""
+        size, faces, nothing = self.config.image_size, [], (np.zeros((1, 2)), np.zeros(1, bool))
+        squares = [crops.crop_box(self.config.data.crop, box, *nothing) for box in boxes]
+        transforms = [geometry.box_to_crop(square, size) for square in squares]
+        for start in range(0, len(boxes), self._batch_size):
+            chosen = slice(start, start + self._batch_size)
+            pictures, maps = images[chosen], np.array(transforms[chosen])
+            # Two shapes are compiled, not as many as there are numbers of faces.
+            padded = np.zeros((1 if len(pictures) == 1 else self._batch_size, size, size, 3), np.float32)
+            padded[: len(pictures)] = [warp(*pair, size) for pair in zip(pictures, maps, strict=True)]
+            landmarks, score, params = self._run(padded, pictures, maps)
+            back = geometry.apply_affine(geometry.invert_affine(maps), landmarks.astype(np.float64))
+            for i, box in enumerate(boxes[chosen]):
+                held = None if params is None else parameters.to_picture(params[i].astype(np.float64), maps[i], size)
+                faces.append(Face(back[i], score[i], box, held))
+        return faces
+
+    def _run(self, crop: np.ndarray, pictures: list[np.ndarray], maps: np.ndarray) -> tuple[Any, Any, Any]:
+        """Landmarks in crop pixels, scores and parameters of as many crops as there are pictures."""
+        count, model = len(pictures), self.model
+        if model.halves is not None:
+            identity = np.broadcast_to(np.eye(2, 3), (len(crop) - count, 2, 3))
+            whole = [*pictures, *[None] * (len(crop) - count)]
+            prediction = regress_from_pictures(
+                model.halves, model.variables, crop, np.concatenate([maps, identity]), whole
+            )
+        else:
+            prediction = model.predict(crop)
+        params = prediction.aux.get("params")
+        score = np.asarray(prediction.score)[:count]
+        return np.asarray(prediction.landmarks)[:count], score, None if params is None else np.asarray(params)[:count]
+
+
+def _check_image(image: np.ndarray) -> None:
+    if not (isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8):
+        raise ValueError(
+            f"A picture must be an array (H, W, 3) of uint8 in RGB, got {getattr(image, 'shape', type(image))} "
+            f"of {getattr(image, 'dtype', 'no type')}."
+        )
+
+
+def _usable(face: Face) -> bool:
+    return bool(np.isfinite(face.landmarks).all() and (np.ptp(face.landmarks, axis=0) > 1e-3).all())
+
+
+def _inside(face: Face, image: np.ndarray) -> bool:
+    """Whether the middle of the face is in the picture."""
+    if not _usable(face):
+        return False
+    x, y = face.landmarks.mean(axis=0)
+    return bool(0 <= x < image.shape[1] and 0 <= y < image.shape[0])

@@ -1,0 +1,244 @@
+"""Landmarks of faces in pictures, folders, videos and from a camera.
+
+    python -m jaxlm.predict portrait.jpg holiday/ clip.mp4 --out=out       # with the package's own small model
+    python -m jaxlm.predict --workdir=runs/ldeq portrait.jpg --out=out     # with a trained or an exported one
+    python -m jaxlm.predict 0 --seconds=20                                 # a camera by its number
+
+In Python:
+
+    from jaxlm.predict import Predictor
+    for face in Predictor.load()(image):                                   # RGB uint8
+        face.landmarks, face.score
+
+Written are an overlay of each picture (PNG) or video (MP4), the points of each face of a picture (.pts), those of a
+video (.csv), and of everything together `predictions.json` and, for pictures, `predictions.csv`, which is a data set
+that `--data=own` reads. Pictures are turned upright as their EXIF says, and landmarks are those of the upright picture;
+data sets look at the stored pixels, so turn such pictures before their predictions become one.
+"""
+
+import contextlib
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from jaxlm.data.video_files import VideoFile, VideoWriter
+from jaxlm.predict import detectors, outputs
+from jaxlm.predict.predictor import Face, Predictor
+from jaxlm.predict.video import LiveTracker, VideoPredictor
+from jaxlm.schemes import get_scheme
+from jaxlm.support.errors import BadSample
+from jaxlm.support.files import write_atomically
+from jaxlm.support.pictures import decode_image, write_image
+from jaxlm.support.progress import progress
+
+__all__ = ["Face", "Predictor"]
+
+_SMALLEST_SIDE = 16  # pixels
+_MOST_AT_ONCE = 200_000_000  # numbers of pictures in memory
+
+
+class _Picture(NamedTuple):
+    path: Path
+    stem: str
+    image: np.ndarray
+    boxes: np.ndarray | None
+
+
+class Session:
+    """One run of the program: what was found, and where it goes.
+
+    Args:
+        predictor: for pictures.
+        out: folder of the results.
+        overlays: whether pictures and videos with landmarks are written.
+    """
+
+    def __init__(self, predictor: Predictor, out: Path, *, overlays: bool = True):
+        self._predictor, self._out, self._overlays = predictor, out, overlays
+        self.scheme = get_scheme(predictor.config.scheme)
+        self.entries: list[dict[str, Any]] = []
+
+    @property
+    def failed(self) -> list[dict[str, Any]]:
+        return [entry for entry in self.entries if "error" in entry]
+
+    def _fail(self, path: Path, error: Exception) -> None:
+        self.entries.append({"file": str(path), "error": str(error)})
+        print(f"\nError: {error}", file=sys.stderr)
+
+    def pictures(self, files: list[tuple[Path, str]], boxes: dict[str, np.ndarray] | None, batch_size: int) -> None:
+        """Looks at pictures, some at a time; one that fails is told of, and the rest goes on."""
+        started, seen = time.perf_counter(), len(self.entries)
+        held: list[_Picture] = []
+        names = Counter(path.name for path, _ in files)
+        bar = progress(files, desc="pictures", unit="picture")
+        for path, stem in bar:
+            try:
+                image = _read_picture(path)
+                own = None if boxes is None else _boxes_of(path, image, boxes, names)
+                held.append(_Picture(path, stem, image, own))
+            except (BadSample, OSError) as error:
+                self._fail(path, error)
+            if len(held) == batch_size or sum(picture.image.size for picture in held) > _MOST_AT_ONCE:
+                self._look(held)
+                held = []
+                bar.set_postfix_str(f"{sum(len(entry.get('faces', ())) for entry in self.entries)} faces")
+        self._look(held)
+        found = [entry["faces"] for entry in self.entries[seen:] if "faces" in entry]
+        seconds, bad = time.perf_counter() - started, len(files) - len(found)
+        print(
+            f"{len(files)} pictures, {len(files) / seconds:.1f} a second: {sum(map(len, found))} faces in "
+            f"{sum(map(bool, found))} of them, {sum(not faces for faces in found)} without a face, {bad} failed"
+        )
+
+    def _look(self, held: "list[_Picture]") -> None:
+        try:
+            many = self._predictor.many([picture.image for picture in held], [picture.boxes for picture in held])
+        except (ValueError, MemoryError, cv2.error) as error:
+            if len(held) == 1:
+                reason = " ".join(str(error).split())[:200]
+                return self._fail(held[0].path, BadSample(f"{held[0].path} cannot be worked on: {reason}"))
+            for picture in held:  # one of them is to blame
+                self._look([picture])
+            return None
+        for picture, faces in zip(held, many, strict=True):
+            self._write_picture(picture.path, picture.stem, picture.image, faces)
+        return None
+
+    def _write_picture(self, path: Path, stem: str, image: np.ndarray, faces: list[Face]) -> None:
+        self.entries.append(
+            {
+                "file": str(path.resolve()),
+                "name": stem,
+                "width": image.shape[1],
+                "height": image.shape[0],
+                "faces": [_entry(face) for face in faces],
+            }
+        )
+        for number, face in enumerate(faces):
+            outputs.write_points(self._out / f"{stem}_{number}.pts", face.landmarks)
+        if self._overlays:
+            drawn = outputs.overlay(image, [face.landmarks for face in faces], self.scheme)
+            write_image(self._out / f"{stem}_landmarks.png", drawn)
+
+    def videos(self, files: list[tuple[Path, str]], follow: VideoPredictor, boxes: np.ndarray | None) -> None:
+        """Follows the faces of videos; one that fails is told of, and the rest goes on."""
+        for path, stem in files:
+            try:
+                started, file = time.perf_counter(), VideoFile(path)
+                found = follow(file, boxes)
+                seconds = time.perf_counter() - started
+                table = self._out / f"{stem}.csv"
+                write_atomically(table, outputs.video_csv(found.tracks, file.seconds()))
+                if self._overlays:
+                    outputs.write_video(self._out / f"{stem}_landmarks.mp4", file, found.tracks, self.scheme)
+            except (BadSample, cv2.error) as error:
+                self._fail(path, error)
+                continue
+            shown = np.array([np.isfinite(track.score).any(axis=1) for track in found.tracks]).reshape(-1, found.frames)
+            self.entries.append(
+                {
+                    "file": str(path.resolve()),
+                    "frames": found.frames,
+                    "fps": file.fps,
+                    "tracks": len(shown),
+                    "table": table.name,
+                }
+            )
+            print(
+                f"{path}: {found.frames} frames, {int(shown.any(axis=0).sum())} with a face, {len(shown)} faces, "
+                f"method {follow.method}; {found.frames / seconds:.0f} frames a second with decoding and detection"
+            )
+
+    def camera(self, index: int, seconds: float) -> None:
+        """Follows the largest face in front of a camera until the time is over or the user interrupts."""
+        capture = cv2.VideoCapture(index)
+        try:
+            if not capture.isOpened():
+                raise BadSample(f"Camera {index} cannot be opened; 0 is usually the first one.")
+            fps = capture.get(cv2.CAP_PROP_FPS)
+            frames = _frames_for(capture, seconds)
+            self.stream(f"camera{index}", frames, fps if 0 < fps <= 1000 else 25.0)
+        except BadSample as error:
+            self._fail(Path(str(index)), error)
+        finally:
+            capture.release()
+
+    def stream(self, stem: str, frames: Iterator[np.ndarray], fps: float) -> None:
+        """Follows the largest face of frames as they come; writes `<stem>.csv`, whose seconds are the clock's, and
+        `<stem>_landmarks.mp4`.
+
+        Raises:
+            BadSample: if there is no frame.
+        """
+        tracker, started, faces, times = LiveTracker(self._predictor), time.perf_counter(), [], []
+        with contextlib.ExitStack() as stack:
+            path = self._out / f"{stem}_landmarks.mp4"
+            writer = stack.enter_context(VideoWriter(path, fps)) if self._overlays else None
+            try:
+                for frame in progress(frames, desc=stem, unit="frame"):
+                    times.append(time.perf_counter() - started)
+                    faces.append(tracker(frame))
+                    if writer is not None:
+                        landmarks = [] if faces[-1] is None else [faces[-1].landmarks]
+                        writer.write(outputs.overlay(frame, landmarks, self.scheme, 1280))
+            except KeyboardInterrupt:
+                print("\nInterrupted; what was seen so far is written.")
+        if not faces:
+            raise BadSample(f"{stem} gave no frame.")
+        track = outputs.track_of_faces(faces, self.scheme.num_landmarks)
+        write_atomically(self._out / f"{stem}.csv", outputs.video_csv([track], np.array(times)))
+        self.entries.append({"file": stem, "frames": len(faces), "fps": fps, "tracks": 1, "table": f"{stem}.csv"})
+        print(f"{stem}: {len(faces)} frames, {len(faces) / (time.perf_counter() - started):.0f} a second")
+
+    def write(self, model: str) -> None:
+        """Writes the tables of everything so far."""
+        outputs.write_tables(self._out, model, self.scheme, self.entries)
+
+
+def _entry(face: Face) -> dict[str, Any]:
+    numbers = {"box": face.box, "landmarks": face.landmarks, "score": face.score}
+    if face.params is not None:
+        numbers["params"] = face.params
+    return {name: np.round(np.asarray(value, np.float64), 4).tolist() for name, value in numbers.items()}
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    image = decode_image(path.read_bytes(), upright=True)
+    if image is None:
+        raise BadSample(f"{path} is not a picture that can be decoded: damaged, of another kind, or far too large.")
+    if min(image.shape[:2]) < _SMALLEST_SIDE:
+        raise BadSample(
+            f"{path} has {image.shape[1]}×{image.shape[0]} pixels, which is too small for a face; "
+            f"the least is {_SMALLEST_SIDE} on each side."
+        )
+    return image
+
+
+def _boxes_of(path: Path, image: np.ndarray, boxes: dict[str, np.ndarray], names: Counter[str]) -> np.ndarray:
+    """Those of the whole path, or of the name alone where it is that of one picture."""
+    keys = [str(path), str(path.resolve()), *([path.name] if names[path.name] == 1 else [])]
+    own = next((boxes[key] for key in keys if key in boxes), None)
+    if own is None and path.name in boxes:
+        raise BadSample(f"{path}: several pictures are called {path.name}; name them with their folders in --boxes.")
+    if own is None:
+        raise BadSample(f"{path} has no line in the file of --boxes; add one for each face, or leave --boxes out.")
+    try:
+        return detectors.check_boxes(own, image)
+    except ValueError as error:
+        raise BadSample(f"{path}: {error}") from None
+
+
+def _frames_for(capture: cv2.VideoCapture, seconds: float) -> Iterator[np.ndarray]:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        present, frame = capture.read()
+        if not present:
+            return
+        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)

@@ -1,0 +1,1 @@
+"""Progressive re-initialisation (Shao et al., TPAMI 2021): faces, then parts, are normalised before regression."""
