@@ -1,7 +1,7 @@
-"""What an adjoint step costs in a loop, with and without the package's convolution: python benchmarks/adjoint.py
+"""Time of adjoint steps in a loop, with and without the package's convolution: python benchmarks/adjoint.py
 
-XLA's CPU backend leaves the transposed kernels of an automatic input gradient in their slow layout inside a
-`while_loop`; `jaxlm.networks.convolution` lays them out once. Both are timed alternating, in one run.
+XLA's CPU backend leaves the transposed kernels of an automatic input gradient in a slow layout inside a `while_loop`;
+`jaxlm.networks.convolution` lays them out once. The two convolutions are timed alternately in one run.
 """
 
 import statistics
@@ -16,8 +16,8 @@ from jaxlm.networks import blocks
 from jaxlm.networks.convolution import conv_general_dilated
 from jaxlm.systems.ldeq import network
 
-STEPS = flags.DEFINE_integer("steps", 5, "Adjoint steps.")
-REPEATS = flags.DEFINE_integer("repeats", 7, "Rounds.")
+STEPS = flags.DEFINE_integer("steps", 5, "Number of adjoint steps.")
+REPEATS = flags.DEFINE_integer("repeats", 7, "Number of timed rounds.")
 
 
 def main(argv):

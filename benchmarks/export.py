@@ -1,9 +1,9 @@
-"""Exports of every system against the model: python benchmarks/export.py
+"""Accuracy and latency of the exports of every system: python benchmarks/export.py
 
-Largest difference of a landmark in crop pixels, on rendered faces, and the latency of one crop: jit, StableHLO, ONNX
-Runtime on one thread, alternating in one run; `taskset -c 0` makes it one core for all. The networks are as large as
-the papers' and freshly initialised, with norms as training leaves them; `--workdirs` measures trained ones instead.
-Needs the extra `export`.
+Prints the largest difference of a landmark between export and model in crop pixels, on rendered faces, and the latency
+of one crop with jit, StableHLO and ONNX Runtime (one thread), timed alternately in one run. `taskset -c 0` limits all
+three to one core. The networks are as large as the papers' and randomly initialised, with norms like those of trained
+networks. `--workdirs` measures trained models instead. Needs the extra `export`.
 """
 
 import statistics
@@ -23,9 +23,9 @@ from jaxlm.export import forms
 from jaxlm.predict.model import ONNX, STABLEHLO, call_graph, load, onnx_session
 from jaxlm.support.program import quiet_logs
 
-WORKDIRS = flags.DEFINE_list("workdirs", [], "Trained models, instead of the papers' networks.")
-NAMES = flags.DEFINE_list("names", [], "Of the networks; all of them where it is empty.")
-REPEATS = flags.DEFINE_integer("repeats", 20, "Timed calls of each.")
+WORKDIRS = flags.DEFINE_list("workdirs", [], "Workdirs of trained models to measure instead of the papers' networks.")
+NAMES = flags.DEFINE_list("names", [], "Names of the networks to measure; all if empty.")
+REPEATS = flags.DEFINE_integer("repeats", 20, "Number of timed calls of each form.")
 
 NETWORKS = {
     "ldeq_tiny": ("quickstart.py", {"solver.name": "anderson", "solver.max_steps": 6}),
@@ -37,7 +37,7 @@ NETWORKS = {
 
 
 def network(name: str) -> tuple[Config, Any]:
-    """A config and variables whose norms and last layers are not those of a fresh network."""
+    """Config and random variables of a network, with norms and last layers unlike those of a fresh network."""
     file, overrides = NETWORKS[name]
     config = load_config_file(file)
     for field, value in overrides.items():
@@ -50,7 +50,7 @@ def network(name: str) -> tuple[Config, Any]:
             return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), leaf.dtype)
         if any("head" in part or "last" in part for part in names):
             return jnp.asarray(leaf + 0.002 * rng.normal(size=leaf.shape), leaf.dtype)
-        if names[-1] == "kernel":  # so that numbers neither vanish nor explode
+        if names[-1] == "kernel":  # so that activations neither vanish nor explode
             fan_in = 9 if leaf.ndim == 4 and leaf.shape[2] == 1 else np.prod(leaf.shape[:-1])
             return jnp.asarray(rng.normal(size=leaf.shape) * np.sqrt(2 / fan_in), leaf.dtype)
         return leaf

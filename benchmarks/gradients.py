@@ -1,7 +1,8 @@
-"""Gradients of a trained LDEQ, compared: python benchmarks/gradients.py --workdir=runs/quickstart
+"""Compares the gradients of a trained LDEQ: python benchmarks/gradients.py --workdir=runs/quickstart
 
-For a batch of the workdir's own faces in float32: cosine and relative error of each gradient of the cell's and the
-stem's parameters with the unrolled one, and the spectral radius of the cell at the equilibrium.
+Takes a batch of the workdir's first evaluation set, in float32. Prints the cosine and the relative error of each
+gradient against the unrolled one, over the parameters of the cell and the stem, and the spectral radius of the cell at
+the equilibrium.
 """
 
 from typing import Any
@@ -20,8 +21,8 @@ from jaxlm.workdir import config_file
 from jaxlm.workdir.restore import restore_variables
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py wrote.", required=True)
-BATCH = flags.DEFINE_integer("batch", 8, "Faces.")
-STEPS = flags.DEFINE_integer("steps", 60, "Most solver steps, forward and adjoint.")
+BATCH = flags.DEFINE_integer("batch", 8, "Number of faces.")
+STEPS = flags.DEFINE_integer("steps", 60, "Maximum number of solver steps, forward and adjoint.")
 TOL = flags.DEFINE_float("tol", 1e-5, "Relative tolerance of both solvers.")
 
 

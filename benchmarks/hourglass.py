@@ -1,9 +1,10 @@
-"""What the Adaptive Wing loss and rematerialisation cost in a full training step: python benchmarks/hourglass.py
+"""Cost of the Adaptive Wing loss and of rematerialisation in a full training step: python benchmarks/hourglass.py
 
-Times the step with MSE and with Adaptive Wing and its weight map, alternating in one run, and prints the median ratio
-(target: at most 1.05), then memory and speed with and without `model.remat`. "Kept" is what the forward pass leaves for
-the backward pass; "temporaries" is XLA's plan for the whole step. On a CPU that plan is made by the scheduler that
-minimises memory; it is not smaller with remat there, because the second computation of a stage is scheduled early.
+Times the step with MSE, and with Adaptive Wing and its weight map, alternately in one run. Prints the median ratio of
+the two times (target: at most 1.05), and memory and speed with and without `model.remat`. "Kept" is the memory that the
+forward pass keeps for the backward pass; "temporaries" is the memory that XLA plans for the whole step. On a CPU the
+plan comes from the scheduler that minimises memory. Remat does not make it smaller there, because the second
+computation of a stage is scheduled early.
 """
 
 import os
@@ -25,14 +26,14 @@ from jaxlm.systems.awing.system import make_model
 from jaxlm.systems.awing.tables import TABLES
 from jaxlm.systems.tables import apply_row
 
-CONFIG = config_flags.DEFINE_config_file("config", "configs/awing_wflw.py", "Network, loss and image size.")
-BATCH = flags.DEFINE_integer("batch", 2, "Images in a step.")
-REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds.")
-DTYPE = flags.DEFINE_string("dtype", "float32", "float32 or bfloat16.")
+CONFIG = config_flags.DEFINE_config_file("config", "configs/awing_wflw.py", "Config of network, loss and image size.")
+BATCH = flags.DEFINE_integer("batch", 2, "Number of images in a step.")
+REPEATS = flags.DEFINE_integer("repeats", 5, "Number of timed rounds.")
+DTYPE = flags.DEFINE_string("dtype", "float32", "Type of the activations: float32 or bfloat16.")
 
 
 def variant(row, *, remat=False):
-    """The config with the loss of a row of Table 7 and nothing else of it."""
+    """Config with the loss of a row of Table 7 and the model of --config."""
     config = CONFIG.value.copy_and_resolve_references()
     apply_row(config, row, TABLES)
     config.model.update(CONFIG.value.model.to_dict() | dict(dtype=DTYPE.value, remat=remat))
@@ -51,13 +52,13 @@ def random_batch(config):
 
 
 class Step:
-    """A compiled training step with its own state."""
+    """Compiled training step with its own state and times."""
 
     def __init__(self, config):
         self.batch, self.times = random_batch(config), []
         system = systems.build(config)
         shapes = jax.eval_shape(system.init, jax.random.key(0))
-        # Values do not matter to the time; drawing them by the system's own init would compile for a minute.
+        # The values do not change the time, and compiling the system's init would take a minute.
         self.state = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.01, leaf.dtype), shapes)
         lowered = jax.jit(system.train_step, donate_argnums=0).lower(self.state, self.batch, jax.random.key(0))
         self.compiled = lowered.compile()
@@ -82,7 +83,7 @@ class Step:
 
 
 def kept_bytes(config, shapes, batch):
-    """Bytes of the residuals of the network's forward pass."""
+    """Bytes that the network's forward pass keeps for the backward pass, without the parameters."""
     model = make_model(config)
 
     def forward(params):
@@ -103,7 +104,7 @@ def main(argv):
     configs = {
         "MSE": variant("mse"),
         "AWing + weight map": variant("aw_wm"),
-        "… and remat": variant("aw_wm", remat=True),
+        "the same with remat": variant("aw_wm", remat=True),
     }
     steps = {name: Step(config) for name, config in configs.items()}
     for step in steps.values():

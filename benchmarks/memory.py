@@ -1,8 +1,9 @@
-"""Compiled memory of a full training step against solver steps: python benchmarks/memory.py [--preset=paper]
+"""Compiled memory of a full training step by number of solver steps: python benchmarks/memory.py [--preset=paper]
 
-Prints XLA's peak of temporaries for implicit and for unrolled gradients. Nothing is run, so a laptop can measure the
-paper's network. Implicit must be flat in the number of steps (largest over smallest at most 1.02), unrolled must grow.
-Anderson holds min(6, steps) iterates, so its row begins to be flat at 6 steps.
+Prints XLA's peak of temporaries for implicit and for unrolled gradients. The step is compiled but not run, so a laptop
+can measure the paper's network. The memory of implicit gradients must not depend on the number of steps (largest over
+smallest at most 1.02); that of unrolled gradients must grow. Anderson keeps min(6, steps) iterates, so its memory is
+constant from 6 steps on.
 """
 
 import importlib.util
@@ -15,10 +16,10 @@ from absl import app, flags
 
 from jaxlm import systems
 
-PRESET = flags.DEFINE_string("preset", "paper", "tiny, small or paper.")
-BATCH = flags.DEFINE_integer("batch", 2, "Images in a step.")
-SIZE = flags.DEFINE_integer("size", 256, "Side of the images.")
-STEPS = flags.DEFINE_list("steps", ["2", "8", "32", "64"], "Forward (and adjoint) solver steps.")
+PRESET = flags.DEFINE_string("preset", "paper", "Size of the network: tiny, small or paper.")
+BATCH = flags.DEFINE_integer("batch", 2, "Number of images in a step.")
+SIZE = flags.DEFINE_integer("size", 256, "Side of the images in pixels.")
+STEPS = flags.DEFINE_list("steps", ["2", "8", "32", "64"], "Numbers of forward and adjoint solver steps to compare.")
 
 
 def load_config(name: str, variant: str = ""):

@@ -1,7 +1,7 @@
-"""What the solver costs beside the cell: python benchmarks/overhead.py [--preset=paper]
+"""Overhead of the Anderson solver over the cell: python benchmarks/overhead.py [--preset=paper]
 
-Times n Anderson steps against n plain applications of the same cell, alternating in one run, and prints the median
-ratio. Target: at most 1.15 for the paper's cell at 64×64 and 6 steps.
+Times n Anderson steps and n plain applications of the same cell, alternately in one run, and prints the median ratio.
+Target: at most 1.15 for the paper's cell at 64×64 and 6 steps.
 """
 
 import statistics
@@ -14,10 +14,10 @@ from absl import app, flags
 from jaxlm.solvers import anderson
 from jaxlm.systems.ldeq.network import LDEQ, PRESETS
 
-PRESET = flags.DEFINE_string("preset", "paper", "tiny, small or paper.")
-BATCH = flags.DEFINE_integer("batch", 1, "Images.")
-STEPS = flags.DEFINE_integer("steps", 6, "Steps.")
-REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds.")
+PRESET = flags.DEFINE_string("preset", "paper", "Size of the network: tiny, small or paper.")
+BATCH = flags.DEFINE_integer("batch", 1, "Number of images.")
+STEPS = flags.DEFINE_integer("steps", 6, "Number of steps.")
+REPEATS = flags.DEFINE_integer("repeats", 5, "Number of timed rounds.")
 
 
 def main(argv):

@@ -1,7 +1,9 @@
-"""Augmented crops a second: python benchmarks/pipeline.py --config=configs/ldeq_faces68.py --config.data.root=data
+"""Speed of a config's training pipeline in augmented crops per second.
 
-Counts what the training pipeline of a config delivers to one consumer that does nothing else. Target: 300 crops of
-256×256 a second on two cores from real pictures.
+    python benchmarks/pipeline.py --config=configs/ldeq_faces68.py --config.data.root=data
+
+Counts the crops that one consumer receives; it does nothing with them. Target: 300 crops of 256×256 per second on two
+cores from real pictures.
 """
 
 import time
@@ -12,9 +14,9 @@ from ml_collections import config_flags
 from jaxlm.data.batches import train_batches
 from jaxlm.support.program import one_sentence, quiet_logs
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment.")
-SIZE = flags.DEFINE_integer("size", 256, "Side of the crops.")
-SECONDS = flags.DEFINE_float("seconds", 20.0, "How long to count.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config of the experiment.")
+SIZE = flags.DEFINE_integer("size", 256, "Side of the crops in pixels.")
+SECONDS = flags.DEFINE_float("seconds", 20.0, "Duration of the count in seconds.")
 
 
 def main(argv):
@@ -24,7 +26,7 @@ def main(argv):
         config = CONFIG.value
         config.image_size = SIZE.value
         batches = iter(train_batches(config))
-        for _ in range(20):  # what was prefetched does not count
+        for _ in range(20):  # skips the prefetched batches
             next(batches)
         start, count = time.perf_counter(), 0
         while time.perf_counter() - start < SECONDS.value:

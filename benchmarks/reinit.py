@@ -1,10 +1,11 @@
 """Size and speed of progressive re-initialisation: python benchmarks/reinit.py
 
-- Parameters and multiply-adds of B1, GSR and G&LSR beside Table 7 of Shao et al., TPAMI 2021, whose "FLOPs" are
-  multiply-adds.
-- Crop to landmarks, one picture at a time, jitted (target: 100 frames/s on one core; `taskset -c 0` makes it one).
-- The training step of the small network beside PyTorch's (extra `torch`), alternating in one run (target: 1.5 times).
-- The depthwise convolution with its own gradient beside XLA's grouped one.
+- sizes: parameters and multiply-adds of B1, GSR and G&LSR, compared with Table 7 of Shao et al., TPAMI 2021, whose
+  "FLOPs" are multiply-adds.
+- speed: crop to landmarks, one picture at a time, jitted. Target: 100 frames/s on one core (run under `taskset -c 0`).
+- step: training step of the small network, compared with PyTorch's (extra `torch`), timed alternately in one run.
+  Target: 1.5 times PyTorch's time.
+- depthwise: depthwise convolution with the package's gradient, compared with XLA's grouped convolution.
 """
 
 import statistics
@@ -25,9 +26,9 @@ from jaxlm.networks.multiply_adds import count_macs
 from jaxlm.systems.reinit.network import ShapeRegressor
 from jaxlm.systems.reinit.system import make_model
 
-WHAT = flags.DEFINE_list("what", ["sizes", "speed", "step", "depthwise"], "Which of the four.")
-BATCH = flags.DEFINE_integer("batch", 16, "Images in a training step.")
-REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds.")
+WHAT = flags.DEFINE_list("what", ["sizes", "speed", "step", "depthwise"], "Measurements to run; all by default.")
+BATCH = flags.DEFINE_integer("batch", 16, "Number of images in a training step.")
+REPEATS = flags.DEFINE_integer("repeats", 5, "Number of timed rounds.")
 
 PAPER = {
     "b1": (335.4e3, 48.5e6),
@@ -55,7 +56,7 @@ def sizes():
 
 
 def initialised(model, images):
-    # Values do not matter to the time.
+    # The values do not change the time.
     shapes: Any = jax.eval_shape(model.init, jax.random.key(0), images)
     return jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01, leaf.dtype), shapes)
 
@@ -72,7 +73,7 @@ def speed():
 
 
 def clock(function, repeats):
-    """Median and least seconds, compilation left out."""
+    """Median and minimum seconds of a call, without compilation."""
     jax.block_until_ready(function())
     times = []
     for _ in range(repeats):
@@ -116,11 +117,14 @@ def step():
             times[name].append(time.perf_counter() - begin)
     for name, values in times.items():
         ratio = statistics.median([a / b for a, b in zip(times["jaxlm"], values, strict=True)])
-        print(f"{name:<24}{1e3 * statistics.median(values):>8.0f} ms for {batch} images; jaxlm takes {ratio:.2f} of it")
+        print(
+            f"{name:<24}{1e3 * statistics.median(values):>8.0f} ms for {batch} images; "
+            f"jaxlm takes {ratio:.2f} times as long"
+        )
 
 
 def make_torch_step(batch, *, channels_last):
-    """The same network and step in PyTorch, or None where it is not installed."""
+    """Training step of the same network in PyTorch, or None if PyTorch is not installed."""
     try:
         import torch  # pyright: ignore[reportMissingImports]
         from torch import nn as tnn  # pyright: ignore[reportMissingImports]

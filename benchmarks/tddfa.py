@@ -1,14 +1,15 @@
-"""Costs of 3DDFA_V2's parts: python benchmarks/tddfa.py
+"""Time, memory and size of 3DDFA_V2's parts: python benchmarks/tddfa.py
 
-- losses: WPDC as defined beside fWPDC and VDC, value and gradient, 128 faces, 26,719 vertices (as many as
-  ICT-FaceKit has; random numbers stand for it). Target: fWPDC ten times as fast as WPDC.
-- meta: a round of k look-ahead steps of both branches and its test beside k steps with fWPDC alone, alternating in one
-  run, and the compiled memory of both. Target: 2.2 times.
-- sizes: parameters and multiply-adds of the networks beside the paper's.
-- speed: a 120 × 120 image to 62 parameters and to dense vertices as well, one picture at a time, jitted. Target: 50
-  frames a second on one core; `taskset -c 0` makes it one.
-- onnx: MobileNet × 1, folded and exported, in ONNX Runtime on one thread, beside PyTorch's export of the same network
-  (extras `export` and `torch`). Target: 1.1 times its time at most, the same numbers.
+- losses: value and gradient of WPDC as defined, fWPDC and VDC, for 128 faces of 26,719 vertices (as many as ICT-FaceKit
+  has; the vertices are random). Target: fWPDC ten times as fast as WPDC.
+- meta: a meta-joint round (k look-ahead steps of both branches and the test) compared with k steps with fWPDC alone,
+  timed alternately in one run, and the compiled memory of both. Target: 2.2 times the time.
+- sizes: parameters and multiply-adds of the networks, compared with the paper's.
+- speed: a 120 × 120 image to 62 parameters, and to dense vertices as well, one picture at a time, jitted. Target: 50
+  frames per second on one core (run under `taskset -c 0`).
+- onnx: MobileNet × 1 with folded batch norms, exported, in ONNX Runtime on one thread, compared with PyTorch's export
+  of the same network (extras `export` and `torch`). Target: the same numbers, in at most 1.1 times its time. Runs only
+  if --what names it.
 """
 
 import functools
@@ -33,19 +34,19 @@ from jaxlm.networks.multiply_adds import count_macs
 from jaxlm.predict.model import onnx_session
 from jaxlm.systems.tddfa.network import BACKBONES, ParameterNetwork
 
-WHAT = flags.DEFINE_list("what", ["losses", "meta", "sizes", "speed"], "Which of them; onnx as well.")
-BATCH = flags.DEFINE_integer("batch", 32, "Images in a training step.")
-K = flags.DEFINE_integer("k", 10, "Look-ahead steps.")
-SIZE = flags.DEFINE_integer("size", 120, "Side of the training images.")
-BACKBONE = flags.DEFINE_string("backbone", "mobilenet_0.5", "Of the training steps.")
-REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds.")
+WHAT = flags.DEFINE_list("what", ["losses", "meta", "sizes", "speed"], "Measurements to run; onnx only if named.")
+BATCH = flags.DEFINE_integer("batch", 32, "Number of images in a training step.")
+K = flags.DEFINE_integer("k", 10, "Number of look-ahead steps.")
+SIZE = flags.DEFINE_integer("size", 120, "Side of the training images in pixels.")
+BACKBONE = flags.DEFINE_string("backbone", "mobilenet_0.5", "Backbone of the training steps.")
+REPEATS = flags.DEFINE_integer("repeats", 5, "Number of timed rounds.")
 
 PAPER = {"mobilenet_1": (3.27e6, 183e6)}
 VERTICES = 26_719
 
 
 def clock(function: Callable[[], Any], repeats: int) -> float:
-    """Median seconds of a call, compiled before."""
+    """Median seconds of a call, without compilation."""
     jax.block_until_ready(function())
     times = []
     for _ in range(repeats):
@@ -128,7 +129,7 @@ def measure_meta():
 
 
 class Stepper:
-    """A compiled training step that can be repeated."""
+    """Compiled training step of a system; `run_round` runs one round of it."""
 
     def __init__(self, system: systems.System, batch: Any, key: Any):
         self.system, self.batch, self.key = system, batch, key
@@ -171,7 +172,7 @@ def initialised(backbone: str) -> tuple[ParameterNetwork, Any]:
     def prepare(key):
         variables = network.init(key, images, False)
         updated = network.apply(variables, images, True, mutable=["batch_stats"])[1]["batch_stats"]
-        # The statistics of these images, so that numbers neither vanish nor explode.
+        # Running statistics of these images, so that activations neither vanish nor explode.
         measured = jax.tree.map(lambda new, old: (new - 0.9 * old) / 0.1, updated, variables["batch_stats"])
         return {**variables, "batch_stats": measured}
 
@@ -229,11 +230,11 @@ def measure_onnx():
     medians = {name: statistics.median(values) for name, values in times.items()}
     for name, seconds in medians.items():
         print(f"{name}: {1e3 * seconds:.2f} ms")
-    print(f"ours over PyTorch's: {medians['jax2onnx'] / medians['PyTorch']:.2f}")
+    print(f"time of jax2onnx over PyTorch: {medians['jax2onnx'] / medians['PyTorch']:.2f}")
 
 
 def _torch_export(variables: Any) -> bytes:
-    """MobileNet × 1 as PyTorch writes it, which folds batch norms by itself."""
+    """ONNX file of MobileNet × 1 as PyTorch exports it; PyTorch folds the batch norms itself."""
     import torch  # pyright: ignore[reportMissingImports]
 
     variables = jax.tree.map(np.asarray, variables)
@@ -241,7 +242,7 @@ def _torch_export(variables: Any) -> bytes:
     trunk, layers = params["trunk"], []
 
     def add(kernel, norm, measured, stride, groups):
-        kernel = kernel.reshape((1,) * (4 - kernel.ndim) + kernel.shape)  # 1×1 ones are matrices
+        kernel = kernel.reshape((1,) * (4 - kernel.ndim) + kernel.shape)  # 1×1 kernels are matrices
         outputs, inputs, side = kernel.shape[3], kernel.shape[2] * groups, kernel.shape[0]
         conv = torch.nn.Conv2d(inputs, outputs, side, stride, side // 2, groups=groups, bias=False)
         conv.weight.data = torch.tensor(kernel.transpose(3, 2, 0, 1).copy())

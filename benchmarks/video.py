@@ -1,8 +1,9 @@
-"""Speed of RwR on video: against frame-wise solving on the same clip, and of a batch of clips against one by one.
+"""Compares the speed of RwR with frame-wise solving, and of a batch of clips with one clip at a time.
 
     python benchmarks/video.py --workdir=runs/quickstart
 
-Clips are the hard rendered videos of the workdir's config. Frames are decoded and cropped before the clock starts.
+The clips are the hard rendered videos of the workdir's config, or those of --data. Frames are decoded and cropped
+before the clock starts.
 """
 
 import functools
@@ -19,8 +20,8 @@ from jaxlm.workdir.config_file import load_config
 from jaxlm.workdir.restore import restore_variables
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py wrote.", required=True)
-DATA = flags.DEFINE_string("data", "rendered_videos:hard", "source:split of videos.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Repetitions, interleaved; the median is reported.")
+DATA = flags.DEFINE_string("data", "rendered_videos:hard", "Videos to measure, as source:split.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Number of interleaved repetitions; the median is reported.")
 
 
 def main(argv):
@@ -34,10 +35,13 @@ def compare(workdir: str, data: str, rounds: int, count: int = 8) -> None:
     config = load_config(workdir)
     system = systems.build(config)
     if system.track is None:
-        raise ValueError(f"The system {config.system!r} has no state to start from.")
+        raise ValueError(
+            f"The system {config.system!r} has no state to start from, so RwR cannot run: give a workdir of an LDEQ "
+            "without model.explicit."
+        )
     variables, _ = restore_variables(config, workdir)
     if config.solver.tol != config.video.solver.tol:
-        raise ValueError("config.solver.tol and config.video.solver.tol must agree for this comparison.")
+        raise ValueError("config.solver.tol and config.video.solver.tol must be equal for this comparison.")
     source = open_videos(config, data)[0]
     videos = [video_of(source.records[index]) for index in range(min(count, len(source)))]
     frames = min(map(len, videos))

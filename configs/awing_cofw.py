@@ -1,119 +1,27 @@
-"""Adaptive Wing on COFW: the paper's network at 256×256, Table 2 of Wang et al., ICCV 2019.
+"""Adaptive Wing on COFW: the paper's network at 256 × 256, Table 2 of Wang et al., ICCV 2019.
 
 `data.root` holds `COFW_train.mat` and `COFW_test.mat` (or their `_color` versions) as published. The paper reports an
-NME by the distance of the pupils of 4.94 %, AUC10 0.644, FR10 0.99 %, AUC8 0.391, FR8 5.52 %, under the given boxes
-(`box`).
+NME by the distance of the pupils of 4.94 %, AUC10 0.644, FR10 0.99 %, AUC8 0.391, FR8 5.52 %, under the given boxes.
 
-    python train.py --config=configs/awing_cofw.py --workdir=runs/awing_cofw --config.data.root=/data/COFW
-    python eval.py --workdir=runs/awing_cofw
+    jaxlm train --config=awing_cofw --workdir=runs/awing_cofw --config.data.root=/data/COFW
+    jaxlm eval --workdir=runs/awing_cofw
 
 A 68-point model is evaluated on COFW-68, whose `COFW68_Data/` lies beside the `.mat` files, by
-`python eval.py --workdir=… --data=cofw --root=/data/COFW`.
-
-Variant: `:smoke` (tiny network, CPU seconds).
+`jaxlm eval --workdir=… --data=cofw --root=/data/COFW`.
 """
 
 from typing import Any
 
-from ml_collections import ConfigDict
+from jaxlm.config import apply_variant, set_sources, source
+from jaxlm.systems.awing.settings import default_config, shrink_to_smoke
 
 
-def get_config(variant: str = "") -> ConfigDict:
-    config: Any = ConfigDict()
-    config.system = "awing"
+def get_config(variant: str = "") -> Any:
+    config: Any = default_config()
     config.scheme = "cofw29"
-    config.seed = 0
-    config.image_size = 256
-    config.loss = ConfigDict(
-        dict(on="heatmaps", name="adaptive_wing", options=dict(alpha=2.1, omega=14.0, epsilon=1.0, theta=0.5))
-    )
-    config.heatmap = ConfigDict(
-        dict(
-            sigma=1.75,  # of the gaussians, in cells
-            radius=3,  # of their truncation in cells, 7×7; -1 for none
-            boundary_sigma=1.5,
-            weight_map="dilated",  # none, baseline (H·W + 1) or dilated, Eqs. (4)-(5)
-            weight=10.0,
-            decode_radius=2,  # of local_soft_argmax, in cells
-        )
-    )
-    config.decode = "quarter_pixel"  # or soft_argmax, local_soft_argmax
-
-    config.model = ConfigDict(
-        dict(
-            stacks=4,
-            features=256,
-            depth=4,
-            boundary=True,
-            coordinates=True,
-            boundary_coordinates=True,
-            temperature=0.0,
-            remat=False,
-            dtype="bfloat16",
-        )
-    )
-
-    config.data = ConfigDict()
-    config.data.root = "data"
-    config.data.cache = "~/.cache/jaxlm"
-    config.data.crop = "box"
-    config.data.normalizer = "inter_pupil"
-    config.data.threads = 16
-    config.data.sources = ConfigDict()
-    config.data.sources["cofw"] = ConfigDict(
-        dict(builder="cofw", root="", train_split="train", weight=1.0, heldout=0.0, group="", on_bad="error")
-    )
-
-    # Section 7.3 gives the geometry; how often pictures are blurred, noised and occluded is not published.
-    config.augment = ConfigDict(
-        dict(
-            rotation=50.0,
-            scale=0.15,
-            translation=25 / 256,
-            flip=0.5,
-            blur=0.2,
-            noise=0.2,
-            occlusion=0.4,
-            color=0.0,
-            grey=0.0,
-            low_resolution=0.0,
-        )
-    )
-
-    config.optim = ConfigDict(
-        dict(
-            name="rmsprop",
-            learning_rate=1e-4,
-            weight_decay=1e-5,
-            schedule="steps",
-            warmup_steps=0,
-            drop_at=(1 / 3, 2 / 3),  # epochs 80 and 160 of 240
-            drop=0.1,
-            clip_norm=0.0,
-            ema=0.0,
-        )
-    )
-    # 240 epochs of 1345 faces
-    config.train = ConfigDict(dict(batch_size=16, num_steps=20160, log_every=50, checkpoint_every=2000))
-    config.eval = ConfigDict(dict(batch_size=32, flip_average=False, limit=500))
-    config.eval.sets = ("cofw:test",)  # source:split; the first says which checkpoint is best
-    config.video = ConfigDict(
-        dict(
-            crop="box",
-            min_iou=0.4,  # of successive boxes; less is another face
-            batch_size=8,
-            chunk=32,  # frames in memory at a time
-            clips=2,  # of each set, written as mp4
-            methods=("frame", "frame+ema:0.8", "frame+one_euro:2,0.1"),  # frame by frame: there is no state
-        )
-    )
-
-    if variant == "smoke":
-        config.image_size = 64
-        config.model.update(dict(stacks=2, features=16, depth=1, dtype="float32"))
-        config.data.threads = 2
-        config.train.update(dict(num_steps=6, batch_size=8, log_every=2, checkpoint_every=3))
-        config.eval.limit = 16
-    elif variant:
-        raise ValueError(f"There is no variant {variant!r}; choose smoke.")
-    return config
+    config.data.update(crop="box", normalizer="inter_pupil")
+    config.video.crop = "box"
+    set_sources(config, cofw=source("cofw"))
+    config.train.update(num_steps=20160, checkpoint_every=2000)  # 240 epochs of 1345 faces
+    config.eval.sets = ("cofw:test",)
+    return apply_variant(config, variant, {"smoke": shrink_to_smoke})

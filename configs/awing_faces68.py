@@ -1,144 +1,47 @@
-"""Adaptive Wing on a mixture of real 68-point faces, with a small hourglass for a CPU.
+"""Adaptive Wing on a mixture of real 68-point faces (see `jaxlm.config.set_real_faces`), for a CPU.
 
-Paper: Wang et al., ICCV 2019. `data.root` holds `300w/` (300-W's own layout, LFPW alone will do), `ytf68/` and
-`aflw68/` (each a `landmarks.csv` beside `images/`). Held out: 10 % of 300-W by image, 10 % of `ytf68` by person.
+    jaxlm train --config=awing_faces68 --workdir=runs/awing_faces68 --config.data.root=data
+    jaxlm eval --workdir=runs/awing_faces68
+    jaxlm ablation --config=awing_faces68 --table=awing_7 --workdir=runs/table7 --config.data.root=data
 
-    python train.py --config=configs/awing_faces68.py --workdir=runs/awing_faces68 --config.data.root=data
-    python eval.py --workdir=runs/awing_faces68
-    python -m jaxlm.commands.ablation --config=configs/awing_faces68.py --table=awing_7 --workdir=runs/table7 \\
-        --config.data.root=data
-
-Variants: the rows of Tables 5, 6 and 7 (`:mse`, `:aw_wm`, `:theta0.4`, …, see `jaxlm/systems/awing/tables.py`), `:soft_argmax`
-(L1 on landmarks through a soft-argmax), `:smoke` (CPU seconds), `:gpu` (the paper's network at 256×256, bfloat16).
+Paper: Wang et al., ICCV 2019. Variants: rows of Tables 5, 6 and 7 (`:mse`, `:aw_wm`, `:theta0.4`, …, see `jaxlm/systems/awing/tables.py`),
+`:soft_argmax` (L1 on landmarks through a soft-argmax), `:smoke`, `:gpu` (the paper's network at 256 × 256, bfloat16).
 """
 
 from typing import Any
 
-from ml_collections import ConfigDict
+from jaxlm.config import apply_variant, set_real_faces
+from jaxlm.systems.awing.settings import default_config, shrink_to_cpu, shrink_to_smoke
+from jaxlm.systems.awing.tables import FACES
+from jaxlm.systems.tables import rows_of
 
-from jaxlm.systems.awing.tables import TABLES
-from jaxlm.systems.tables import apply_row
+
+def get_config(variant: str = "") -> Any:
+    config: Any = default_config()
+    shrink_to_cpu(config)
+    set_real_faces(config, three_hundred_w=0.6, ytf68=0.1, aflw68=0.3)
+    config.train.num_steps = 2000
+    choices = {"smoke": smoke, "soft_argmax": soft_argmax, "gpu": gpu, **rows_of(FACES)}
+    return apply_variant(config, variant, choices)
 
 
-def get_config(variant: str = "") -> ConfigDict:
-    config: Any = ConfigDict()
-    config.system = "awing"
-    config.scheme = "faces68"
-    config.seed = 0
-    config.image_size = 96
-    config.loss = ConfigDict(
-        dict(on="heatmaps", name="adaptive_wing", options=dict(alpha=2.1, omega=14.0, epsilon=1.0, theta=0.5))
-    )
-    config.heatmap = ConfigDict(
-        dict(
-            sigma=1.5,  # of the gaussians, in cells
-            radius=-1,  # of their truncation in cells; -1 for none
-            boundary_sigma=1.0,
-            weight_map="dilated",  # none, baseline (H·W + 1) or dilated, Eqs. (4)-(5)
-            weight=10.0,
-            decode_radius=2,  # of local_soft_argmax, in cells
-        )
-    )
-    config.decode = "quarter_pixel"  # or soft_argmax, local_soft_argmax
+def smoke(config: Any) -> None:
+    shrink_to_smoke(config)
+    config.optim.warmup_steps = 2
 
-    config.model = ConfigDict(
-        dict(
-            stacks=2,
-            features=32,
-            depth=3,
-            boundary=True,
-            coordinates=True,
-            boundary_coordinates=True,
-            temperature=0.0,
-            remat=False,
-            dtype="float32",
-        )
-    )
 
-    config.data = ConfigDict()
-    config.data.root = "data"
-    config.data.cache = "~/.cache/jaxlm"
-    config.data.crop = "gt"
-    config.data.normalizer = "inter_ocular"
-    config.data.threads = 2
-    config.data.sources = ConfigDict()
-    config.data.sources["300w"] = ConfigDict(
-        dict(builder="300w", root="300w", train_split="train", weight=0.6, heldout=0.1, group="", on_bad="error")
-    )
-    config.data.sources["ytf68"] = ConfigDict(
-        dict(
-            builder="own",
-            root="ytf68",
-            train_split="train",
-            weight=0.1,
-            heldout=0.1,
-            group=r"^(.*)_\d+\.",
-            on_bad="error",
-        )
-    )
-    config.data.sources["aflw68"] = ConfigDict(
-        dict(builder="own", root="aflw68", train_split="train", weight=0.3, heldout=0.0, group="", on_bad="error")
-    )
+def soft_argmax(config: Any) -> None:
+    with config.unlocked():
+        config.loss.update(on="landmarks", name="l1")
+        config.loss.options = {}
+    config.decode = "soft_argmax"
+    config.model.update(temperature=2.5, boundary=False, boundary_coordinates=False)
 
-    config.augment = ConfigDict(
-        dict(
-            rotation=25.0,
-            scale=0.1,
-            translation=0.04,
-            flip=0.5,
-            blur=0.1,
-            noise=0.1,
-            occlusion=0.3,
-            color=0.3,
-            grey=0.1,
-            low_resolution=0.1,
-        )
-    )
 
-    config.optim = ConfigDict(
-        dict(
-            name="rmsprop",
-            learning_rate=6e-3,
-            weight_decay=1e-5,
-            schedule="steps",
-            warmup_steps=100,
-            drop_at=(0.6, 0.85),
-            drop=0.2,
-            clip_norm=0.0,
-            ema=0.99,
-        )
-    )
-    config.train = ConfigDict(dict(batch_size=16, num_steps=2000, log_every=50, checkpoint_every=1000))
-    config.eval = ConfigDict(dict(batch_size=64, flip_average=True, limit=300))
-    config.eval.sets = ("300w:heldout", "ytf68:heldout")  # source:split; the first says which checkpoint is best
-    config.video = ConfigDict(
-        dict(
-            crop="ldeq_video",
-            min_iou=0.4,  # of successive boxes; less is another face
-            batch_size=8,
-            chunk=32,  # frames in memory at a time
-            clips=2,  # of each set, written as mp4
-            methods=("frame", "frame+ema:0.8", "frame+one_euro:2,0.1"),  # frame by frame: there is no state
-        )
-    )
-
-    if variant == "smoke":
-        config.image_size = 64
-        config.model.update(dict(stacks=2, features=16, depth=1))
-        config.optim.warmup_steps = 2
-        config.train.update(dict(num_steps=6, batch_size=8, log_every=2, checkpoint_every=3))
-        config.eval.limit = 16
-    elif variant == "soft_argmax":
-        config.loss = ConfigDict(dict(on="landmarks", name="l1", options=dict()))
-        config.decode = "soft_argmax"
-        config.model.update(dict(temperature=2.5, boundary=False, boundary_coordinates=False))
-    elif variant == "gpu":
-        config.image_size = 256
-        config.heatmap.update(dict(sigma=1.75, radius=3, boundary_sigma=1.5))
-        config.model.update(dict(stacks=4, features=256, depth=4, dtype="bfloat16"))
-        config.optim.update(dict(learning_rate=1e-4, drop=0.1, drop_at=(0.6, 0.85)))
-        config.train.update(dict(batch_size=16, num_steps=40000, checkpoint_every=2000))
-        config.data.threads = 16
-    elif variant:
-        apply_row(config, variant, TABLES, ("smoke", "soft_argmax", "gpu"))
-    return config
+def gpu(config: Any) -> None:
+    config.image_size = 256
+    config.heatmap.update(sigma=1.75, radius=3, boundary_sigma=1.5)
+    config.model.update(stacks=4, features=256, depth=4, dtype="bfloat16")
+    config.optim.update(learning_rate=1e-4, drop=0.1)
+    config.train.update(num_steps=40000, checkpoint_every=2000)
+    config.data.threads = 16

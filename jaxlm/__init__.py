@@ -1,4 +1,4 @@
-"""Face alignment in JAX: fixed points and their gradients, landmark models, and what trains and evaluates them."""
+"""Face alignment in JAX: fixed points and their gradients, landmark models, training and evaluation."""
 
 from jaxlm.implicit import equilibrium, jacobian_regularization, spectral_radius
 from jaxlm.solvers import SolverStats, anderson, broyden, fixed_point_iteration

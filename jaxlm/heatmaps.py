@@ -1,6 +1,7 @@
-"""Heatmaps to landmarks and back. A heatmap cell is a pixel of a smaller image (see `jaxlm.geometry`).
+"""Conversion between heatmaps and landmarks.
 
-Heatmaps are (..., H, W, K), landmarks (..., K, 2) as (x, y) in cells.
+Heatmaps are (..., H, W, K), landmarks (..., K, 2) as (x, y) in cells. A heatmap cell is a pixel of a smaller image (see
+`jaxlm.geometry`).
 """
 
 import jax.numpy as jnp
@@ -9,13 +10,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 def soft_argmax(heatmaps: Float[Array, "*B H W K"]) -> Float[Array, "*B K 2"]:
-    """Expected cell under each heatmap over its sum: Φ of Micaelli et al., CVPR 2023.
+    """Mean position over the cells, weighted by the heatmap: Φ of Micaelli et al., CVPR 2023.
 
     Args:
-        heatmaps: non-negative, not all zero. Sums are taken in float32 at least.
+        heatmaps: not negative, and not zero in every cell of a map. Sums are taken in float32 at least.
 
     Returns:
-        (x, y) in cells, within the map.
+        Landmarks (x, y) in cells, within the map.
     """
     height, width = heatmaps.shape[-3:-1]
     weights = heatmaps.astype(jnp.promote_types(heatmaps.dtype, jnp.float32))
@@ -45,20 +46,25 @@ def confidence(heatmaps: Float[Array, "*B H W K"]) -> Float[Array, "*B K"]:
 
 
 def around_peak(heatmaps: Float[Array, "*B H W K"], radius: int) -> Float[Array, "*B H W K"]:
-    """Heatmaps of any sign with zeros below 0 and farther than `radius` cells, in x or y, from the highest cell."""
+    """Sets heatmaps to 0 where they are negative or farther than `radius` cells, in x or y, from the highest cell.
+
+    A map without a positive cell gets 1e-6 at its highest cell, so that its soft-argmax exists.
+    """
     height, width = heatmaps.shape[-3:-1]
     x, y = _peak(heatmaps)
     columns = jnp.abs(jnp.arange(width).reshape((1,) * x.ndim + (-1,)) - x[..., None]) <= radius
     rows = jnp.abs(jnp.arange(height).reshape((1,) * y.ndim + (-1,)) - y[..., None]) <= radius
     near = jnp.einsum("...kh,...kw->...hwk", rows, columns)
-    # A map without a positive cell keeps its highest one, so that a soft-argmax exists.
     floor = jnp.where(heatmaps == heatmaps.max(axis=(-3, -2), keepdims=True), 1e-6, 0.0)
     return jnp.where(near, jnp.maximum(heatmaps, floor), 0.0)
 
 
 def quarter_pixel(heatmaps: Float[Array, "*B H W K"]) -> Float[Array, "*B K 2"]:
-    """Highest cell, moved by a quarter of a cell towards its higher neighbour in x and in y (Newell et al., ECCV 2016;
-    section 7.3 of Wang et al., ICCV 2019). At the border, and between equal neighbours, it is not moved."""
+    """Highest cell, moved by a quarter of a cell towards its higher neighbour in x and in y.
+
+    Newell et al., ECCV 2016; section 7.3 of Wang et al., ICCV 2019. A coordinate is not moved at the border or between
+    equal neighbours.
+    """
     x, y = _peak(heatmaps)
     return jnp.stack(
         [x + 0.25 * _higher_side(heatmaps, x, y, 1, 0), y + 0.25 * _higher_side(heatmaps, x, y, 0, 1)], axis=-1
@@ -95,14 +101,14 @@ def is_inside(landmarks: Float[Array, "*B K 2"], shape: tuple[int, int]) -> Bool
 def encode_gaussian(
     landmarks: Float[Array, "*B K 2"], shape: tuple[int, int], sigma: float, *, radius: int | None = None
 ) -> Float[Array, "*B H W K"]:
-    """Gaussian bumps with sub-pixel centres and height 1 at the landmark.
+    """Heatmaps of Gaussians with sub-pixel centres and value 1 at the landmark.
 
     Args:
-        landmarks: (x, y) in cells. The map of one outside the image (`is_inside`) is empty.
+        landmarks: (x, y) in cells. A landmark outside the map (see `is_inside`) gives a heatmap of zeros.
         shape: (H, W) of the maps.
         sigma: standard deviation in cells.
-        radius: zero farther than this many cells from the landmark's own cell, in x or y: 3 for the 7 × 7 gaussians of
-            Wang et al., ICCV 2019; the whole map where it is None.
+        radius: the heatmap is 0 farther than this many cells, in x or y, from the landmark's own cell: 3 for the 7 × 7
+            Gaussians of Wang et al., ICCV 2019. None sets no limit.
     """
     height, width = shape
     exists = is_inside(landmarks, shape).astype(landmarks.dtype)
@@ -125,17 +131,17 @@ def encode_boundary(
     *,
     mask: Bool[Array, "*B K"] | None = None,
 ) -> Float[Array, "*B H W 1"]:
-    """One map of all boundary lines: exp(−D²/2σ²), D the distance to the nearest line, 0 from 3σ on.
+    """Heatmap of all boundary lines: exp(−D²/2σ²), D the distance to the nearest line, and 0 where D ≥ 3σ.
 
-    The maximum over all lines of the distance-transform bump, section 7.3 of Wang et al., ICCV 2019, after Wu et al.,
-    CVPR 2018. The transform is exact, to the straight segments between the landmarks of each line.
+    It is the maximum over the distance-transform maps of all lines, section 7.3 of Wang et al., ICCV 2019, after Wu et
+    al., CVPR 2018. D is the exact distance to the straight segments between the landmarks of each line.
 
     Args:
-        landmarks: (x, y) in cells, inside the map or not.
-        segments: landmarks at both ends of each straight segment; `Scheme.segments`.
+        landmarks: (x, y) in cells; they may lie outside the map.
+        segments: indices of the landmarks at both ends of each straight segment, as `Scheme.segments` has them.
         shape: (H, W) of the map.
         sigma: width of the line in cells.
-        mask: true where a landmark exists; segments without both ends are left out.
+        mask: true where a landmark exists (None: all exist); segments that lack an end are left out.
     """
     start = landmarks[..., segments[:, 0], :]
     along = landmarks[..., segments[:, 1], :] - start
@@ -145,7 +151,7 @@ def encode_boundary(
     columns = jnp.arange(width, dtype=landmarks.dtype).reshape(*lead, 1, width, 1)
     start, along = start[..., None, None, :, :], along[..., None, None, :, :]
     dx, dy = columns - start[..., 0], rows - start[..., 1]
-    length = jnp.maximum(jnp.sum(along**2, axis=-1), 1e-12)  # landmarks may coincide, as those of a closed eye
+    length = jnp.maximum(jnp.sum(along**2, axis=-1), 1e-12)  # landmarks may coincide, e.g. on a closed eye
     place = jnp.clip((dx * along[..., 0] + dy * along[..., 1]) / length, 0.0, 1.0)
     squares = (dx - place * along[..., 0]) ** 2 + (dy - place * along[..., 1]) ** 2
     if mask is not None:

@@ -1,13 +1,14 @@
-"""Equilibria as differentiable functions: z* with z* = fun(z*, args), and its gradient with respect to `args`.
+"""Differentiable equilibria: z* with z* = fun(z*, args), and its gradient with respect to `args`.
 
-`equilibrium` is the one entry and holds the package's only `custom_vjp` beside that of `jaxlm.networks.convolution`.
-The gradients that the literature compares are chosen by name:
+`equilibrium` is the entry point. Apart from `jaxlm.networks.convolution`, only this module defines a `custom_vjp`.
+Four gradients of the literature can be chosen by name:
 
 - `"implicit"`: the implicit function theorem, Eq. (5) of Micaelli et al., CVPR 2023 (Bai et al., NeurIPS 2019). The
-  row vector uᵀ = ḡᵀ (I − J)⁻¹ is itself a fixed point, u = ḡ + Jᵀu, and is found by a solver of its own. Memory is
-  that of one application of `fun`, however many steps either solver takes.
-- `"jacobian_free"`: (I − J)⁻¹ replaced by I: one tracked application at z* (Fung et al., AAAI 2022).
-- `"phantom"`: a few damped tracked steps from z* (Geng et al., NeurIPS 2021).
+  row vector uᵀ = ḡᵀ (I − J)⁻¹ is itself a fixed point, u = ḡ + Jᵀu, and the adjoint solver finds it. The memory is
+  that of one application of `fun`, for any number of solver steps.
+- `"jacobian_free"`: (I − J)⁻¹ is replaced by I, which differentiates one application of `fun` at z* (Fung et al.,
+  AAAI 2022).
+- `"phantom"`: backpropagation through a few damped steps from z* (Geng et al., NeurIPS 2021).
 - `"unrolled"`: backpropagation through the solver; its memory grows with `max_steps`.
 """
 
@@ -40,26 +41,27 @@ def equilibrium(
 ) -> tuple[PyTree, SolverStats]:
     """Solves z = fun(z, args) and applies `fun` once more, with a gradient for `args`.
 
-    The value is the same for every `gradient`, f(z*) for the solver's z*, but for `"phantom"`, whose damped steps move
-    it on. Neither `z0` nor the statistics carry a gradient. Reverse mode only, except for `"unrolled"`.
+    Every `gradient` returns f(z*) for the solver's z*, except `"phantom"`, which returns the result of its damped
+    steps from z*. No gradient flows through `z0` or the statistics. Use reverse mode; forward mode is for
+    `"unrolled"` only.
 
     Args:
-        fun: (z, args) -> z. Arrays that it closes over are found and differentiated, too.
+        fun: (z, args) -> z. The gradient also flows into arrays that it closes over.
         z0: first iterate, a pytree of leaves (B, ...).
-        args: everything else `fun` needs: parameters, injections.
+        args: pytree of all else that `fun` needs: parameters and injections.
         solver: a function of `jaxlm.solvers`, or a `functools.partial` of one with its settings.
-        adjoint_solver: the same for u = ḡ + Jᵀu; `solver` where it is None.
-        gradient: how to differentiate; see the module.
-        phantom_steps: tracked steps of `"phantom"`.
-        phantom_damping: their damping λ, z ← (1 − λ) z + λ f(z).
-        adjoint_probe: zeros from `adjoint_probe()`. The gradient "with respect to" it is the adjoint solver's
-            SolverStats, as floats: how a backward pass reports to the caller. `"implicit"` only.
+        adjoint_solver: solver of u = ḡ + Jᵀu for `"implicit"`; None takes `solver`.
+        gradient: one of the four gradients that the module's docstring describes.
+        phantom_steps: number of damped steps of `"phantom"`, at least 1.
+        phantom_damping: damping λ of these steps in (0, 1], z ← (1 − λ) z + λ f(z).
+        adjoint_probe: zeros from `adjoint_probe()`, for `"implicit"` only. The gradient with respect to them is the
+            adjoint solver's SolverStats, as floats: the caller gets the statistics of the backward pass this way.
 
     Returns:
         z (B, ...) and the statistics of the forward solve.
 
     Raises:
-        ValueError: if `gradient` is not one of the four, or for phantom settings out of range.
+        ValueError: if `gradient` is not one of the four, or if a phantom setting is out of range.
     """
     if gradient not in ("implicit", "jacobian_free", "phantom", "unrolled"):
         raise ValueError(f"gradient must be implicit, jacobian_free, phantom or unrolled, got {gradient!r}.")
@@ -94,7 +96,7 @@ def equilibrium(
 
 
 def adjoint_probe(solver: Solver, z0: PyTree) -> SolverStats:
-    """Zeros to pass as `equilibrium(adjoint_probe=...)`, shaped like the statistics of `solver` (the adjoint one).
+    """Zeros to pass as `equilibrium(adjoint_probe=...)`, shaped like the statistics of the adjoint solver `solver`.
 
     Example:
         grads, backward = jax.grad(loss, argnums=(0, 1))(params, adjoint_probe(adjoint_solver, z0))
@@ -111,7 +113,7 @@ def _implicit(step, solver, adjoint_solver, z0, args, probe):
 def _implicit_forward(step, solver, adjoint_solver, z0, args, probe):
     del adjoint_solver
     z, stats = solver(lambda z: step(z, args), z0)
-    # The one application whose intermediates are kept; the adjoint solver reads them again and again.
+    # Only the intermediates of this application are kept; every step of the adjoint solver uses them.
     fz, vjp = jax.vjp(step, z, args)
     return (fz, stats), (vjp, z0, probe)
 
@@ -140,10 +142,10 @@ def jacobian_regularization(
 
     Args:
         fun: (z, args) -> z.
-        z: equilibrium, leaves (B, ...), N numbers a sample; no gradient flows into it.
+        z: equilibrium, leaves (B, ...) with N numbers in each sample; no gradient flows into it.
         args: parameters and injections; the gradient flows into them.
-        rng: key.
-        num_samples: gaussian probes averaged.
+        rng: key of the probes.
+        num_samples: number of Gaussian probes that are averaged.
     """
     z = lax.stop_gradient(z)
     _, vjp = jax.vjp(lambda z: fun(z, args), z)
@@ -158,11 +160,11 @@ def jacobian_regularization(
 def spectral_radius(
     fun: Callable[[Any, Any], Any], z: PyTree, args: PyTree, rng: Array, num_steps: int = 50
 ) -> Float[Array, " B"]:
-    """Power-iteration estimate of |λ|max of ∂fun/∂z at z, per sample; below 1 the equilibrium attracts.
+    """Power-iteration estimate of |λ|max of ∂fun/∂z at z, per sample; the equilibrium is attracting below 1.
 
-    J and Jᵀ have the same spectrum, and reverse mode is what every cell offers. The growth of ‖(Jᵀ)ᵏv‖ is averaged
-    (geometrically) over the second half of the steps, so that a complex pair of leading eigenvalues, under which the
-    norm oscillates, is measured too.
+    Jᵀ is iterated: it has the spectrum of J, and every cell supports reverse mode. The result is the geometric mean of
+    the growth of ‖(Jᵀ)ᵏv‖ over the second half of the steps, because the norm oscillates if the leading eigenvalues are
+    a complex pair.
 
     Args:
         fun: (z, args) -> z.

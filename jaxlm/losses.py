@@ -1,4 +1,4 @@
-"""Losses, elementwise and unreduced; `masked_mean` reduces them over what exists."""
+"""Elementwise losses. `masked_mean` averages them over the entries that exist."""
 
 import functools
 import math
@@ -21,7 +21,7 @@ def l1(pred: Float[Array, "*S"], target: Float[Array, "*S"]) -> Float[Array, "*S
 
 
 def smooth_l1(pred: Float[Array, "*S"], target: Float[Array, "*S"], beta: float = 1.0) -> Float[Array, "*S"]:
-    """Quadratic below `beta`, linear above, continuous slope (Girshick, ICCV 2015)."""
+    """Smooth L1 loss (Girshick, ICCV 2015): quadratic below `beta`, linear above, with a continuous slope."""
     error = jnp.abs(pred - target)
     return jnp.where(error < beta, 0.5 * jnp.square(error) / beta, error - 0.5 * beta)
 
@@ -31,8 +31,8 @@ def wing(
 ) -> Float[Array, "*S"]:
     """Wing loss (Feng et al., CVPR 2018), Eq. (2) of Wang et al., ICCV 2019.
 
-    ω ln(1 + |d|/ε) where the error |d| is below ω, |d| − C beyond, C making it continuous. Its gradient at zero error
-    is set to zero; next to it it is ω/ε.
+    The loss is ω ln(1 + |d|/ε) where the error |d| is below ω, and |d| − C elsewhere; C makes it continuous. The
+    gradient is set to zero at zero error; next to zero error its magnitude is ω/ε.
     """
     error = l1(pred, target)
     offset = omega - omega * math.log1p(omega / epsilon)
@@ -50,25 +50,25 @@ def adaptive_wing(
 ) -> Float[Array, "*S"]:
     """Adaptive Wing loss of heatmap pixels, Eq. (3) of Wang et al., ICCV 2019.
 
-    ω ln(1 + |d/ε|^(α − y)) where the error |d| is below θ, A|d| − C beyond; A and C make value and slope continuous.
-    The exponent, A and C depend on the target y, through which no gradient flows.
+    The loss is ω ln(1 + |d/ε|^(α − y)) where the error |d| is below θ, and A|d| − C elsewhere; A and C make value and
+    slope continuous. The exponent, A and C depend on the target y. No gradient flows through y.
 
     Args:
-        pred: predicted pixels.
-        target: y in [0, 1].
-        alpha: above 2, so that the loss is smooth at zero error also where y is 1.
+        pred: predicted heatmaps.
+        target: target heatmaps y in [0, 1].
+        alpha: α > 2, so that the loss is smooth at zero error even where y is 1.
         omega: ω > 0, strength for small errors.
         epsilon: ε > 0, width around zero error in which the slope vanishes.
-        theta: θ > 0, error at which it becomes linear.
+        theta: θ > 0, error at which the loss becomes linear.
 
     Returns:
-        The loss of each pixel. With the default options prediction 1 costs 8.4959 where the target is 0, prediction 0
-        costs 10.2594 where it is 1.
+        Loss of each pixel. With the default options it is 8.4959 for prediction 1 and target 0, and 10.2594 for
+        prediction 0 and target 1.
     """
     return _adaptive_wing(pred, target, alpha, omega, epsilon, theta)
 
 
-# The derivative by hand keeps one map for the backward pass instead of four, and needs no care at zero error.
+# The explicit derivative keeps one map for the backward pass instead of four, and it is finite at zero error.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
 def _adaptive_wing(pred, target, alpha, omega, epsilon, theta):
     error, exponent = jnp.abs(pred - target), alpha - target
@@ -95,7 +95,7 @@ def loss_map_weight(
 
     Args:
         target: heatmaps in [0, 1].
-        weight: W of the mask's pixels; 0 weighs all alike.
+        weight: W, the extra weight of the mask's pixels; 0 gives all pixels the same weight.
         threshold: the mask M is true where the heatmap after a 3 × 3 grey dilation is at least this.
     """
     window = (1,) * (target.ndim - 3) + (3, 3, 1)
@@ -104,7 +104,7 @@ def loss_map_weight(
 
 
 def baseline_weight(target: Float[Array, "*B H W K"], *, weight: float = 10.0) -> Float[Array, "*B H W K"]:
-    """The naive weight map H·W + 1 that Table 7 of Wang et al., ICCV 2019, compares with (WM_base)."""
+    """Baseline weight map H·W + 1 of the heatmaps H, WM_base in Table 7 of Wang et al., ICCV 2019."""
     return lax.stop_gradient(weight * target + 1.0)
 
 
@@ -113,15 +113,15 @@ def adaptive_landmark_weight(
 ) -> Float[Array, "B *S"]:
     """Weight of every landmark coordinate, Eq. (9) of Shao et al., TPAMI 2021: exp(−σ|z − μ|).
 
-    μ and σ are the mean and the standard deviation of each coordinate's error over the batch, so over the global batch
-    where it is split over devices. Through the weights no gradient flows.
+    μ and σ are the mean and the standard deviation of each coordinate's error over the batch, which is the global batch
+    if it is split over devices. No gradient flows through the weights.
 
     Args:
         error: z of each sample. The weights depend on its unit.
-        mask: true where the landmark exists; others do not enter the statistics and get the weight 0.
+        mask: true where the landmark exists; the others do not enter the statistics and get the weight 0.
 
     Returns:
-        Weights in (0, 1].
+        Weights in (0, 1], or 0 where the landmark does not exist.
     """
     error = lax.stop_gradient(error)
     exists = jnp.ones_like(error) if mask is None else mask.astype(error.dtype)
@@ -145,8 +145,8 @@ def adaptive_l1(
         pred: landmark coordinates.
         target: ground truth in the same unit.
         mask: true where the landmark exists.
-        unit: factor to the unit in which Eq. (9) takes the errors: with coordinates over the inter-ocular distance, 100
-            stands for percent of it.
+        unit: factor that converts the errors to the unit of Eq. (9). For coordinates divided by the inter-ocular
+            distance, 100 converts them to percent of it.
     """
     return adaptive_landmark_weight(unit * (pred - target), mask) * l1(pred, target)
 
@@ -157,6 +157,6 @@ HEATMAP_LOSSES = _PLAIN | {"adaptive_wing": adaptive_wing}
 
 
 def masked_mean(values: Float[Array, "*S"], mask: Bool[Array, "*S"]) -> Float[Array, ""]:
-    """Mean over the true entries of `mask`; 0 with gradient 0 where there is none, whatever the masked values are."""
+    """Mean of `values` where `mask` is true; 0 with gradient 0 if it is true nowhere. Masked values are ignored."""
     total = jnp.sum(jnp.where(mask, values, 0.0))
     return total / jnp.maximum(jnp.sum(mask), 1).astype(values.dtype)

@@ -1,4 +1,4 @@
-"""Metrics of alignment. Errors are fractions here (0.05 is 5 %); tables and JSON print percent."""
+"""Landmark metrics. Errors are fractions here (0.05 is 5 %); tables and JSON files give percent."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,12 +16,12 @@ def nme(
     Args:
         pred: landmarks in pixels.
         target: ground truth in the same pixels.
-        normalizer: length in the same pixels, inter-ocular for instance.
+        normalizer: length in the same pixels, e.g. the inter-ocular distance.
         mask: true where a landmark exists; all where None.
 
     Returns:
-        Mean distance over the existing landmarks, divided by the normaliser; NaN where no landmark exists or the
-        normaliser is 0, so that such a face cannot pass for a good one; infinite where a prediction is not finite.
+        Mean distance over the existing landmarks, divided by the normaliser. It is NaN where no landmark exists or the
+        normaliser is 0, so that such a face never counts as good, and infinite where a prediction is not finite.
     """
     errors = point_errors(pred, target, normalizer, mask)
     exists = ~jnp.isnan(errors)
@@ -36,7 +36,7 @@ def point_errors(
     normalizer: Float[Array | np.ndarray, " B"],
     mask: Bool[Array | np.ndarray, "B K"] | None = None,
 ) -> Float[Array, "B K"]:
-    """Error of each landmark over the normaliser, with the arguments of `nme`.
+    """Error of each landmark, divided by the normaliser. The arguments are those of `nme`.
 
     Returns:
         Fractions; NaN where the landmark does not exist or the normaliser is 0, infinite where the prediction is not
@@ -52,12 +52,15 @@ def point_errors(
 
 
 def pck(errors: Float[Array | np.ndarray, "N K"], threshold: float) -> float:
-    """Percentage of correct keypoints (Yang & Ramanan, TPAMI 2013), as a fraction: errors up to `threshold`.
+    """Percentage of correct keypoints (Yang & Ramanan, TPAMI 2013): fraction of errors up to `threshold`.
 
     Args:
-        errors: of each landmark over the normaliser, see `point_errors`; the torso's length for PCK@0.2 on LSP. NaNs
-            are left out; NaN for nothing.
-        threshold: 0.2 for PCK@0.2.
+        errors: error of each landmark as `point_errors` returns it; the normaliser of PCK@0.2 on LSP is the torso's
+            length. NaNs are left out.
+        threshold: largest error of a correct landmark: 0.2 for PCK@0.2.
+
+    Returns:
+        Fraction in [0, 1]; NaN if all errors are NaN.
     """
     values = _present(errors)
     return float((values <= threshold).mean()) if len(values) else float("nan")
@@ -68,7 +71,7 @@ def flicker(
     target: Float[Array | np.ndarray, "T K 2"],
     mask: Bool[Array | np.ndarray, "T K"] | None = None,
 ) -> Float[Array, " T"]:
-    """Flicker of each frame against the one before, Eq. (11a) of Micaelli et al., CVPR 2023.
+    """Flicker of each frame against the previous one, Eq. (11a) of Micaelli et al., CVPR 2023.
 
     Args:
         pred: landmarks of one video in pixels.
@@ -76,9 +79,9 @@ def flicker(
         mask: true where a landmark exists; all where None.
 
     Returns:
-        Root mean square over the landmarks of ‖rₙ − rₙ₋₁‖ / d₁, r the residual and d₁² the area of the box around the
-        frame's ground truth: a fraction of the face's size. NaN at the first frame and where no landmark exists in
-        both frames or the face has no area; infinite where a prediction is not finite.
+        Root mean square over the landmarks of ‖rₙ − rₙ₋₁‖ / d₁, a fraction of the face's size. r is target minus
+        prediction, and d₁² is the area of the box around the frame's ground truth. NaN at the first frame, where no
+        landmark exists in both frames and where that box has no area; infinite where a prediction is not finite.
     """
     pred, target = jnp.asarray(pred), jnp.asarray(target)
     exists = jnp.ones(target.shape[:2], bool) if mask is None else jnp.asarray(mask)
@@ -106,15 +109,16 @@ def nmf(
         pred: landmarks in pixels.
         target: ground truth in the same pixels.
         mask: true where a landmark exists; all where None.
-        variant: "paper" is Eq. (11b) of Micaelli et al., CVPR 2023: the root of the sum of squared frame flickers over
-            N, the number of frames; a fraction. "released" is what the authors' program computes and their tables
-            show: 100 times the root mean square over the N − 1 pairs of frames, in pixels of a face of 256 × 256.
+        variant: "paper" is Eq. (11b) of Micaelli et al., CVPR 2023: the root of (the sum of squared flickers of the
+            frames / N), N the number of frames; a fraction. "released" is the number that the authors' program computes
+            and their tables show: 100 times the root mean square over the N − 1 pairs of frames, in pixels of a face of
+            256 × 256.
 
     Returns:
-        The number; NaN for a video without two frames in a row that have landmarks.
+        NMF in the unit of the variant; NaN if no two consecutive frames have landmarks.
 
     Raises:
-        ValueError: for another variant.
+        ValueError: if `variant` is neither of the two.
     """
     if variant not in ("released", "paper"):
         raise ValueError(f'variant must be "released" or "paper", got {variant!r}.')
@@ -125,7 +129,7 @@ def nmf(
     total = np.sum(np.square(values[pairs]))
     if variant == "released":
         return float(100 * 256 * np.sqrt(total / pairs.sum()))
-    # A video begins anew behind a gap; each part of n frames has n − 1 pairs.
+    # Frames without landmarks split a video into runs; a run of n frames has n − 1 pairs.
     frames = pairs.sum() + np.sum(pairs & ~np.concatenate([[False], pairs[:-1]]))
     return float(np.sqrt(total / frames))
 
@@ -135,10 +139,11 @@ def stability(
     target: Float[Array | np.ndarray, "T K 2"],
     mask: Bool[Array | np.ndarray, "T K"] | None = None,
 ) -> float:
-    """Stability of one video, section 3.1 of Guo et al. (3DDFA_V2), ECCV 2020; lower is stabler.
+    """Stability of one video, section 3.1 of Guo et al. (3DDFA_V2), ECCV 2020; lower is more stable.
 
-    The mean over landmarks and frames of the distance between predicted and true offset from the frame before, over
-    √(w·h) of the box around the frame's ground truth: a fraction. NaN where no two frames in a row have landmarks.
+    The mean over landmarks and frames of the distance between the predicted and the true motion since the previous
+    frame is divided by √(w·h) of the box around the frame's ground truth: a fraction. NaN if no two consecutive frames
+    have landmarks.
     """
     pred, target = jnp.asarray(pred), jnp.asarray(target)
     exists = jnp.ones(target.shape[:2], bool) if mask is None else jnp.asarray(mask)
@@ -149,11 +154,11 @@ def stability(
 
 
 def jitter(pred: Float[Array | np.ndarray, "T K 2"]) -> float:
-    """Jitter of one video that needs no labels; lower is calmer.
+    """Jitter of the landmarks of one video, computed without ground truth; lower is steadier.
 
-    The mean motion of all landmarks is removed, then come the second differences of the trajectories: their root mean
-    square over frames and landmarks, over √(w·h) of the box around the frame's landmarks. A fraction; frames with a
-    NaN (a lost face) are left out. NaN for fewer than three frames in a row.
+    The mean of the landmarks is subtracted in each frame. The jitter is the root mean square, over frames and
+    landmarks, of the second differences over time, divided by √(w·h) of the box around the frame's landmarks: a
+    fraction. Frames with a NaN (a lost face) are left out. NaN if no three consecutive frames are left.
     """
     pred = np.asarray(pred, np.float64)
     size = np.sqrt(np.prod(pred.max(axis=1) - pred.min(axis=1), axis=-1))
@@ -171,22 +176,23 @@ def _face_area(target: Float[Array, "T K 2"], exists: Bool[Array, "T K"]) -> Flo
 
 
 def failure_rate(nme: Num[Array | np.ndarray, " N"], threshold: float) -> float:
-    """Fraction of faces with an NME above `threshold` (FR10: 0.1). NaNs are left out; NaN for no face."""
+    """Fraction of faces with an NME above `threshold` (FR10: 0.1). NaNs are left out; NaN if no face is left."""
     values = _present(nme)
     return float((values > threshold).mean()) if len(values) else float("nan")
 
 
 def auc(nme: Num[Array | np.ndarray, " N"], threshold: float) -> float:
-    """Area under the cumulative error curve up to `threshold`, over `threshold`: in [0, 1].
+    """Area under the cumulative error curve up to `threshold`, divided by `threshold`: in [0, 1].
 
-    The curve of n faces is a staircase, so its integral is exact: the mean of max(0, 1 − nme/threshold).
+    The curve is a step function, so the result is exactly the mean of max(0, 1 − nme/threshold). NaNs are left out; NaN
+    if no face is left.
     """
     values = _present(nme)
     return float(np.maximum(0.0, 1.0 - values / threshold).mean()) if len(values) else float("nan")
 
 
 def mean(values: Num[Array | np.ndarray, " N"]) -> float:
-    """Mean over what is not NaN; NaN for nothing."""
+    """Mean of the values that are not NaN; NaN if there are none."""
     present = _present(values)
     return float(present.mean()) if len(present) else float("nan")
 

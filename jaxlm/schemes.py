@@ -1,7 +1,7 @@
-"""Landmark schemes: what each index means, its mirror image, the points that normalise errors, the lines to draw.
+"""Landmark schemes: the meaning of each index, mirror pairs, normalisers, boundary lines and parts.
 
-On faces "left" and "right" are the viewer's: image left first, as the annotations number them. On bodies they are the
-person's.
+On faces "left" and "right" are the viewer's, and the left of the image comes first, as in the annotations. On bodies
+they are the person's.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A curve through landmarks, in order; closed lines return to their first point."""
+    """A line through landmarks, given by their indices in order; a closed line returns to its first landmark."""
 
     name: str
     points: tuple[int, ...]
@@ -24,14 +24,15 @@ class Scheme:
     """A landmark annotation scheme.
 
     Attributes:
-        name: as configs and the command line give it.
-        num_landmarks: K.
-        mirror_pairs: indices that swap in a mirror image; all others stay.
-        outer_eye_corners: the two points whose distance is "inter_ocular"; None on a body.
-        pupils: two groups of points whose means' distance is "inter_pupil"; None on a body.
+        name: name of the scheme in configs and on the command line.
+        num_landmarks: number of landmarks K.
+        mirror_pairs: pairs of indices that swap in a mirror image; the other landmarks keep their index.
+        outer_eye_corners: the two landmarks whose distance is the normaliser "inter_ocular"; None for a body.
+        pupils: two groups of landmarks; the normaliser "inter_pupil" is the distance of their means. None for a body.
         lines: boundary lines for drawing and for boundary heatmaps.
-        parts: the five face parts of the local re-initialisation; the joints of a body, both sides together.
-        torso: the two points whose distance is "torso"; None on a face.
+        parts: landmarks of each part: the five face parts of the local re-initialisation, or the joints of a body with
+            left and right together.
+        torso: the two landmarks whose distance is the normaliser "torso"; None for a face.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Scheme:
 
     @property
     def flip(self) -> np.ndarray:
-        """(K,) permutation: landmark i of a mirrored face is landmark flip[i] of the original."""
+        """Permutation (K,): landmark i of a mirrored image is landmark flip[i] of the original."""
         order = np.arange(self.num_landmarks)
         for a, b in self.mirror_pairs:
             order[a], order[b] = b, a
@@ -53,13 +54,13 @@ class Scheme:
 
     @property
     def segments(self) -> np.ndarray:
-        """(S, 2) landmarks at both ends of each straight segment of the lines."""
+        """Indices (S, 2) of the landmarks at both ends of each straight segment of the lines."""
         paths = [line.points + line.points[:1] if line.closed else line.points for line in self.lines]
         return np.array([pair for path in paths for pair in itertools.pairwise(path)])
 
     @property
     def groups(self) -> dict[str, tuple[int, ...]]:
-        """Landmarks by what errors are reported of: contour, eyebrows, eyes, nose, mouth; the parts of a body."""
+        """Groups of landmarks that errors are reported for: contour, eyebrows, eyes, nose, mouth; a body's parts."""
         if self.outer_eye_corners is None:
             return self.parts
         words = {
@@ -77,7 +78,7 @@ class Scheme:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """(K,) name of each landmark: its line (or else its part) and its place there, "left_eye_upper_2"."""
+        """Name of each landmark: its line, or its part if it is on no line, and its place there: "left_eye_upper_2"."""
         names = {}
         groups = [(line.name, line.points) for line in self.lines] + list(self.parts.items())
         for group, points in groups:
@@ -278,7 +279,7 @@ LSP14 = Scheme(
 
 SCHEMES = {scheme.name: scheme for scheme in (FACES98, FACES68, COFW29, AFLW21, AFLW19, LSP14)}
 
-# The 68 points among WFLW's 98, in 300-W's order.
+# Indices of the 68 landmarks among WFLW's 98, in the order of 300-W.
 FACES68_OF_FACES98 = np.array(
     [
         *range(0, 33, 2), *range(33, 38), *range(42, 47), *range(51, 60),
@@ -288,10 +289,10 @@ FACES68_OF_FACES98 = np.array(
 
 
 def get_scheme(name: str) -> Scheme:
-    """The scheme of this name.
+    """Returns the scheme of this name.
 
     Raises:
-        ValueError: naming those that exist.
+        ValueError: if there is none; the message lists the names of all schemes.
     """
     if name not in SCHEMES:
         raise ValueError(f"There is no landmark scheme {name!r}; choose one of {', '.join(SCHEMES)}.")
@@ -299,12 +300,12 @@ def get_scheme(name: str) -> Scheme:
 
 
 def normalizers_of(scheme: Scheme) -> tuple[str, ...]:
-    """Names of the lengths that errors can be divided by: those that the scheme has the points for."""
+    """Names of the normalisers that the scheme has the landmarks for."""
     return (*_point_groups(scheme), "box", "points_box", "diagonal")
 
 
 def _point_groups(scheme: Scheme) -> dict[str, list[np.ndarray]]:
-    """Normaliser -> the two groups of landmarks between whose means it lies."""
+    """Maps the name of a normaliser to two groups of landmarks; it is the distance between their means."""
     pairs = {"inter_ocular": scheme.outer_eye_corners, "inter_pupil": scheme.pupils, "torso": scheme.torso}
     return {name: [np.atleast_1d(group) for group in pair] for name, pair in pairs.items() if pair is not None}
 
@@ -312,22 +313,22 @@ def _point_groups(scheme: Scheme) -> dict[str, list[np.ndarray]]:
 def normalizer(
     name: str, scheme: Scheme, landmarks: np.ndarray, mask: np.ndarray, bbox: np.ndarray | None = None
 ) -> float:
-    """The length that an error of this face is divided by, in the pixels of `landmarks`.
+    """Normaliser of one face or body: the length that errors are divided by, in the pixels of `landmarks`.
 
     Args:
         name: "inter_ocular" (outer eye corners), "inter_pupil" (means of the eye points), "torso" (left shoulder to
-            right hip), "box" (√(w·h) of the given box), "points_box" (likewise, of the box around the points) or
-            "diagonal" (of that box).
-        scheme: of the landmarks.
-        landmarks: (K, 2).
+            right hip), "box" (√(w·h) of `bbox`), "points_box" (√(w·h) of the box around the landmarks) or "diagonal"
+            (diagonal of the box around the landmarks).
+        scheme: scheme of `landmarks`.
+        landmarks: (K, 2) in pixels.
         mask: (K,), true where a landmark exists.
-        bbox: (4,) in the same pixels; of the points where it is None.
+        bbox: (4,) box in the same pixels, for "box"; None takes the box around the landmarks.
 
     Returns:
-        The length, or 0 where the points that it needs are missing.
+        The length, or 0 if landmarks that it needs are missing.
 
     Raises:
-        ValueError: for a name that is unknown, or whose points the scheme does not have.
+        ValueError: if the name is unknown or the scheme does not have the landmarks for it.
     """
     known = normalizers_of(scheme)
     if name not in known:
@@ -347,7 +348,8 @@ def normalizer(
     return float(np.linalg.norm(left - right))
 
 
-# AFLW's ear points lie nearest to the third contour points (`docs/tddfa.md` says how near).
+# For each AFLW21 landmark, those of the 68 whose mean replaces it. AFLW's ear points lie nearest to the third contour
+# points (distances in `docs/tddfa.md`).
 _OF_AFLW21 = {
     0: (17,), 1: (19,), 2: (21,), 3: (22,), 4: (24,), 5: (26,),
     6: (36,), 7: (37, 38, 40, 41), 8: (39,), 9: (42,), 10: (43, 44, 46, 47), 11: (45,),
@@ -357,10 +359,10 @@ _OF_AFLW21 = {
 
 
 def from_68(scheme: str) -> np.ndarray:
-    """(K, 68) float32 weights, each row summing to 1, that turn the 68 landmarks into those of `scheme`.
+    """Weights (K, 68), float32, that turn the 68 landmarks into those of `scheme`; each row sums to 1.
 
     Raises:
-        ValueError: for a scheme that the 68 do not contain.
+        ValueError: if the 68 landmarks do not contain those of the scheme.
     """
     aflw21 = [_OF_AFLW21[index] for index in range(AFLW21.num_landmarks)]
     groups = {

@@ -5,9 +5,9 @@ a pytree whose leaves share a leading batch axis; `fun` maps such a state to one
 samples independently. One step is one evaluation of `fun`. A sample stops when its residual meets the tolerance or is
 no longer finite, and is frozen from then on; the loop ends when every sample has stopped.
 
-The iterate that is returned is each sample's best one, and `SolverStats.residual` is its residual: measured, not
-extrapolated. Nothing here is differentiated by rule (see `jaxlm.implicit`); `differentiable=True` replaces the loop by
-a `lax.scan` over all `max_steps`, same numbers, through which reverse mode passes.
+The solvers return the best iterate of each sample; `SolverStats.residual` is its measured residual. They define no
+gradient of their own (see `jaxlm.implicit`). `differentiable=True` replaces the loop by a `lax.scan` over all
+`max_steps`, which gives the same numbers and supports reverse mode.
 """
 
 import itertools
@@ -24,17 +24,17 @@ Fun = Callable[[Any], Any]
 
 
 class SolverStats(NamedTuple):
-    """What a solver reports.
+    """Statistics of one run of a solver.
 
     Attributes:
         num_steps: (), evaluations of `fun` until the last sample stopped.
-        residual: (B,) residual of the returned iterate, ‖f(z) − z‖₂, over ‖f(z)‖₂ when relative; inf where no
+        residual: (B,) residual ‖f(z) − z‖₂ of the best iterate z, divided by ‖f(z)‖₂ if relative; inf where no
             iterate was finite.
-        best_step: (B,) the step, from 0 (= z0), at which the returned iterate was evaluated.
+        best_step: (B,) step, counted from 0 (= z0), at which the best iterate was evaluated.
         converged: (B,) whether the residual met the tolerance.
-        trace: (max_steps, B) residual at every step, NaN after the sample stopped; None unless asked for.
-        taps: the iterates at the steps that `taps` named, stacked on a new leading axis; None unless asked for.
-            A sample that had stopped before shows its frozen iterate, a step that was not reached shows zeros.
+        trace: (max_steps, B) residual at every step, NaN after the sample stopped; None without `trace=True`.
+        taps: iterates at the steps of the argument `taps`, stacked on a new leading axis; None without `taps`. They
+            are the frozen iterate for a sample that had stopped before, and zeros for a step that was not reached.
     """
 
     num_steps: Shaped[Array, ""]
@@ -79,17 +79,17 @@ def fixed_point_iteration(
         tol: a sample converges when its residual is at most this.
         max_steps: most evaluations of `fun`, at least 1.
         beta: damping β in (0, 1].
-        relative: measure ‖f(z) − z‖ over ‖f(z)‖ instead of absolutely.
-        trace: record the residual of every step.
-        taps: steps whose iterates are kept.
+        relative: divide the residual ‖f(z) − z‖ by ‖f(z)‖.
+        trace: record the residual of every step in the statistics.
+        taps: steps in [0, max_steps) whose iterates are kept in the statistics.
         differentiable: run as a scan, for reverse mode through the iterations.
-        image: return f(z) of the best iterate z instead of z: one step nearer, and evaluated anyway.
+        image: return f(z) instead of the best iterate z. f(z) is one step nearer and costs no further evaluation.
 
     Returns:
         The best iterate of each sample, like `z0`, and the statistics.
 
     Raises:
-        ValueError: for options out of range or a `fun` that changes shapes or types.
+        ValueError: if an option is out of range or `fun` changes shapes or types.
     """
 
     def propose(step, z, fz, memory):
@@ -123,7 +123,7 @@ def anderson(
     nor bfloat16 makes it singular.
 
     Args:
-        fun: see `fixed_point_iteration`; so are all arguments that are not named here.
+        fun: see `fixed_point_iteration`, which also describes the arguments that are not listed here.
         memory: window m, at least 1; with 1 this is plain damped iteration.
         ridge: Tikhonov term λ relative to each row's own ‖gᵢ‖².
         beta: mixing β in (0, 1].
@@ -172,10 +172,10 @@ def broyden(
     """Broyden's (good) method on g(z) = f(z) − z with a limited-memory inverse Jacobian.
 
     The inverse is −I + Σ uᵢ vᵢᵀ, one rank-one term a step (Broyden, Math. Comp. 1965; Sherman–Morrison form); it
-    restarts from −I when `memory` terms are used up. With no line search: the first step is a plain iteration.
+    restarts from −I when `memory` terms are used up. There is no line search; the first step is a plain iteration.
 
     Args:
-        fun: see `fixed_point_iteration`; so are all arguments that are not named here.
+        fun: see `fixed_point_iteration`, which also describes the arguments that are not listed here.
         memory: rank-one terms kept before a restart, at least 1.
         beta: length of the quasi-Newton step, in (0, 1].
     """
@@ -214,7 +214,10 @@ def broyden(
 
 
 def _anderson_weights(gram: Float[Array, "B m m"], filled: Array, ridge: float) -> Float[Array, "B m"]:
-    """α of each sample: (C + λI) w = d⁻¹ in the row scaling d² = diag(gram), then w/d normalised to sum to one."""
+    """Weights α of each sample: solves (C + λI) w = d⁻¹ and normalises w/d to sum to one.
+
+    C is `gram` with rows and columns divided by d, d² = diag(gram).
+    """
     finite = jnp.all(jnp.isfinite(gram), axis=(1, 2), keepdims=True)
     gram = jnp.where(finite, gram, 0.0)
     squares = jnp.diagonal(gram, axis1=1, axis2=2)
@@ -227,7 +230,7 @@ def _anderson_weights(gram: Float[Array, "B m m"], filled: Array, ridge: float) 
     scaled = jnp.where(both, gram / (scale[:, :, None] * scale[:, None, :]), 0.0)
     diagonal = jnp.where(filled, ridge, 1.0).astype(gram.dtype)
     system = scaled + diagonal[:, :, None] * jnp.eye(filled.shape[1], dtype=gram.dtype)[None]
-    # A row that is exactly zero (a solved sample) would leave nothing but the ridge: keep it regular.
+    # The factor `smallest` keeps d⁻¹ at most 1, also where a row is zero (a solved sample).
     smallest = jnp.min(jnp.where(filled, scale, jnp.inf), axis=1, keepdims=True)
     right = jnp.where(filled, smallest / scale, 0.0)
     weights = _solve_positive_definite(system, right) * right
@@ -237,8 +240,11 @@ def _anderson_weights(gram: Float[Array, "B m m"], filled: Array, ridge: float) 
 
 
 def _solve_positive_definite(system: Float[Array, "B m m"], right: Float[Array, "B m"]) -> Float[Array, "B m"]:
-    """Gauss–Jordan elimination, which needs no pivots here: plain arithmetic for a few rows, on every device and in
-    every exchange format, where factorisations are slow or missing."""
+    """Solves each system by Gauss–Jordan elimination without pivoting, which a positive definite matrix allows.
+
+    This is plain arithmetic on a few rows. Factorisations are slow or missing on some devices and in some exchange
+    formats.
+    """
     rows = jnp.concatenate([system, right[..., None]], axis=2)
     for k in range(system.shape[1]):
         pivot = rows[:, k : k + 1] / rows[:, k : k + 1, k : k + 1]
@@ -248,7 +254,7 @@ def _solve_positive_definite(system: Float[Array, "B m m"], right: Float[Array, 
 
 
 def _solve(fun, z0, init, propose, tol, max_steps, relative, trace, taps, differentiable, image):
-    """The loop that all solvers share; `propose(step, z, fz, memory) -> (z_next, memory)` is the method."""
+    """Runs the loop of all solvers; `propose(step, z, fz, memory) -> (z_next, memory)` computes the next iterate."""
     if max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {max_steps}.")
     if not tol >= 0:
@@ -340,18 +346,18 @@ def _residual(z, fz, relative: bool) -> Float[Array, " B"]:
 
 
 def _contract(subscripts: str, *operands: Array) -> Array:
-    """einsum summed in float32 at least, also where the hardware would multiply in less."""
+    """einsum in full precision, summed in float32 at least, even if the hardware's default is less."""
     dtype = _sum_dtype(jnp.result_type(*operands))
     return jnp.einsum(subscripts, *operands, precision=lax.Precision.HIGHEST, preferred_element_type=dtype)
 
 
 def _sum_dtype(dtype):
-    """Sums are kept in float32 at least."""
+    """Type of sums: float32 at least."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 def _batch_raveler(example: PyTree):
-    """(flatten to (B, N), its inverse) for states shaped like `example`."""
+    """Returns the functions flatten, from states shaped like `example` to (B, N), and unflatten, its inverse."""
     leaves, treedef = jax.tree.flatten(example)
     if not leaves:
         raise ValueError("z0 has no arrays.")

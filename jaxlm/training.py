@@ -4,9 +4,7 @@ The loop knows a system by its pure functions alone (`jaxlm.systems.System`). Th
 all processes by `jax.sharding`, the state is replicated; the compiler inserts the reductions.
 """
 
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +33,8 @@ def data_mesh() -> Mesh:
 
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a batch as global arrays, split over `mesh`."""
-    return _put(batch, NamedSharding(mesh, PartitionSpec("data")))
-
-
-def _put(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
     return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
-
-
-def _next_batches(batches: Iterator[dict[str, np.ndarray]], count: int, mesh: Mesh) -> dict[str, jax.Array]:
-    """What `System.train_step` takes: the next batch or, of a `count` that is not 0, so many stacked."""
-    if not count:
-        return shard_batch(next(batches), mesh)
-    several = [next(batches) for _ in range(count)]
-    stacked = {key: np.stack([batch[key] for batch in several]) for key in several[0]}
-    return _put(stacked, NamedSharding(mesh, PartitionSpec(None, "data")))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
@@ -56,17 +42,24 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def make_train_step(system: systems.System | systems.Phase) -> Any:
+def make_train_step(train_step: systems.TrainStep) -> Any:
     """The jitted step, (state, batch, rng) -> (state, logs); the state's memory is reused."""
-    return jax.jit(system.train_step, donate_argnums=0)
+    return jax.jit(train_step, donate_argnums=0)
 
 
-def _last_of_round(system: systems.System) -> tuple[int, Any]:
-    """After how many steps a round ends, with its jitted last step; never where the system has no rounds."""
-    if system.last_of_round is None:
-        return sys.maxsize, None
-    count, step = system.last_of_round
-    return count, jax.jit(step, donate_argnums=0)
+class _Steps:
+    """The jitted step of each batch, by `System.schedule`; each different step is compiled once."""
+
+    def __init__(self, system: systems.System):
+        self._schedule = system.schedule or (lambda number: ("", system.train_step))
+        self._compiled: dict[systems.TrainStep, Any] = {}
+
+    def __call__(self, number: int) -> tuple[str, Any]:
+        """Name of the phase and jitted step of a batch, counted from 1."""
+        name, step = self._schedule(number)
+        if step not in self._compiled:
+            self._compiled[step] = make_train_step(step)
+        return name, self._compiled[step]
 
 
 def train(config: Config, workdir: str | Path) -> dict[str, float]:
@@ -79,7 +72,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     workdir = Path(workdir).expanduser()
     system = systems.build(config)
     mesh = system.mesh() if system.mesh else data_mesh()
-    _check(config, system, mesh)
+    _check(config, mesh)
     is_main = jax.process_index() == 0
     check_workdir(workdir, config)
     batches, validation = _open_data(config)
@@ -101,29 +94,23 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
         write_config(workdir, config)
 
     log = MetricLog(workdir, start) if is_main else None
-    phases, metrics = list(system.phases or [systems.Phase("", config.train.num_steps, system.train_step)]), {}
-    train_step = None
-    round_length, last_step = _last_of_round(system)
+    steps, phase, metrics = _Steps(system), "", {}
     predict = jax.jit(system.predict)
     bar = progress(total=config.train.num_steps, initial=start, unit="step", disable=not is_main)
     pending: tuple[int, dict[str, jax.Array]] | None = None
-    stride = max(system.batches_per_step, 1)
-    window = _Window(config.train.batch_size * stride)
+    window = _Window(config.train.batch_size)
     try:
-        for step in range(start + stride, config.train.num_steps + 1, stride):
-            batch = _next_batches(batches, system.batches_per_step, mesh)
-            if train_step is None or step > phases[0].last_step:
-                while step > phases[0].last_step:
-                    phases.pop(0)
-                train_step = make_train_step(phases[0])
-                if log and phases[0].name:
-                    bar.write(f"step {step}: {phases[0].name}, until step {phases[0].last_step}")
-            take_step = last_step if step % round_length == 0 else train_step
+        for step in range(start + 1, config.train.num_steps + 1):
+            batch = shard_batch(next(batches), mesh)
+            name, take_step = steps(step)
+            if name != phase and log:
+                bar.write(f"step {step}: {name}")
+            phase = name
             state, logs = take_step(state, batch, jax.random.fold_in(rng, step))
             # The logs of the step before are read while the device works on this one.
             _collect(pending, window, checkpoints)
             pending = (step, logs)
-            bar.update(stride)
+            bar.update()
             if step % config.train.log_every == 0 or step == config.train.num_steps:
                 _collect(pending, window, checkpoints)
                 pending = None
@@ -165,19 +152,12 @@ def _open_data(config: Config):
     return batches, validation
 
 
-def _check(config: Config, system: systems.System, mesh: Mesh) -> None:
+def _check(config: Config, mesh: Mesh) -> None:
     devices = mesh.shape["data"]
     if (config.train.batch_size // frames_of_a_still(config)) % devices:
         raise ValueError(f"train.batch_size = {config.train.batch_size} is not divisible by the {devices} devices.")
     if config.train.num_steps < 1 or config.train.checkpoint_every < 1 or config.train.log_every < 1:
         raise ValueError("train.num_steps, train.checkpoint_every and train.log_every must be at least 1.")
-    stride, whole = max(system.batches_per_step, 1), system.last_of_round[0] if system.last_of_round else 1
-    whole = max(stride, whole)
-    for field, count in (("num_steps", whole), ("checkpoint_every", whole), ("log_every", stride)):
-        if config.train[field] % count:
-            raise ValueError(
-                f"train.{field} = {config.train[field]} must be a multiple of a round's {count} batches (meta.k + 1)."
-            )
 
 
 def _validate(predict, state, validation, config: Config) -> dict[str, float]:

@@ -1,4 +1,13 @@
-"""FIXME Released weights into a workdir that train.py, eval.py, prediction and export take like any other."""
+"""Converts the released GSRω of Shao et al., TPAMI 2021, for WFLW.
+
+    python -m jaxlm.convert dpr weights/ --workdir=runs/dpr
+    python eval.py --workdir=runs/dpr --data=own --root=wflw_samples
+
+The folder holds `98_points_global_reinit.pth.tar` and `98_points_global_regress.pth.tar`. The mean face
+`mean_98_face.npy` lies beside them or one folder above. The local re-initialisation network
+`98_points_local_reinit.pth.tar` is optional. The released local regressor is not public, so with the local network the
+regressor of the parts is untrained: it changes no landmark until it is trained.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -19,17 +28,17 @@ _CROP, _FACE, _PATCH = 128, 256, 128  # pixels of the released crop, normalised 
 
 
 def convert_dpr(folder: Path, config: Config) -> tuple[Config, TrainState]:
-    """The released GSRω, and its local re-initialisation network where the folder holds it.
+    """Reads the released GSRω and, if the folder holds it, the local re-initialisation network.
 
     Args:
-        folder: of the `.pth.tar` files.
+        folder: folder of the `.pth.tar` files.
         config: `configs/reinit_wflw.py:released`.
 
     Returns:
-        The config of what was read, and its state.
+        The config of the converted network, and its state with the released weights.
 
     Raises:
-        ValueError: naming a file that is missing, or a tensor that is left over or does not fit.
+        ValueError: if a file is missing, or a tensor is missing, left over or of another shape; the message names it.
     """
     reinit, regress, local = (folder / name for name in _DPR)
     config = config.copy_and_resolve_references()
@@ -48,7 +57,7 @@ def convert_dpr(folder: Path, config: Config) -> tuple[Config, TrainState]:
 
 
 def _localization(weights: TorchWeights, like: Any) -> Any:
-    """Convolutions, and the head whose matrix is in pixels."""
+    """Parameters of the localisation network; its head's matrix is converted from pixels to [−1, 1]."""
     params = {}
     for number, layer in enumerate((0, 3, 5, 8, 10, 13)):
         params[f"conv{number}"] = _conv(weights, f"localization.{layer}", like[f"conv{number}"])
@@ -57,14 +66,17 @@ def _localization(weights: TorchWeights, like: Any) -> Any:
     names = {"dense0": "fc_loc.0", "prelu0": "fc_loc.1", "last": "fc_loc.2"}
     head = _dense_layers(weights, names, like["head"]["fc"])
     weights.finish()
-    # p' = A p + 128 t between pixels of 128 × 128 images, and the normalised image is then enlarged by 2 about its
-    # first pixel: with p = 64 (u + 1) − ½ and u' = (2 · 2p' + 1)/256 − 1.
+    # The released matrix maps p' = A p + 128 t between pixels of 128 × 128 images. The normalised image is then
+    # enlarged by 2 about its first pixel. The units are p = 64 (u + 1) − ½ and u' = (2 · 2p' + 1)/256 − 1.
     head["last"] = _matrix_in_units(head["last"], linear=1.0, shift=1.0 - 1.0 / _CROP, constant=1.0 / _FACE - 1.0)
     return {**params, "head": {"fc": head}}
 
 
 def _local_reinit(weights: TorchWeights, like: Any) -> Any:
-    """Three fully connected layers for each part; they read the face in pixels of the 256 × 256 normalised face."""
+    """Parameters of the three fully connected layers of each part.
+
+    The released layers read landmarks in pixels of the 256 × 256 normalised face; they are converted to [−1, 1].
+    """
     params = {}
     for number, part in enumerate(("left_eye", "right_eye", "nose", "mouth")):
         names = {
@@ -75,7 +87,7 @@ def _local_reinit(weights: TorchWeights, like: Any) -> Any:
         half = _FACE / 2
         offset = (half - 0.5) * first["kernel"].sum(axis=0)
         head["dense0"] = {"kernel": half * first["kernel"], "bias": first["bias"] + offset}
-        # q = A p + 128 t between pixels of the face and of a 128 × 128 patch.
+        # The released matrix maps q = A p + 128 t from pixels of the face to those of a 128 × 128 patch.
         ratio = _FACE / _PATCH
         constant = 1.0 / _PATCH - 1.0
         head["last"] = _matrix_in_units(head["last"], linear=ratio, shift=ratio - 1.0 / _PATCH, constant=constant)
@@ -85,7 +97,10 @@ def _local_reinit(weights: TorchWeights, like: Any) -> Any:
 
 
 def _matrix_in_units(layer: dict[str, np.ndarray], *, linear: float, shift: float, constant: float) -> dict[str, Any]:
-    """A last layer that gave (A, t) gives (linear·A, shift·A·1 + 2t + constant) instead, less the identity."""
+    """Last layer that gives (linear·A, shift·A·1 + 2t + constant) where the released one gives (A, t).
+
+    The identity is subtracted, because the network adds it to the layer's output.
+    """
     rows = []
     for values in (layer["kernel"], layer["bias"][None]):
         a = values.reshape(len(values), 2, 3).astype(np.float64)
@@ -97,7 +112,7 @@ def _matrix_in_units(layer: dict[str, np.ndarray], *, linear: float, shift: floa
 
 
 def _regressor(weights: TorchWeights, like: Any, statistics: Any) -> tuple[Any, Any]:
-    """Small MobileNetV2 and its fully connected layers."""
+    """Parameters and batch statistics of the small MobileNetV2 and of its fully connected layers."""
     blocks = [name for name in like["trunk"] if name.startswith("row")]
     blocks.sort(key=lambda name: tuple(map(int, name.removeprefix("row").split("_"))))
     trunk, stats = {}, {}
@@ -132,14 +147,14 @@ def _regressor(weights: TorchWeights, like: Any, statistics: Any) -> tuple[Any, 
 
 
 def _mean_face(folder: Path, config: Config) -> np.ndarray:
-    """The mean face, fractions of the normalised face's side, as this system keeps it."""
+    """Mean shape (98, 2) of the system, from the released file, which holds fractions of the normalised face's side."""
     places = [parent / "mean_98_face.npy" for parent in (folder, folder.parent)]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
-        raise ValueError(f"{places[0]} does not exist, nor does it one folder up: it is released with the weights.")
+        raise ValueError(f"{places[0]} does not exist, nor does {places[1]}: copy it from the release of the weights.")
     try:
         mean = np.load(path, allow_pickle=False).reshape(98, 2)
     except ValueError as error:
-        raise ValueError(f"{path} is not the mean face of 98 points ({error}).") from None
-    # Pixel p = 256 m of the normalised face, in [−1, 1], and the margin that the network takes off again.
+        raise ValueError(f"{path} must hold the mean face of 98 points ({error}).") from None
+    # Fraction m is pixel p = 256 m of the normalised face, here in [−1, 1]. The network divides by the margin.
     return (config.model.margin * ((2.0 * _FACE * mean + 1.0) / _FACE - 1.0)).astype(np.float32)

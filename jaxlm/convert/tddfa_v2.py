@@ -1,4 +1,12 @@
-"""FIXME Released weights into a workdir that train.py, eval.py, prediction and export take like any other."""
+"""Converts a released MobileNet of 3DDFA_V2 (Guo et al., ECCV 2020).
+
+    python -m jaxlm.convert tddfa_v2 tddfa_v2/ --workdir=runs/mb05
+    python eval.py --workdir=runs/mb05 --data=aflw2000 --root=AFLW2000
+
+The folder holds `mb05_120x120.pth` or `mb1_120x120.pth`, the parameters' statistics `param_mean_std_62d_120x120.pkl`,
+and the face model: `bfm_noneck_v3.pkl` (with `tri.pkl`), or `bfm68.npz` with the 68 landmark vertices only. The
+landmark branch is left out, because its unit is not known.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -13,17 +21,17 @@ from jaxlm.systems import TrainState
 
 
 def convert_tddfa(folder: Path, config: Config) -> tuple[Config, TrainState]:
-    """A released MobileNet of 3DDFA_V2.
+    """Reads a released MobileNet of 3DDFA_V2.
 
     Args:
-        folder: of the `.pth` file, the statistics and the face model.
+        folder: folder of the `.pth` file, the statistics and the face model.
         config: `configs/tddfa_300wlp.py:released`.
 
     Returns:
-        The config of what was read, and its state.
+        The config of the converted network, and its state with the released weights.
 
     Raises:
-        ValueError: naming a file that is missing, or a tensor that is left over or does not fit.
+        ValueError: if a file is missing, or a tensor is missing, left over or of another shape; the message names it.
     """
     backbones = {"mb05_120x120.pth": "mobilenet_0.5", "mb1_120x120.pth": "mobilenet_1"}
     found = [name for name in backbones if (folder / name).is_file()]
@@ -38,7 +46,7 @@ def convert_tddfa(folder: Path, config: Config) -> tuple[Config, TrainState]:
     config.model.backbone = backbones[found[0]]
     config.data.root = str(folder.resolve())
     config.morphable.path = models[0]
-    config.loss.name = "fwpdc"  # to go on from, with one branch
+    config.loss.name = "fwpdc"  # for continued training with one branch
     state = jax.device_get(jax.jit(systems.build(config).init)(jax.random.key(config.seed)))
     weights = TorchWeights(folder / found[0])
     weights.skip("num_batches_tracked")

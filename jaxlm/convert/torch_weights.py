@@ -1,4 +1,4 @@
-"""Released PyTorch weights, read as data and nothing else: no code in a downloaded file is ever run."""
+"""Reads PyTorch weights without executing code in the file."""
 
 import pickle
 from pathlib import Path
@@ -8,13 +8,13 @@ import numpy as np
 
 
 class TorchWeights:
-    """Tensors of a checkpoint file, each of which has to be taken once.
+    """Tensors of a PyTorch checkpoint file. Each has to be taken once or skipped; `finish` checks it.
 
     Args:
-        path: `.pth`, `.pth.tar`, … that `torch.save` wrote.
+        path: file that `torch.save` wrote (`.pth`, `.pth.tar`, …).
 
     Raises:
-        ValueError: if PyTorch is not installed, or the file holds anything but tensors.
+        ValueError: if PyTorch is not installed, the file does not exist, or it holds anything but weights.
     """
 
     def __init__(self, path: str | Path):
@@ -36,24 +36,24 @@ class TorchWeights:
         self._left = {str(name).removeprefix("module."): _numpy(tensor) for name, tensor in tensors.items()}
 
     def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """The tensor of this name.
+        """Returns the tensor `name` and counts it as taken.
 
         Raises:
-            ValueError: if there is none, or it has another shape.
+            ValueError: if there is no tensor of this name, or it has another shape.
         """
         if name not in self._left:
-            raise ValueError(f"{self.path} has no tensor {name!r}: it is not this network's file.")
+            raise ValueError(f"{self.path} has no tensor {name!r}: it holds the weights of another network.")
         tensor = self._left.pop(name)
         if tensor.shape != shape:
             raise ValueError(f"{self.path}: {name} is {tensor.shape} where the network needs {shape}.")
         return np.asarray(tensor)
 
     def skip(self, suffix: str) -> None:
-        """Leaves out what ends so, and has no meaning here."""
+        """Discards the tensors whose names end in `suffix`, because the converted network has no use for them."""
         self._left = {name: tensor for name, tensor in self._left.items() if not name.endswith(suffix)}
 
     def finish(self) -> None:
-        """Raises a ValueError that names the tensors which were not taken."""
+        """Raises ValueError if tensors remain that were neither taken nor skipped; the message names them."""
         if self._left:
             names = sorted(self._left)
             raise ValueError(
@@ -63,5 +63,5 @@ class TorchWeights:
 
 
 def _numpy(tensor: Any) -> np.ndarray:
-    """Floating numbers as float32, whatever their precision."""
+    """NumPy array of a tensor; floating-point numbers of any precision become float32."""
     return (tensor.float() if tensor.is_floating_point() else tensor).numpy()

@@ -1,7 +1,7 @@
 """Crop and augmentation of one face on the host: one affine warp for all geometry, then blur, colour and occlusion.
 
-An augmentation is a function of the sample and a random generator, and nothing else, so that sample i of a run is the
-same picture whatever came before it.
+The augmented crop depends on the sample and a random generator alone, so that sample i of a run does not depend on the
+samples before it.
 """
 
 import dataclasses
@@ -20,27 +20,28 @@ from jaxlm.support.pictures import decode_image, warp
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Ranges of the random changes; the zeros of the defaults leave a crop as it is.
+    """Ranges of the random changes of a crop; with the defaults nothing is changed.
 
     Attributes:
-        label_noise: annotations are wrong by a vector that is uniform in a disc of this radius, in pixels of a face of
-            256 × 256, always the same for a picture: Table 1 of Shao et al., TPAMI 2021.
-        rotation: degrees, uniform in ±.
-        scale: zoom, uniform in 1 ± scale.
-        translation: uniform in ± this fraction of the crop's side, in each direction.
-        flip: probability of a mirror image.
-        box: means and standard deviations, twice 4 numbers, of how a detector's box differs from the box around the
-            landmarks: its centre's offset over the box's sides, and the logarithms of the ratios of the sides. The
-            given box is replaced by a random one of that distribution; empty for the given box. See
-            `jaxlm.evaluation.detector_boxes`.
-        box_samples: how many different boxes a picture gets; 0 for a new one each time.
-        blur: probability of a gaussian blur, its σ uniform in up to 2 % of the side.
-        noise: probability of gaussian noise, its σ uniform in up to 12 grey levels.
-        occlusion: probability of a rectangle of one colour, of noise or of another place of the picture, of sides
-            uniform in 10 to 50 % of the crop's.
-        color: strength of brightness, contrast, saturation and channel gain, each uniform in 1 ± color.
-        grey: probability of losing all colour.
-        low_resolution: probability of being shrunk by up to 4 and enlarged again.
+        label_noise: radius of the disc in which the error of each annotated landmark is uniform, in pixels of a face of
+            256 × 256; the errors of a picture are always the same. Table 1 of Shao et al., TPAMI 2021.
+        rotation: largest angle in degrees; the angle is uniform in ± rotation.
+        scale: largest relative zoom; the zoom is uniform in 1 ± scale.
+        translation: largest shift as a fraction of the crop's side, uniform in ± translation in each direction.
+        flip: probability of mirroring the crop.
+        box: 4 means and 4 standard deviations of the difference between a detector's box and the box around the
+            landmarks: offset of the centre (x, y) relative to the sides of the landmarks' box, logarithms of the ratios
+            of width and height. The given box is replaced by a random box of this distribution; empty keeps the given
+            box. See `jaxlm.evaluation.detector_boxes`.
+        box_samples: number of different random boxes of a picture; 0 draws a new box each time.
+        blur: probability of a Gaussian blur, whose σ is uniform up to 2 % of the crop's side.
+        noise: probability of Gaussian noise, whose σ is uniform up to 12 grey levels.
+        occlusion: probability of covering a rectangle with one colour, with noise or with another part of the crop; its
+            sides are uniform in 10 to 50 % of the crop's side.
+        color: strength of the colour changes: brightness, contrast and saturation are uniform in 1 ± color, the gain of
+            each channel in 1 ± color / 3.
+        grey: probability of removing all colour.
+        low_resolution: probability of shrinking the crop by a factor of up to 4 and enlarging it again.
     """
 
     label_noise: float = 0.0
@@ -60,12 +61,12 @@ class Augmentation:
 
 @dataclasses.dataclass(frozen=True)
 class Perturbation:
-    """A box that is wrong by a given amount, as in Table 4 of Shao et al., TPAMI 2021.
+    """Errors of given size in scale, position and rotation of a crop, as in Table 4 of Shao et al., TPAMI 2021.
 
     Attributes:
-        scale: the crop's sides grow by this ratio.
-        translation: the crop moves by this ratio of the face box's mean side, in a random direction.
-        degrees: the picture turns by this angle, in a random direction.
+        scale: relative growth of the crop's sides.
+        translation: shift of the crop in a random direction, as a fraction of the face box's mean side.
+        degrees: rotation of the crop in degrees, in a random direction.
     """
 
     scale: float = 0.0
@@ -73,13 +74,13 @@ class Perturbation:
     degrees: float = 0.0
 
     def move(self, box: np.ndarray, face: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The crop's box (4,), enlarged and moved, of a face box (4,)."""
+        """Crop box (4,), enlarged and moved; `face` (4,) is the face box, whose mean side scales the shift."""
         angle = rng.uniform(0.0, 2.0 * np.pi)
         shift = self.translation * (face[2:] - face[:2]).mean() * np.array([np.cos(angle), np.sin(angle)])
         return geometry.scale_box(box, 1.0 + self.scale) + np.tile(shift, 2)
 
     def rotation(self, size: int, rng: np.random.Generator) -> np.ndarray:
-        """(2, 3) turn of a crop about its centre."""
+        """Affine map (2, 3) that rotates a crop of side `size` about its centre."""
         center = np.full(2, (size - 1) / 2)
         return geometry.similarity(1.0, self.degrees * rng.choice([-1.0, 1.0]), center, center)
 
@@ -95,26 +96,28 @@ def make_crop(
     perturbation: Perturbation | None = None,
     rng: np.random.Generator | None = None,
 ) -> dict[str, Any]:
-    """One element of a batch from one record of a builder.
+    """Crops a record of a builder to one element of a batch.
 
     Args:
-        record: image bytes (or RGB array), landmarks (K, 2), mask, visibility (K,), bbox (4,); `face` (4,), where there
-            is one, is cropped instead of bbox; `params` and `mirrored` (P,), see `jaxlm.data.face_parameters`.
-        scheme: of the landmarks.
+        record: image (encoded bytes, or an RGB array), landmarks (K, 2), mask (K,), visibility (K,), bbox (4,).
+            Optional: `face` (4,), the box to crop instead of bbox; `params` and `mirrored` (P,), see
+            `jaxlm.data.face_parameters`.
+        scheme: scheme of the landmarks.
         crop: protocol, a key of `jaxlm.data.crops.PROTOCOLS`.
         size: side of the crop in pixels.
-        normalizer_name: see `jaxlm.schemes.normalizer`.
-        augmentation: with `rng`, the random changes.
-        perturbation: with `rng`, of the crop's box.
+        normalizer_name: name of the normaliser, see `jaxlm.schemes.normalizer`.
+        augmentation: random changes, applied only if `rng` is given.
+        perturbation: errors of the crop, applied only if `rng` is given.
         rng: source of all randomness.
 
     Returns:
-        image (size, size, 3) uint8, landmarks (K, 2) in its pixels, visibility (K,), mask (K,), bbox (4,), transform
-        (2, 3) from image to crop, normalizer (); for a record with parameters params (P,) in the frame of the crop.
+        image (size, size, 3) uint8; landmarks (K, 2) and bbox (4,) in pixels of the crop; visibility (K,); mask (K,);
+        transform (2, 3) image → crop; normalizer () in pixels of the crop; for a record with `params` also params (P,)
+        in the frame of the crop.
 
     Raises:
         BadSample: if the picture cannot be decoded.
-        ValueError: for a mirror image of a face whose parameters there are not known.
+        ValueError: if a face is mirrored whose record has `params` but not `mirrored`.
     """
     image = picture_of(record)
     landmarks = np.asarray(record["landmarks"], np.float64)
@@ -151,7 +154,7 @@ def make_crop(
     landmarks = np.where(mask[:, None], landmarks, 0.0)
     if augmentation is not None and rng is not None:
         pixels = _change_pixels(pixels, augmentation, rng)
-    # Lengths are measured before the rotation, which would inflate an upright box.
+    # The normaliser is measured before the rotation, which would enlarge an upright box.
     length = normalizer(
         normalizer_name, scheme, np.asarray(record["landmarks"]), np.asarray(record["mask"], bool), bbox
     )
@@ -171,7 +174,7 @@ def make_crop(
 
 
 def _params_of(record: dict[str, Any], transform: np.ndarray, size: int, flip: bool) -> np.ndarray:
-    """Parameters (P,) float32 in the frame of the crop."""
+    """Parameters (P,) float32 of a record in the frame of the crop."""
     if not flip:
         return parameters.to_crop(record["params"], transform, size).astype(np.float32)
     if "mirrored" not in record:
@@ -182,7 +185,7 @@ def _params_of(record: dict[str, Any], transform: np.ndarray, size: int, flip: b
 
 
 def picture_of(record: dict[str, Any]) -> np.ndarray:
-    """A record's picture (H, W, 3) uint8 RGB.
+    """Picture (H, W, 3) uint8 RGB of a record.
 
     Raises:
         BadSample: if it cannot be decoded.
@@ -196,9 +199,9 @@ def picture_of(record: dict[str, Any]) -> np.ndarray:
 
 
 def random_box(tight: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """A detector's box (4,) for a face with this box around its landmarks, of `augmentation.box`."""
+    """Random box (4,) of the distribution `augmentation.box`, where `tight` (4,) is the box around the landmarks."""
     if augmentation.box_samples:
-        # The picture's own boxes: its landmarks tell it from others.
+        # The landmarks seed the generator, so that a picture always gets the same boxes.
         seed = [*tight.view(np.uint32).tolist(), int(rng.integers(augmentation.box_samples))]
         rng = np.random.default_rng(seed)
     mean, deviation = np.reshape(augmentation.box, (2, 4))
@@ -210,7 +213,7 @@ def random_box(tight: np.ndarray, augmentation: Augmentation, rng: np.random.Gen
 
 
 def label_noise(landmarks: np.ndarray, mask: np.ndarray, radius: float) -> np.ndarray:
-    """(K, 2) errors of annotation in the picture's pixels, of `radius` pixels where the face measures 256."""
+    """Annotation errors (K, 2) in pixels of the picture: up to `radius` pixels for a face of 256 pixels."""
     tight = geometry.box_of_points(landmarks, mask)
     rng = np.random.default_rng(tight.view(np.uint32).tolist())
     angle, share = rng.uniform(0.0, 2.0 * np.pi, len(landmarks)), np.sqrt(rng.random(len(landmarks)))
@@ -248,7 +251,7 @@ def _change_pixels(pixels: np.ndarray, augmentation: Augmentation, rng: np.rando
 
 
 def _change_colors(pixels: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast, saturation and channel gains as one 3×4 colour matrix."""
+    """Changes brightness, contrast, saturation and channel gains at random by one 3×4 colour matrix."""
     brightness, contrast, saturation = 1 + rng.uniform(-1, 1, size=3) * strength
     gains = 1 + rng.uniform(-1, 1, size=3) * strength / 3
     luma = np.array([0.299, 0.587, 0.114])

@@ -1,8 +1,8 @@
-"""From prepared data sets to batches, with Grain: shuffled, mixed, sharded by process, resumable to the sample.
+"""Batches of prepared data sets with Grain: shuffled, mixed, divided among processes, resumable at any sample.
 
-A batch follows one schema everywhere: image (B, H, W, 3) uint8, landmarks (B, K, 2) in pixels of that image, visibility
-(B, K), mask (B, K) true where a landmark exists, bbox (B, 4), transform (B, 2, 3) image → crop, normalizer (B,), index
-(B,). Missing landmarks are masked and hold zeros.
+Every batch has this schema: image (B, H, W, 3) uint8, landmarks (B, K, 2) in pixels of that image, visibility (B, K),
+mask (B, K) true where a landmark exists, bbox (B, 4), transform (B, 2, 3) image → crop, normalizer (B,). Missing
+landmarks are zero. Batches for evaluation also have index (B,), those of faces with parameters params (B, P).
 """
 
 import dataclasses
@@ -26,12 +26,13 @@ from jaxlm.schemes import get_scheme
 def train_batches(config: Config, *, process_index: int = 0, process_count: int = 1) -> grain.IterDataset:
     """Endless batches of augmented crops from the weighted mixture of `config.data.sources`.
 
-    Each source is shuffled anew in every epoch; batch i depends on the seed and i alone. Each process reads its own
-    share: with n processes, batches of batch_size / n. Where videos of n frames are made of the stills, a batch has n
-    times fewer of them.
+    Each source is shuffled again in every epoch. Batch i depends on the seed and i alone. Each process reads its own
+    share: with n processes, batches of batch_size / n. If the training step makes f pictures of each still (see
+    `frames_of_a_still`), a batch has f times fewer stills.
 
     Raises:
-        ValueError: if the batch size is not divisible by the number of processes, or by that of the frames.
+        ValueError: if no source has a positive weight, or the batch size is not divisible by the number of processes
+            times the number of frames.
     """
     frames = frames_of_a_still(config)
     batch_size = config.train.batch_size // frames
@@ -52,35 +53,42 @@ def train_batches(config: Config, *, process_index: int = 0, process_count: int 
         weights.append(float(config.data.sources[name].weight))
     mixed = grain.MapDataset.mix(parts, weights) if len(parts) > 1 else parts[0]
     crop = CropTransform(config, make_augmentation(config))
-    # Sliced after the random map, whose seeds go by position: a sample is the same however many processes there are.
+    # The random map seeds by position. Slicing after it keeps the samples independent of the number of processes.
     dataset = mixed.seed(config.seed).random_map(crop)[process_index::process_count]
     batches = dataset.batch(batch_size // process_count, drop_remainder=True)
     return batches.to_iter_dataset(grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=16))
 
 
 def frames_of_a_still(config: Config) -> int:
-    """How many pictures the training step makes of each that it is given."""
-    return config.synthesis.frames if "synthesis" in config and config.synthesis.mode != "none" else 1
+    """Number of pictures that the training step makes of each still; 1 without `config.synthesis`."""
+    settings = config.get("synthesis")
+    return settings.frames if settings and settings.mode != "none" else 1
 
 
 def _training_records(config: Config, name: str) -> Sequence[dict[str, Any]]:
-    """Of a source to train on, with parameters where the experiment has a morphable model."""
+    """Records of the training split of a source, with parameters if the config has a morphable model."""
     source = open_source(config, name, config.data.sources[name].train_split)
     if "morphable" not in config:
         return source.records
     labels = labels_of(config, prepare_source(config, name), source.records, source.split)
     if not len(labels.usable):
         raise ValueError(
-            f"No face of {name} fits better than morphable.max_residual = {config.morphable.max_residual}."
+            f"No face of {name} fits better than morphable.max_residual = {config['morphable'].max_residual}."
         )
     return LabelledRecords(source.records, labels, model_of(config))
 
 
 def training_labels(config: Config, limit: int = 5000) -> dict[str, np.ndarray]:
-    """Landmarks (N, K, 2) of the training sources in their pictures' pixels, and their mask (N, K); with a morphable
-    model their params (N, P), too, in the frame of crops that are not augmented.
+    """Landmarks, masks and, with a morphable model, parameters of the training sources.
 
-    Of a source with more than `limit` faces, about as many evenly spaced ones.
+    A source with more than `limit` faces contributes about `limit` of them, evenly spaced.
+
+    Returns:
+        landmarks (N, K, 2) in pixels of their pictures, mask (N, K); with a morphable model also params (N, P) in the
+        frame of the crops without augmentation.
+
+    Raises:
+        ValueError: if the training sources hold no face.
     """
     faces: dict[str, list[np.ndarray]] = {"landmarks": [], "mask": [], "params": []}
     for name in config.data.sources:
@@ -101,10 +109,10 @@ def training_labels(config: Config, limit: int = 5000) -> dict[str, np.ndarray]:
 
 
 def make_augmentation(config: Config) -> Augmentation:
-    """Of `config.augment`.
+    """Augmentation that `config.augment` describes.
 
     Raises:
-        ValueError: for a field that does not exist.
+        ValueError: if a field is unknown, or `box` holds neither 0 nor 8 numbers.
     """
     known = {field.name for field in dataclasses.fields(Augmentation)}
     unknown = set(config.augment) - known
@@ -113,12 +121,12 @@ def make_augmentation(config: Config) -> Augmentation:
             f"config.augment has the unknown fields {', '.join(unknown)}; it takes {', '.join(sorted(known))}."
         )
     if len(config.augment.get("box", ())) not in (0, 8):
-        raise ValueError("augment.box must be empty or hold 8 numbers: 4 means, 4 standard deviations.")
+        raise ValueError("config.augment.box must be empty or hold 8 numbers: 4 means, 4 standard deviations.")
     return Augmentation(**config.augment.to_dict())
 
 
 class CropTransform(grain.transforms.RandomMap):
-    """Record to batch element, with augmentation or a perturbation; see `make_crop`."""
+    """Grain transform of a record to a batch element, with augmentation or a perturbation; see `make_crop`."""
 
     def __init__(
         self, config: Config, augmentation: Augmentation | None = None, perturbation: Perturbation | None = None
@@ -150,12 +158,12 @@ class CropTransform(grain.transforms.RandomMap):
 def eval_batches(
     source: FaceSource, config: Config, batch_size: int, perturbation: Perturbation | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Every sample of a source once, in order, not augmented; the last batch is padded.
+    """Yields every sample of a source once, in order and without augmentation; the last batch is padded.
 
-    A perturbation depends on the config's seed and the sample's position alone.
+    A perturbation depends on the config's seed and the position of the sample alone.
 
     Yields:
-        Batches of the schema with `index` the sample's position, −1 for padding (whose mask is all false).
+        Batches of the module's schema. `index` is the position of the sample, −1 for padding, whose mask is false.
     """
     transform = CropTransform(config, perturbation=perturbation)
     for start in range(0, len(source), batch_size):

@@ -1,7 +1,8 @@
-"""TFDS builders: data sets as published become ArrayRecord files, prepared once, read at random without TensorFlow.
+"""Base of the TFDS builders: prepares a published data set once as ArrayRecord files, read without TensorFlow.
 
-The pictures' own bytes are stored, so nothing is lost and the cache is as large as the data set. A sample that cannot
-be used stops the preparation with its file and line; with `on_bad="skip"` it is left out, counted and listed.
+The encoded bytes of the pictures are stored unchanged, so the cache is as large as the data set. A sample that cannot
+be used stops the preparation with a message that names its file and line; with `on_bad="skip"` it is left out, counted
+and listed.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from jaxlm.support.errors import BadSample
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without TFDS's notices and progress bars, which speak of downloads that there are none of."""
+    """Silences TFDS: nothing is downloaded."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     tfds.disable_progress_bar()
@@ -36,24 +37,24 @@ def _quiet() -> Iterator[None]:
 
 
 class FaceBuilder(tfds.core.GeneratorBasedBuilder):
-    """Base of the builders: a subclass says what its splits are.
+    """Base of the builders; a subclass defines the splits.
 
     Args:
-        root: the data set as published.
+        root: folder or file of the data set as published.
         cache: folder of the prepared files.
         scheme: name of the landmark scheme.
-        heldout: fraction of the split "train" that becomes the split "heldout", chosen by a hash of its group.
-        group: regular expression; its first match in a sample's key is the group that stays together (a person, say).
-            The picture where it is empty.
-        on_bad: "error" or "skip".
+        heldout: fraction of the split "train" that becomes the split "heldout", chosen by a hash of the group.
+        group: regular expression; samples whose keys give the same match, such as one person, stay in the same split.
+            Without a match the faces of one picture stay together.
+        on_bad: "error" raises at a sample that cannot be used, "skip" leaves it out.
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    # Version of the records that this class makes. Raise it when they change: the user's data is then prepared again.
-    # A subclass with a reader of its own has a number of its own, beside those of its bases.
+    # Version of the records of this class. Raise it when they change, so that cached data is prepared again.
+    # A subclass with its own reader has its own number, in addition to those of its bases.
     READER = 2
     SUBSETS: tuple[str, ...] = ()
-    # Identity and expression modes of the parameters that the records hold; none where they have no parameters.
+    # Numbers of identity and expression modes of the records' parameters; None if the records have no parameters.
     MODES: tuple[int, int] | None = None
 
     def __init__(
@@ -74,7 +75,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         self.scheme: Scheme = get_scheme(scheme)
         self.heldout, self.group, self.on_bad = heldout, re.compile(group), on_bad
         self.skipped: list[str] = []
-        self.notices: list[str] = []  # of the preparation, printed whenever the data set is opened
+        self.notices: list[str] = []  # notices of the preparation, printed each time the data set is opened
         self.check_root()
         identity = [type(self).__name__, scheme, str(heldout), group, on_bad]
         fingerprint = hashlib.sha256("\n".join([*identity, *self.fingerprint()]).encode()).hexdigest()[:16]
@@ -82,25 +83,25 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         with _quiet():
             super().__init__(config=config, data_dir=Path(cache).expanduser(), file_format="array_record")
 
-    # What a subclass provides.
+    # Methods that a subclass defines.
 
     def published_splits(self) -> dict[str, Iterable[Sample | BadSample]]:
-        """The data set's own splits."""
+        """Samples of each split, by the split's name."""
         raise NotImplementedError
 
     def annotation_files(self) -> list[Path]:
-        """Files whose change invalidates the cache."""
+        """Annotation files and folders of a complete copy; `prepare` names those that are missing."""
         return [self.root]
 
     def check_root(self) -> None:
-        """Raises a ValueError that says what the root must look like."""
+        """Raises ValueError, with a message that names the expected files, if `root` is not this data set."""
         if not self.root.exists():
-            raise ValueError(f"{self.root} does not exist: set data.root to the {type(self).__name__} data.")
+            raise ValueError(f"{self.root} does not exist: set data.root to the data of {type(self).__name__}.")
 
-    # TFDS's interface.
+    # Methods for the cache and for TFDS.
 
     def fingerprint(self) -> list[str]:
-        """What the cache depends on: the readers' versions, and name, size and time of every file of the data set."""
+        """Texts that identify the cache: path of the root, reader versions, and name, size and time of every file."""
         folder = self.root if self.root.is_dir() else self.root.parent
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         stats = [(path, path.stat()) for path in files]
@@ -109,7 +110,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
 
     @classmethod
     def reader_versions(cls) -> list[str]:
-        """Name and `READER` of every class of this builder that has one of its own."""
+        """Name and `READER` of this class and of each of its bases that defines its own `READER`."""
         return [f"{base.__name__} {base.READER}" for base in cls.__mro__ if "READER" in vars(base)]
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -125,7 +126,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         }
         if self.MODES:
             features["params"] = tfds.features.Tensor(shape=(12 + sum(self.MODES),), dtype=np.float64)
-        # Not `dataset_info_from_configs`, which looks for files of TFDS's own beside the module of a subclass.
+        # `dataset_info_from_configs` is not used: it looks for files of TFDS beside the module of a subclass.
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager):
@@ -177,23 +178,28 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         }
 
     def prepare(self) -> None:
-        """Writes the cache where it does not exist yet; prints what is missing or was skipped."""
+        """Writes the cache if it does not exist yet; prints missing annotation files, notices and skipped samples.
+
+        Raises:
+            BadSample: if a sample cannot be used and `on_bad` is "error".
+            ValueError: if a split has no usable sample.
+        """
         missing = [path for path in self.annotation_files() if not path.exists()]
         if missing:
             names = ", ".join(str(path.relative_to(self.root)) for path in missing)
-            print(f"{type(self).__name__}: {self.root} lacks {names}; going on with the rest.")
+            print(f"{type(self).__name__}: {self.root} lacks {names}; continuing without them.")
         config = tfds.download.DownloadConfig(register_checksums=False)
         prepared = Path(self.data_dir) / "dataset_info.json"
         try:
             with _quiet():
                 self.download_and_prepare(download_config=config)
-        except FileExistsError:  # another program has prepared the same data meanwhile
+        except FileExistsError:  # another program has prepared the same data
             if not prepared.exists():
                 raise
-        except AssertionError:  # how TFDS says that a split is empty
+        except AssertionError:  # TFDS raises it for an empty split
             raise ValueError(
                 f"A split of {self.root} has no usable sample: {len(self.skipped)} were skipped"
-                f"{', ' + self.skipped[0] if self.skipped else ', or heldout is too small a fraction'}."
+                f"{'; the first: ' + self.skipped[0] if self.skipped else '; check its files, or change heldout.'}"
             ) from None
         notices = Path(self.data_dir) / "notices.txt"
         if not self.info.splits:

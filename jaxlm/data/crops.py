@@ -1,7 +1,7 @@
-"""Crop protocols: which square of the image a model sees. The same model differs by 0.2 NME between published crops.
+"""Crop protocols: the box of the image that a model sees. The NME of one model changes by 0.2 between published crops.
 
-Every protocol maps the given box and the landmarks of a face to a box x1 y1 x2 y2 in image pixels, a square in all but
-the one that stretches its box.
+A protocol maps the given box and the landmarks of a face to the crop box x1 y1 x2 y2 in image pixels. The crop box is a
+square, except under "dpr", which stretches the given box.
 """
 
 from collections.abc import Callable
@@ -10,35 +10,35 @@ import numpy as np
 
 from jaxlm import geometry
 
-Crop = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (given box (4,), existing landmarks (K', 2)) -> square (4,)
+Crop = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (given box (4,), existing landmarks (K', 2)) -> crop box (4,)
 
 
 def _awing(box, points):
-    """AWing on WFLW: the given box +10 % in both dimensions, its longer side as a square."""
+    """AWing on WFLW: square of 1.1 × the longer side of the given box."""
     del points
     return geometry.square_box(box, 1.1)
 
 
 def _hih(box, points):
-    """HIH and LDEQ: square around all points and the corners of the given box."""
+    """HIH and LDEQ: square around all landmarks and the corners of the given box."""
     corners = box.reshape(2, 2)
     return geometry.square_box(geometry.box_of_points(np.concatenate([points, corners])))
 
 
 def _gt(box, points):
-    """Box of the ground-truth points × 1.25."""
+    """Square of 1.25 × the longer side of the box around the ground-truth landmarks."""
     del box
     return geometry.square_box(geometry.box_of_points(points), 1.25)
 
 
 def _reinit(box, points):
-    """Progressive re-initialisation: the given box × 1.2. LDEQ on video uses the same."""
+    """Progressive re-initialisation, and LDEQ on video: square of 1.2 × the longer side of the given box."""
     del points
     return geometry.square_box(box, 1.2)
 
 
 def _tddfa_box(box, points):
-    """3DDFA_V2 from a detector's box: side 1.58 × the mean side, centre moved down by 0.14 of the mean side."""
+    """3DDFA_V2 with a detector's box: square of 1.58 × its mean side, centre moved down by 0.14 of the mean side."""
     del points
     side = (box[2] - box[0] + box[3] - box[1]) / 2
     center = (box[:2] + box[2:]) / 2 + np.array([0.0, 0.14 * side])
@@ -46,20 +46,22 @@ def _tddfa_box(box, points):
 
 
 def _tddfa_landmarks(box, points):
-    """3DDFA_V2 from landmarks: the points' square box × √2."""
+    """3DDFA_V2 with landmarks: square of √2 × the longer side of the box around the landmarks."""
     del box
     return geometry.square_box(geometry.box_of_points(points), np.sqrt(2.0))
 
 
 def _dpr(box, points):
-    """The released weights of progressive re-initialisation: the given box, stretched to a square, its corners at the
-    centres of the first and the last of 128 pixels."""
+    """Released weights of progressive re-initialisation: the given box, which the crop stretches to a square.
+
+    Its corners fall on the centres of the first and the last of 128 pixels.
+    """
     del points
     return geometry.scale_box(box, 128 / 127)
 
 
 def _box(box, points):
-    """The given box as a square, nothing added."""
+    """Square of the longer side of the given box."""
     del points
     return geometry.square_box(box)
 
@@ -78,7 +80,7 @@ PROTOCOLS: dict[str, Crop] = {
 
 
 def looks_at_box(protocol: str) -> bool:
-    """Whether a protocol's crop depends on the given box, and not on the landmarks alone."""
+    """Whether the crop box of a protocol depends on the given box, not only on the landmarks."""
     points = np.array([[0.0, 0.0], [1.0, 1.0]])
     first, second = (PROTOCOLS[protocol](np.array(box), points) for box in ((0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 4.0, 4.0)))
     return not np.array_equal(first, second)

@@ -1,4 +1,4 @@
-"""Parameters of a morphable model for every face of a data set: its own, or fitted to its landmarks and kept."""
+"""Parameters of a morphable model for every face of a data set: given with it, or fitted to landmarks and cached."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ _ARRAYS = ("params", "mirrored", "residual", "residual_all")
 
 
 class Labels(NamedTuple):
-    """Parameters of the N faces of a split.
+    """Morphable-model parameters of the N faces of a split.
 
     Attributes:
         params: (N, P) in the frame of the pictures (`jaxlm.face3d.parameters`).
-        mirrored: (N, P) of the faces as a mirror at column 0 shows them; None where the parameters were given.
-        residual: (N,) of the fits, see `jaxlm.face3d.fitting.Fit`; NaN for a face with too few landmarks, 0 where
-            given.
-        residual_all: (N,) likewise.
-        usable: positions of the faces whose residual is small enough to train on.
+        mirrored: (N, P) parameters of the faces mirrored at column 0; None if the parameters are given.
+        residual: (N,) residuals of the fits, see `jaxlm.face3d.fitting.Fit`; NaN for a face with too few landmarks, 0
+            if the parameters are given.
+        residual_all: (N,) residuals over all existing landmarks, see `Fit`; NaN and 0 as in `residual`.
+        usable: positions of the faces whose residual is small enough for training.
     """
 
     params: np.ndarray
@@ -38,9 +38,10 @@ class Labels(NamedTuple):
 
 
 class LabelledRecords(Sequence):
-    """Records with `params` (P,) and, where they were fitted, `mirrored` (P,); faces that fit badly are left out.
+    """Records of the usable faces with `params` (P,) and, if these were fitted, `mirrored` (P,).
 
-    Their landmarks are the parameters' own: all 68 exist, so that a crop does not depend on which were annotated.
+    The landmarks of a record are computed from its parameters: all 68 exist, so that the crop does not depend on which
+    landmarks were annotated.
     """
 
     def __init__(self, records: Sequence[dict[str, Any]], labels: Labels, model: MorphableModel):
@@ -67,19 +68,21 @@ class LabelledRecords(Sequence):
 
 
 def labels_of(config: Config, builder: FaceBuilder, records: Sequence[dict[str, Any]], split: str) -> Labels:
-    """Parameters of a split under `config.morphable`: its own where `labels` is "given", else fitted once and cached.
+    """Parameters of the faces of a split: given with the data set, or fitted to its landmarks once and cached.
+
+    Given parameters are used if `config.morphable.labels` is "given" and the data set has parameters.
 
     Raises:
-        ValueError: if the data set has no parameters and no 68 landmarks to fit, or its parameters are of another
-            model.
+        ValueError: if `config.morphable.labels` is unknown, if the parameters have to be fitted and the scheme is not
+            faces68, or if the given parameters have fewer modes than the model.
     """
-    settings, model = config.morphable, model_of(config)
+    settings, model = config["morphable"], model_of(config)
     if settings.labels not in ("given", "fitted"):
         raise ValueError(f'morphable.labels must be "given" or "fitted", got {settings.labels!r}.')
     if settings.labels == "given" and builder.MODES is not None:
         return _given(builder, records, model, split)
     if builder.scheme.name != "faces68":
-        raise ValueError(f"Parameters are fitted to 68 landmarks; {builder.root} has those of {builder.scheme.name}.")
+        raise ValueError(f"Parameters are fitted to 68 landmarks; {builder.root} has the scheme {builder.scheme.name}.")
     sparse = landmark_model(model)
     arrays = [sparse.mean, sparse.identity, sparse.expression, sparse.param_mean[12:], sparse.param_std[12:]]
     digest = hashlib.sha256(b"".join(np.asarray(array).tobytes() for array in arrays))
@@ -91,7 +94,7 @@ def labels_of(config: Config, builder: FaceBuilder, records: Sequence[dict[str, 
     else:
         found = _fit(records, sparse, settings.contour, f"{type(builder).__name__} {split}")
         write_bytes_atomically(path, lambda file: np.savez(file, allow_pickle=False, **found))
-    bad = ~(found["residual"] <= settings.max_residual)  # NaN is bad, too
+    bad = ~(found["residual"] <= settings.max_residual)  # true for NaN as well
     if bad.any():
         listing = path.with_suffix(f".worse_than_{settings.max_residual:g}.txt")
         if not listing.exists():
@@ -106,17 +109,17 @@ def labels_of(config: Config, builder: FaceBuilder, records: Sequence[dict[str, 
 
 
 def _given(builder: FaceBuilder, records: Sequence[dict[str, Any]], model: MorphableModel, split: str) -> Labels:
-    """The first modes of the records' own parameters."""
+    """Parameters given with the records, cut to the modes of the model."""
     identity, expression = builder.MODES or (0, 0)
     wanted = model.identity.shape[2], model.expression.shape[2]
     if wanted[0] > identity or wanted[1] > expression:
         raise ValueError(
             f"{builder.root} has {identity} identity and {expression} expression coefficients, fewer than the model's "
-            f"{wanted[0]} and {wanted[1]}: set morphable.identity and morphable.expression."
+            f"{wanted[0]} and {wanted[1]}: lower morphable.identity and morphable.expression."
         )
     kept = np.r_[0 : 12 + wanted[0], 12 + identity : 12 + identity + wanted[1]]
     path = Path(builder.data_dir) / f"given_{split}.npz"
-    if not path.exists():  # reading them means reading the pictures
+    if not path.exists():  # cached, because reading the records reads their pictures
         whole = np.stack([records[index]["params"] for index in range(len(records))])
         write_bytes_atomically(path, lambda file: np.savez(file, allow_pickle=False, params=whole))
     with np.load(path) as file:
@@ -126,7 +129,7 @@ def _given(builder: FaceBuilder, records: Sequence[dict[str, Any]], model: Morph
 
 
 def _fit(records: Sequence[dict[str, Any]], model: MorphableModel, contour: str, name: str) -> dict[str, np.ndarray]:
-    keys = ("landmarks", "mask", "visibility")  # and not the pictures, which may not fit into memory
+    keys = ("landmarks", "mask", "visibility")  # without the pictures, which may not fit into memory
     faces = [{key: record[key] for key in keys} for record in map(records.__getitem__, range(len(records)))]
     landmarks, mask, visibility = (
         np.stack([face[key] for face in faces]) for key in ("landmarks", "mask", "visibility")

@@ -1,4 +1,4 @@
-"""The data sets of an experiment, `config.data.sources`: prepared once and opened by name and split."""
+"""Opens the data sets of an experiment, `config.data.sources`, by name and split; prepares each of them once."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -26,7 +26,11 @@ from jaxlm.support.errors import MissingSplit
 
 
 def with_source(config: Config, builder: str, root: str) -> Config:
-    """A config whose source `builder` is that builder's data under `root`, all of it."""
+    """Copy of a config whose source `builder` is the whole data set of that builder under `root`.
+
+    Raises:
+        ValueError: if `builder` is unknown or renders its data.
+    """
     choices = [name for name in BUILDERS if not name.startswith("rendered")]
     if builder not in choices:
         raise ValueError(f"--root goes with --data naming a builder: one of {', '.join(choices)}.")
@@ -34,7 +38,7 @@ def with_source(config: Config, builder: str, root: str) -> Config:
     with config.unlocked():
         files = str(Path(root).expanduser().resolve())
         known = config.data.sources.get(builder, ConfigDict())
-        # Options of that data set, such as other labels, but none of which part of it is trained on.
+        # Keeps options of the data set, such as other labels, but not those that hold out a part of it.
         options = known.to_dict() if known.get("builder") == builder else {}
         options = {key: value for key, value in options.items() if key not in ("heldout", "group")}
         defaults = dict(builder=builder, root=files, train_split="train", weight=0.0)
@@ -65,11 +69,11 @@ class FaceSource:
     """One split of one data set, read at random.
 
     Attributes:
-        name: of the data set, for tables.
+        name: name of the data set, for tables.
         records: sequence of the builder's records.
-        scheme: of the landmarks.
+        scheme: scheme of the landmarks.
         subsets: names of the columns of a record's `subsets`.
-        split: of the data set.
+        split: name of the split.
     """
 
     name: str
@@ -83,7 +87,7 @@ class FaceSource:
 
 
 def _options_of(builder: type[FaceBuilder]) -> set[str]:
-    """Names of a builder's keyword options, its bases' included."""
+    """Names of the keyword options of a builder and its bases, without `scheme`."""
     parameters = [
         p for cls in builder.__mro__ if issubclass(cls, FaceBuilder) for p in signature(cls).parameters.values()
     ]
@@ -93,7 +97,7 @@ def _options_of(builder: type[FaceBuilder]) -> set[str]:
 def open_set(config: Config, name: str) -> FaceSource:
     """Opens "source:split", as `config.eval.sets` and the command line write it.
 
-    With the source alone, its test split or, where it has none, its train split.
+    Without ":split" it opens the split "test" or, if there is none, "train".
     """
     source, _, split = name.partition(":")
     return open_source(config, source, split or None)
@@ -103,15 +107,15 @@ def open_source(config: Config, name: str, split: str | None) -> FaceSource:
     """Prepares (once) and opens a split of the data set of stills `config.data.sources[name]`.
 
     Args:
-        config: a whole experiment.
+        config: config of the experiment.
         name: key of `config.data.sources`.
-        split: of that data set; "test" or, where there is none, "train" if it is None.
+        split: name of the split; None opens "test" or, if there is none, "train".
 
     Raises:
         ValueError: if the source, its builder, its files or the split do not exist, or it holds videos.
     """
     if holds_videos(config, name):
-        raise ValueError(f"{name} holds videos; eval.py evaluates it, but nothing trains on it.")
+        raise ValueError(f"{name} holds videos: evaluate it with eval.py, or name a data set of stills.")
     builder: Any = prepare_source(config, name)
     if split is None:
         split = "test" if "test" in builder.info.splits else "train"
@@ -129,7 +133,7 @@ def holds_videos(config: Config, name: str) -> bool:
 
 
 def prepare_source(config: Config, name: str) -> FaceBuilder:
-    """The prepared builder of `config.data.sources[name]`.
+    """Prepared builder of `config.data.sources[name]`.
 
     Raises:
         ValueError: if the source, its builder or its files do not exist, or it has unknown fields.
@@ -137,14 +141,14 @@ def prepare_source(config: Config, name: str) -> FaceBuilder:
     builder_class: Any = _builder_class(config, name)
     source = config.data.sources[name]
     options = {key: source[key] for key in source if key not in ("builder", "root", "train_split", "weight")}
-    root = Path(config.data.root) / source.root  # which may be absolute
+    root = Path(config.data.root) / source.root  # source.root may be absolute
     known = _options_of(builder_class)
     if set(options) - known:
         raise ValueError(
             f"config.data.sources.{name} has the unknown fields {', '.join(sorted(set(options) - known))}; "
             f"{source.builder} takes {', '.join(sorted(known))}."
         )
-    for name in {"labels", "indices"} & set(options):  # files, which stand under data.root as well
+    for name in {"labels", "indices"} & set(options):  # these files lie under data.root as well
         if options[name]:
             options[name] = str(Path(config.data.root).expanduser() / options[name])
     builder = builder_class(root, config.data.cache, scheme=config.scheme, **options)
@@ -162,7 +166,7 @@ def _builder_class(config: Config, name: str) -> type[FaceBuilder]:
 
 
 def check_split(builder: FaceBuilder, name: str, split: str) -> str:
-    """The split, or a MissingSplit naming those that the builder has."""
+    """Returns `split`; raises MissingSplit, which names the existing splits, if the builder does not have it."""
     if split not in builder.info.splits:
         raise MissingSplit(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}.")
     return split

@@ -1,4 +1,4 @@
-"""From video data sets to batches of face crops, some frames of some videos at a time, so that no video is too long."""
+"""Batches of face crops from videos, a limited number of frames at a time, so that a video may have any length."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -21,10 +21,10 @@ class VideoSource:
     """One split of one data set of videos.
 
     Attributes:
-        name: of the data set, for tables.
-        split: of the data set.
+        name: name of the data set, for tables.
+        split: name of the split.
         records: sequence of the builder's records.
-        scheme: of the landmarks.
+        scheme: scheme of the landmarks.
     """
 
     name: str
@@ -38,13 +38,13 @@ class VideoSource:
 
 @dataclasses.dataclass(frozen=True)
 class Video:
-    """One video with a face's box in each frame.
+    """One video of one face, with the face's box in each frame.
 
     Attributes:
-        file: the frames.
-        boxes: (T, 4), NaN where the face is lost.
-        landmarks: (T, K, 2) in pixels of the video; only crop protocols that need them look at them.
-        mask: (T, K).
+        file: video file of the frames.
+        boxes: (T, 4) x1 y1 x2 y2 in pixels of the video; NaN in a frame without the face.
+        landmarks: (T, K, 2) in pixels of the video; used only by crop protocols that depend on landmarks.
+        mask: (T, K), true where a landmark exists.
     """
 
     file: VideoFile
@@ -69,13 +69,13 @@ def open_videos(config: Config, name: str) -> list[VideoSource]:
 
 
 def video_of(record: dict[str, Any]) -> Video:
-    """The video of a record of a `VideoSource`."""
+    """Video of a record of a `VideoSource`."""
     mask = np.asarray(record["mask"], bool)
     return Video(VideoFile(record["video"].decode()), np.asarray(record["bbox"]), np.asarray(record["landmarks"]), mask)
 
 
 def by_length(source: VideoSource, batch_size: int) -> Iterator[list[int]]:
-    """Positions of a source's videos in batches of like length, the longest first."""
+    """Positions of a source's videos in batches of similar length, the longest videos first."""
     order = sorted(range(len(source)), key=lambda index: -len(source.records[index]["bbox"]))
     for first in range(0, len(order), batch_size):
         yield order[first : first + batch_size]
@@ -84,19 +84,20 @@ def by_length(source: VideoSource, batch_size: int) -> Iterator[list[int]]:
 def crop_chunks(
     videos: Sequence[Video], *, crop: str, size: int, chunk: int, min_iou: float, batch_size: int | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Crops of the videos, `chunk` frames of all of them at a time; what is behind a video's end is zero.
+    """Crops of a batch of videos, `chunk` frames of every video at a time; crops after a video's end are zero.
 
     Args:
-        videos: a batch.
+        videos: videos of the batch.
         crop: protocol, a key of `jaxlm.data.crops.PROTOCOLS`.
-        size: side of a crop.
-        chunk: frames in a piece; the last piece is padded.
-        min_iou: a box that overlaps the one before by less, as intersection over union, restarts the video.
-        batch_size: the batch is padded to it with videos without a frame.
+        size: side of a crop in pixels.
+        chunk: number of frames at a time; the last chunk is padded.
+        min_iou: a frame restarts the video if the intersection over union of its box with the previous frame's box is
+            smaller.
+        batch_size: B, to which the batch is padded with empty videos; None for the number of videos.
 
     Yields:
-        image (B, chunk, size, size, 3) uint8, transform (B, chunk, 2, 3) video → crop, exists (B, chunk) whether
-        there is a frame with a face, restart (B, chunk) whether the frame before says nothing of this one.
+        image (B, chunk, size, size, 3) uint8, transform (B, chunk, 2, 3) video → crop, exists (B, chunk) true for a
+        frame with a face, restart (B, chunk) true if the previous frame must not be used for this one.
 
     Raises:
         BadSample: if a video ends before its boxes do.
@@ -114,7 +115,7 @@ def crop_chunks(
                 if frame is None:
                     raise BadSample(
                         f"{video.file.path} ends after {time} frames where {len(video)} were expected: it is "
-                        "truncated; fetch it again."
+                        "truncated; replace the file."
                     )
                 box = video.boxes[time]
                 if not np.isfinite(box).all():
@@ -124,6 +125,6 @@ def crop_chunks(
                 transform[at], exists[at] = geometry.box_to_crop(square, size), True
                 image[at] = warp(frame, transform[at], size)
                 before = video.boxes[time - 1] if time else np.full(4, np.nan)
-                # A NaN, no box before, restarts as well.
+                # The IoU is NaN if the previous frame has no box; this restarts as well.
                 restart[at] = not geometry.box_iou(before, box) >= min_iou
         yield {"image": image, "transform": transform, "exists": exists, "restart": restart}

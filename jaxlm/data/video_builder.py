@@ -1,4 +1,4 @@
-"""TFDS builders of labelled videos. A record names its video file, which is decoded anew each time it is used."""
+"""Base of the TFDS builders of labelled videos. A record names its video file, which is decoded at every use."""
 
 import dataclasses
 import os
@@ -21,9 +21,9 @@ class VideoSample:
 
     Attributes:
         video: path of the file, or of a folder of pictures.
-        landmarks: (T, K, 2) in 0-based pixels; NaN where a landmark is missing, in every one where the face is lost.
-        bboxes: (T, 4) x1 y1 x2 y2; NaN where the face is lost.
-        key: identifies the video within its data set.
+        landmarks: (T, K, 2) in 0-based pixels; NaN where a landmark is missing, all NaN in a frame without the face.
+        bboxes: (T, 4) x1 y1 x2 y2 in pixels; NaN in a frame without the face.
+        key: identifier of the video within its data set.
     """
 
     video: Path
@@ -33,10 +33,10 @@ class VideoSample:
 
 
 class VideoBuilder(FaceBuilder):
-    """Base of the builders of videos; options as those of `FaceBuilder`."""
+    """Base of the builders of videos, with the arguments of `FaceBuilder`."""
 
     def published_splits(self) -> dict[str, Iterable[VideoSample | BadSample]]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The data set's own splits."""
+        """Samples of each split, by the split's name."""
         raise NotImplementedError
 
     def _info(self):
@@ -73,10 +73,10 @@ class VideoBuilder(FaceBuilder):
 
 
 def load_boxes(path: Path) -> np.ndarray:
-    """Boxes (T, 4) of a `.npy` file with as many columns or more.
+    """Boxes (T, 4) of a `.npy` file: its first four columns x1 y1 x2 y2.
 
     Raises:
-        BadSample: for another form.
+        BadSample: if the file does not hold a table of numbers with at least four columns.
     """
     boxes = read_npy(path, (None, None))
     if boxes.shape[1] < 4:
@@ -99,30 +99,35 @@ def check_boxes(boxes: np.ndarray, shape: tuple[int, ...], key: str) -> None:
 
 
 def check_video(sample: VideoSample) -> None:
-    """Raises a BadSample for a video that cannot be opened, is shorter than its labels, or has boxes outside it."""
+    """Checks that a video fits its labels.
+
+    Raises:
+        BadSample: if the video cannot be opened or is shorter than its labels, or if there is no label, not one box a
+            frame, or a box without area or outside the video.
+    """
     video = VideoFile(sample.video)
     frames = len(sample.landmarks)
     if frames == 0:
-        raise BadSample(f"{sample.key} has no labelled frame; take it away.")
+        raise BadSample(f"{sample.key} has no labelled frame; remove it.")
     if len(sample.bboxes) != frames:
         raise BadSample(f"{sample.key}: there are {frames} frames of landmarks, but {len(sample.bboxes)} boxes.")
-    # What a container promises may be more than it holds, or less.
+    # The number of frames that a container states may be wrong, so they are counted.
     if (held := video.count()) < frames:
         raise BadSample(
-            f"{sample.video} has {held} frames, but {frames} are labelled: it is truncated; fetch it again."
+            f"{sample.video} has {held} frames, but {frames} are labelled: it is truncated; replace the file."
         )
     check_boxes(sample.bboxes, video.shape, sample.key)
 
 
 def write_labels(root: Path, key: str, landmarks: np.ndarray, bboxes: np.ndarray, **more: np.ndarray) -> None:
-    """Writes a video's labels in WFLW-V's layout.
+    """Writes the labels of a video in the layout of WFLW-V.
 
     Args:
-        root: of the data set.
-        key: of the video.
-        landmarks: (T, 98, 2), NaN where the face is lost.
-        bboxes: (T, 4).
-        **more: further arrays, each into a folder of its name.
+        root: folder of the data set.
+        key: key of the video, which names its files.
+        landmarks: (T, 98, 2) in pixels; NaN in a frame without the face.
+        bboxes: (T, 4) x1 y1 x2 y2 in pixels.
+        **more: further arrays, each written to a folder of its name.
     """
     for name, array in {"landmarks": landmarks, "bboxes": bboxes, **more}.items():
         (root / name).mkdir(parents=True, exist_ok=True)

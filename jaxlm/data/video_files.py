@@ -1,4 +1,4 @@
-"""Video files, read frame by frame and written whole, with OpenCV. A folder of pictures counts as a video."""
+"""Reads and writes video files frame by frame with OpenCV. A folder of pictures counts as a video."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ import numpy as np
 from jaxlm.support.errors import BadSample
 from jaxlm.support.pictures import decode_image
 
-# What FFmpeg has to say of a damaged file is said better by our own sentences.
+# Silences FFmpeg's messages about damaged files: the exceptions of this module name the file.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -20,16 +20,16 @@ VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
 
 class VideoFile:
-    """A video on disk; iterating decodes it from the beginning, one frame in memory at a time.
+    """A video on disk. Iteration decodes it from the beginning and holds one frame in memory at a time.
 
     Attributes:
         path: a video file, or a folder of pictures in the order of their names.
-        num_frames: that the file promises; a damaged file holds fewer.
-        fps: frames a second, the mean where the rate varies; 25 where the file does not say.
+        num_frames: number of frames that the file states; a damaged file holds fewer.
+        fps: frames per second; the mean if the rate varies, 25 if the file does not state it.
         shape: (H, W) of the first frame.
 
     Raises:
-        BadSample: if there is no such file, or it is no video.
+        BadSample: if the file does not exist, or no frame of it can be decoded.
     """
 
     def __init__(self, path: str | Path):
@@ -40,7 +40,7 @@ class VideoFile:
             self.num_frames, self.fps = len(self.pictures()), 25.0
         else:
             capture = self._open()
-            # Some containers promise nothing, or nonsense.
+            # Some containers state no number of frames or rate, or an impossible one.
             self.num_frames = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
             fps = capture.get(cv2.CAP_PROP_FPS)
             self.fps = float(fps) if np.isfinite(fps) and 0 < fps <= 1000 else 25.0
@@ -51,12 +51,12 @@ class VideoFile:
         self.shape = first.shape[:2]
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Frames (H, W, 3) uint8 RGB, until the file ends or cannot be decoded any further."""
+        """Yields frames (H, W, 3) uint8 RGB until the file ends or cannot be decoded any further."""
         if self.path.is_dir():
             for picture in self.pictures():
                 image = decode_image(picture.read_bytes())
                 if image is None:
-                    raise BadSample(f"{picture} cannot be decoded; replace it or take it away.")
+                    raise BadSample(f"{picture} cannot be decoded; replace or remove it.")
                 yield image
             return
         capture = self._open()
@@ -70,7 +70,7 @@ class VideoFile:
             capture.release()
 
     def count(self) -> int:
-        """Frames that can be decoded, from one pass over the file; `num_frames` is only its promise."""
+        """Number of frames that can be decoded, counted in one pass over the file; `num_frames` may be wrong."""
         if self.path.is_dir():
             return self.num_frames
         capture, frames = self._open(), 0
@@ -80,7 +80,7 @@ class VideoFile:
         return frames
 
     def seconds(self) -> np.ndarray:
-        """(T,) time of each frame that can be decoded, which at a variable rate is not its number over `fps`."""
+        """Times (T,) in seconds of the frames that can be decoded, also at a variable frame rate."""
         if self.path.is_dir():
             return np.arange(self.num_frames) / self.fps
         capture, times = self._open(), []
@@ -90,13 +90,13 @@ class VideoFile:
         return np.array(times)
 
     def pictures(self) -> list[Path]:
-        """The frames of a folder, in order."""
+        """Paths of the pictures of a folder, in the order of their names."""
         return sorted(path for path in self.path.iterdir() if path.suffix.lower() in PICTURES)
 
     def _open(self) -> cv2.VideoCapture:
         capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
         if not capture.isOpened():
-            raise BadSample(f"{self.path} is not a video that can be decoded: it is damaged or of an unknown format.")
+            raise BadSample(f"{self.path} is not a video that can be decoded; replace or re-encode it.")
         return capture
 
 
@@ -106,8 +106,8 @@ class VideoWriter:
     The file appears when the context is left without an error.
 
     Args:
-        path: of the video.
-        fps: frames a second.
+        path: path of the video, ending in .mp4.
+        fps: frames per second.
     """
 
     def __init__(self, path: str | Path, fps: float):
@@ -121,15 +121,16 @@ class VideoWriter:
         return self
 
     def write(self, frame: np.ndarray) -> None:
-        """Appends a frame (H, W, 3) uint8; an odd side is padded by one pixel, which the codec needs.
+        """Appends a frame (H, W, 3) uint8 RGB; an odd side is padded by one pixel, because the codec needs even sides.
 
         Raises:
-            BadSample: for a frame of another size than the first.
+            BadSample: if the frame has another size than the first.
+            OSError: if the file cannot be opened.
         """
         if self._count and frame.shape[:2] != self._shape:
             raise BadSample(
-                f"Frame {self._count} has {frame.shape[1]}×{frame.shape[0]} pixels and the first "
-                f"{self._shape[1]}×{self._shape[0]}: a video has one size."
+                f"Frame {self._count} has {frame.shape[1]}×{frame.shape[0]} pixels, but the first has "
+                f"{self._shape[1]}×{self._shape[0]}: all frames of a video must have one size."
             )
         self._shape, self._count = frame.shape[:2], self._count + 1
         frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
@@ -151,7 +152,7 @@ class VideoWriter:
             self._partial.unlink(missing_ok=True)
 
     def _check(self) -> None:
-        """OpenCV does not say when a write fails, on a full disk for instance: reads the file back."""
+        """Raises OSError if a frame is missing from the file: OpenCV does not report failed writes (full disk)."""
         try:
             whole = VideoFile(self._partial).count() == self._count
         except BadSample:

@@ -1,1 +1,1 @@
-"""How good a trained model is: on stills, videos, meshes, rough boxes, and beside other models."""
+"""Evaluation of trained models on stills, videos, 3D meshes and inexact boxes, and comparison of models."""

@@ -1,11 +1,11 @@
-"""Several trained models on one data set, side by side.
+"""Comparison of several trained models on one data set.
 
-    python -m jaxlm.evaluation.comparison --workdirs=runs/ldeq,runs/awing,exported/model.onnx --data=300w:test --out=compared
+    python -m jaxlm.commands.compare --workdirs=runs/ldeq,runs/awing,exported/model.onnx --data=300w:test --out=compared
 
-Every model sees the same faces, those of the first one's config, under its own crop protocol and image size. Written
-are `comparison.md`, `comparison.json` and the cumulative errors, `comparison_ced.png`. The latency is that of one crop
-at a time on the first device, the median of many; multiply-adds (MACs) are those of one crop, with as many solver steps
-as the config allows.
+Every model is evaluated on the same faces, those of the first model's config, with its own crop protocol and image
+size. The program writes `comparison.md`, `comparison.json` and the cumulative error distributions,
+`comparison_ced.png`. The latency is the median time of a call with one crop, on the first device. Multiply-adds (MACs)
+are counted for one crop, with as many solver steps as the config allows.
 """
 
 import json
@@ -33,11 +33,11 @@ class Entry(NamedTuple):
     """One model of a comparison.
 
     Attributes:
-        name: of the model.
-        config: of its experiment.
-        result: on the data set.
-        parameters: their number; None inside a graph.
-        macs: multiply-adds for one crop; None inside a graph.
+        name: name of the model.
+        config: config of its experiment.
+        result: its errors on the data set.
+        parameters: number of its parameters; None for an exported graph.
+        macs: multiply-adds for one crop; None for an exported graph.
         latency: milliseconds for one crop.
     """
 
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
     latency: float
 
     def row(self) -> dict[str, Any]:
-        """Everything in numbers, for JSON."""
+        """Values of the model for JSON, including those of `stills.Result.row`."""
         return {
             "model": self.name,
             "system": self.config.system,
@@ -65,21 +65,21 @@ class Entry(NamedTuple):
 
 
 def measure(model: TrainedModel, name: str, source: sources.FaceSource, repeats: int) -> Entry:
-    """One model on a data set.
+    """Evaluates one model on a data set and measures its size and latency.
 
     Args:
-        model: to measure.
-        name: for tables.
-        source: of the faces.
-        repeats: calls that are timed.
+        model: model to measure.
+        name: its name for tables.
+        source: faces of the data set.
+        repeats: number of calls that are timed.
 
     Raises:
-        ValueError: if the model has other landmarks than the data set.
+        ValueError: if the model's landmark scheme is not that of the data set.
     """
     config = model.config
     if config.scheme != source.scheme.name:
         raise ValueError(
-            f"{name} has the landmarks {config.scheme}, the data set {source.scheme.name}: not comparable."
+            f"{name} has the scheme {config.scheme}, the data set {source.scheme.name}; choose another data set."
         )
     predict, _ = (
         (lambda variables, images: model.predict(images), None) if model.variables is None else jitted_predict(config)
@@ -97,12 +97,12 @@ def measure(model: TrainedModel, name: str, source: sources.FaceSource, repeats:
 
 
 def _macs(config: Config, variables: Any, images: np.ndarray) -> int:
-    steps = config.solver.max_steps if "solver" in config else 1
-    return count_macs(systems.build(config).predict, variables, images, loop_steps=steps)
+    system = systems.build(config)
+    return count_macs(system.predict, variables, images, loop_steps=system.loop_steps)
 
 
 def _latency(model: TrainedModel, images: np.ndarray, repeats: int) -> float:
-    """Median seconds of a call."""
+    """Median time of a call in seconds."""
     jax.block_until_ready(model.predict(images).landmarks)
     times = []
     for _ in range(repeats):
@@ -113,7 +113,7 @@ def _latency(model: TrainedModel, images: np.ndarray, repeats: int) -> float:
 
 
 def markdown(entries: list[Entry], data: str) -> str:
-    """The comparison as a table, the lowest NME first."""
+    """Comparison as a Markdown table, the lowest NME first."""
     lines = [
         f"Data: {data}. NME, FR10 in percent; latency of one crop on {jax.devices()[0].device_kind}.",
         "",
@@ -138,7 +138,7 @@ def _large(number: int | None) -> str:
 
 
 def write(folder: Path, entries: list[Entry], data: str) -> None:
-    """Writes the table as Markdown and JSON, and the curves."""
+    """Writes the comparison as Markdown and JSON, and a plot of the cumulative error distributions."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "comparison.md", markdown(entries, data))
     content = files.without_nan({"data": data, "models": [entry.row() for entry in entries]})

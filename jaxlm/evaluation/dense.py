@@ -1,14 +1,18 @@
-"""Dense 3D error: AFLW2000-3D's own vertices, and scans as of Florence after an alignment. Table 2 of Guo et al.
+"""Dense 3D error on AFLW2000-3D's vertices and on scans such as Florence's, as in Table 2 of Guo et al.
 
-    python -m jaxlm.evaluation.dense --workdir=runs/tddfa --aflw2000=AFLW2000
-    python -m jaxlm.evaluation.dense --workdir=runs/tddfa --scans=florence
+    python -m jaxlm.commands.dense --workdir=runs/tddfa --aflw2000=AFLW2000
+    python -m jaxlm.commands.dense --workdir=runs/tddfa --scans=florence
 
-AFLW2000-3D: the mean distance of all vertices, depth included, of the labels' 3D faces (with as many coefficients as
-the face model's file has), over √(w·h) of their landmarks' box, as PRNet's protocol has it; where a face lies in depth
-is not known, so the mean depths are made equal. Scans: a folder of `.obj` files, each photographed from 21 sides (VRN's
-poses); the reconstruction is laid onto the scan by iterative closest points with a similarity, and the mean distance of
-its vertices to the scan is divided by that of the scan's outer eye corners, which the frontal picture's reconstruction
-points at. Written: `dense.json` in the workdir.
+AFLW2000-3D: the targets are the labels' 3D faces, with as many coefficients as the face model's file has. The error is
+the mean distance of all vertices, depth included, divided by √(w·h) of the box around the landmarks, as in PRNet's
+protocol. The position of a face in depth is unknown, so the mean depths are made equal.
+
+Scans: a folder of `.obj` files. Each scan is rendered in 21 poses (VRN's), and each picture is reconstructed. The
+reconstruction is aligned with the scan by iterative closest points with a similarity. The error is the mean distance of
+its vertices to the scan, divided by the distance between the scan's outer eye corners. These are the points of the scan
+nearest to the eye corners of the frontal picture's reconstruction.
+
+The program writes `dense.json` in the workdir.
 """
 
 import dataclasses
@@ -33,12 +37,12 @@ from jaxlm.support.progress import progress
 
 @dataclasses.dataclass(frozen=True)
 class DenseResult:
-    """Errors as fractions of the normaliser.
+    """Dense errors of N faces.
 
     Attributes:
-        errors: (N,).
-        subsets: name -> (N,) membership.
-        vertices: compared in each face.
+        errors: (N,) error of each face, as a fraction of the normaliser.
+        subsets: name -> (N,), true where a face belongs to the subset.
+        vertices: number of vertices compared in each face.
     """
 
     errors: np.ndarray
@@ -46,14 +50,14 @@ class DenseResult:
     vertices: int
 
     def report(self) -> dict[str, Any]:
-        """NME in percent, of all faces, of every subset, and the mean of the subsets."""
+        """NME in percent over all faces and over every subset, and the mean over the subsets."""
         means = {name: 100 * metrics.mean(self.errors[member]) for name, member in self.subsets.items()}
         whole = {"nme": 100 * metrics.mean(self.errors), "count": len(self.errors), "vertices": self.vertices}
         return {**whole, "subsets": means, "nme_mean_of_subsets": float(np.mean(list(means.values())))}
 
 
 def vertex_error(pred: np.ndarray, target: np.ndarray, normalizer: float) -> float:
-    """Mean distance of vertices (V, 3) over a length, after their mean depths are made equal."""
+    """Mean distance between vertices (V, 3), divided by `normalizer`, after their mean depths are made equal."""
     shift = np.array([0.0, 0.0, (target - pred)[:, 2].mean()])
     return float(np.linalg.norm(pred + shift - target, axis=1).mean() / normalizer)
 
@@ -62,11 +66,11 @@ def evaluate_aflw2000(reconstructor: Reconstructor, root: str) -> DenseResult:
     """Dense NME on AFLW2000-3D.
 
     Args:
-        reconstructor: whose face model is the Basel one.
-        root: the data set as published.
+        reconstructor: a model trained with the Basel Face Model.
+        root: folder of the data set as published.
 
     Raises:
-        ValueError: if the model has other vertices than the labels' coefficients need.
+        ValueError: if the data set has no parameters, or the face model is the built-in head or cannot be loaded.
     """
     config = with_source(reconstructor.config, "aflw2000", root)
     source = sources.open_set(config, "aflw2000")
@@ -90,11 +94,11 @@ def evaluate_aflw2000(reconstructor: Reconstructor, root: str) -> DenseResult:
 
 
 def _whole_model(reconstructor: Reconstructor) -> MorphableModel:
-    """The workdir's face model with all coefficients of its file, up to those of the labels."""
-    settings = reconstructor.config.morphable
+    """Face model of the workdir with the labels' number of coefficients; with its config's if the file has fewer."""
+    settings = reconstructor.config["morphable"]
     path = settings.path if settings.path == "head" else str(Path(reconstructor.config.data.root) / settings.path)
     if path == "head":
-        raise ValueError("AFLW2000-3D's parameters are of the Basel Face Model, not of the built-in head.")
+        raise ValueError("AFLW2000-3D's parameters need the Basel Face Model; the workdir has the built-in head.")
     try:
         return load_face_model(path, identity=BFM_MODES[0], expression=BFM_MODES[1])
     except ValueError as error:
@@ -104,10 +108,10 @@ def _whole_model(reconstructor: Reconstructor) -> MorphableModel:
 
 
 def evaluate_scans(reconstructor: Reconstructor, folder: Path) -> DenseResult:
-    """NME on photographs of every scan of a folder.
+    """Dense NME on rendered pictures of every scan of a folder.
 
     Raises:
-        ValueError: if there is no scan.
+        ValueError: if the folder holds no scan.
     """
     paths = sorted(folder.rglob("*.obj"))
     if not paths:
@@ -135,8 +139,17 @@ def evaluate_scans(reconstructor: Reconstructor, folder: Path) -> DenseResult:
 
 
 def scan_error(vertices: np.ndarray, model: MorphableModel, surface: np.ndarray) -> tuple[float, float]:
-    """Mean distance of a reconstruction's vertices (V, 3) to a surface (M, 3) after both are laid upon each other, and
-    the distance between the surface's points that lie nearest to its outer eye corners."""
+    """Mean distance of a reconstruction's vertices to a surface after alignment, and the surface's eye distance.
+
+    Args:
+        vertices: (V, 3) of the reconstruction.
+        model: face model of the vertices.
+        surface: (M, 3) points of the scan.
+
+    Returns:
+        The mean distance, and the distance between the two points of the surface that lie nearest to the
+        reconstruction's outer eye corners.
+    """
     moved, tree = scans.align(vertices, surface), KDTree(surface)
     distance, nearest = map(np.asarray, tree.query(moved))
     left, right = surface[nearest[np.asarray(model.landmarks)[[36, 45]]]]

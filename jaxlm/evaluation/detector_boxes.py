@@ -1,9 +1,10 @@
-"""How a detector's boxes differ from those around the landmarks: the distribution that training boxes are drawn from.
+"""Distribution of the offsets between a detector's boxes and the boxes around the landmarks.
 
-    python -m jaxlm.evaluation.detector_boxes --config=configs/reinit_300w.py --data=300w:train
-    python -m jaxlm.evaluation.detector_boxes --config=configs/reinit_300w.py --data=300w:train --detector=haar
+    python -m jaxlm.commands.detector_boxes --config=configs/reinit_300w.py --data=300w:train
+    python -m jaxlm.commands.detector_boxes --config=configs/reinit_300w.py --data=300w:train --detector=haar
 
-Prints the eight numbers of `config.augment.box`, of the boxes that the data set gives or of a detector's.
+The program prints the eight numbers of `config.augment.box`, the distribution from which training boxes are drawn, for
+the boxes of the data set or those of a detector.
 """
 
 from typing import Any, NamedTuple
@@ -17,42 +18,43 @@ from jaxlm.support.progress import progress
 
 
 class BoxOffsets(NamedTuple):
-    """Boxes of N faces against the boxes around their landmarks.
+    """Offsets of the boxes of N faces from the boxes around their landmarks.
 
     Attributes:
-        values: (N, 4) offset of the centre over the sides (x, y), logarithms of the ratios of width and height.
-        missed: faces without a box that covers their centre.
+        values: (N, 4) offset of the centre in x and y, over width and height of the landmarks' box, and logarithms of
+            the ratios of both widths and both heights.
+        missed: number of faces without a box that covers their centre.
     """
 
     values: np.ndarray
     missed: int
 
     def distribution(self) -> tuple[float, ...]:
-        """Means and standard deviations, the 8 numbers of `config.augment.box`."""
+        """Means and standard deviations of the offsets, the 8 numbers of `config.augment.box`."""
         return tuple(round(float(x), 3) for x in (*self.values.mean(axis=0), *self.values.std(axis=0)))
 
 
 def offsets(box: np.ndarray, tight: np.ndarray) -> np.ndarray:
-    """(4,) of one box against the box around the landmarks, both x1 y1 x2 y2."""
+    """Offsets (4,) of one box from the box around the landmarks, both x1 y1 x2 y2; see `BoxOffsets.values`."""
     sides, other = box[2:] - box[:2], tight[2:] - tight[:2]
     shift = (box[:2] + box[2:] - tight[:2] - tight[2:]) / 2 / other
     return np.concatenate([shift, np.log(sides / other)])
 
 
 def nearest_box(found: np.ndarray, tight: np.ndarray) -> np.ndarray | None:
-    """Of boxes (N, 4) the one that overlaps a face the most, None where none covers the face's centre."""
+    """Box (4,) among boxes (N, 4) that covers the centre of a face's box and overlaps it most; None if none does."""
     center = (tight[:2] + tight[2:]) / 2
     over_it = [box for box in found if (box[:2] < center).all() and (center < box[2:]).all()]
     return max(over_it, key=lambda box: geometry.box_iou(box, tight), default=None)
 
 
 def measure(source: sources.FaceSource, detector: Any | None = None, limit: int = 0) -> BoxOffsets:
-    """Offsets of a data set's own boxes, or of a detector's: image (H, W, 3) RGB -> boxes (N, 4).
+    """Offsets of a data set's own boxes, or of a detector's, from the boxes around the landmarks.
 
     Args:
-        source: of faces.
-        detector: None for the data set's boxes.
-        limit: about as many evenly spaced faces; 0 for all.
+        source: faces of the data set.
+        detector: image (H, W, 3) RGB -> boxes (N, 4); None for the data set's boxes.
+        limit: approximate number of faces to take, evenly spaced; 0 for all.
 
     Raises:
         ValueError: if no face has a box.

@@ -1,4 +1,4 @@
-"""The evaluation of stills as a table, JSON, error curve and sheet of faces."""
+"""Reports of an evaluation on stills: table, JSON, error curve and sheet of faces."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from jaxlm.support.pictures import write_image
 
 
 def table(result: Result, config: Config, title: str) -> str:
-    """Every subset as a line, under the crop protocol and the normaliser."""
+    """Text table with a line for each subset, under a title with the crop protocol and the normaliser."""
     others = "".join(f"{name:>14}" for name in result.by_normalizer)
     resampled = ", from the full picture" if config.eval.get("full_picture") else ""
     lines = [
@@ -72,7 +72,7 @@ def write_report(folder: Path, name: str, result: Result, source: FaceSource, co
 
 
 def faces_sheet(result: Result, source: FaceSource, config: Config, count: int = 6) -> np.ndarray:
-    """Rows of the best, the median and the worst faces; ground truth green, prediction red."""
+    """Sheet with rows of the best, the median and the worst faces; ground truth green, prediction red."""
     transform = CropTransform(config)
     order = np.argsort(result.nme)[: np.isfinite(result.nme).sum()]
     count = min(count, len(order))

@@ -1,10 +1,10 @@
-"""How well systems bear rough boxes: Tables 3 and 4 of Shao et al., TPAMI 2021, on any system and any checkpoint.
+"""Robustness of any system to inexact boxes, as in Tables 3 and 4 of Shao et al., TPAMI 2021.
 
-    python -m jaxlm.evaluation.robustness --workdirs=runs/b1,runs/gsr --data=300w:heldout --out=runs/robustness
+    python -m jaxlm.commands.robustness --workdirs=runs/b1,runs/gsr --data=300w:heldout --out=runs/robustness
 
-Table 4: the crop's box is enlarged by 10 to 50 %, moved by 5 to 25 % of the face box in a random direction, or the
+Table 4: the crop's box is enlarged by 10 to 50 %, or moved by 5 to 25 % of the face box in a random direction, or the
 picture is turned by 5° to 25°. Table 3: the face is cropped by the box around its landmarks, by the data set's own box
-and by that of OpenCV's detector (where it misses a face, by the data set's own, as in the paper).
+or by the box of OpenCV's detector. If the detector misses a face, the data set's own box is used, as in the paper.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ class Robustness(NamedTuple):
     """NME in percent of one system.
 
     Attributes:
-        perturbed: kind -> NME at each of `AMOUNTS`.
-        detectors: whose box -> NME; empty where the crop does not look at the box.
+        perturbed: kind of perturbation -> NME at each of its `AMOUNTS`.
+        detectors: kind of box (see `face_boxes`) -> NME; empty if the crop protocol does not depend on the box.
     """
 
     perturbed: dict[str, list[float]]
@@ -46,10 +46,10 @@ def measure(variables: Any, config: Config, source: sources.FaceSource, faces: d
     """Evaluates one system under every perturbation and with every kind of box.
 
     Args:
-        variables: of the checkpoint.
-        config: of the workdir.
-        source: faces, each with a box.
-        faces: name of a detector -> its boxes (N, 4); see `face_boxes`.
+        variables: parameters of the system, as `System.predict` takes them.
+        config: config of the workdir.
+        source: faces of the data set, each with a box.
+        faces: kind of box -> boxes (N, 4); see `face_boxes`.
     """
     predict, halves = jitted_predict(config)
 
@@ -74,7 +74,10 @@ def measure(variables: Any, config: Config, source: sources.FaceSource, faces: d
 
 
 def face_boxes(source: sources.FaceSource) -> dict[str, np.ndarray]:
-    """Boxes (N, 4) around the landmarks ("landmarks"), as given ("given") and detected ("haar")."""
+    """Kind of box -> boxes (N, 4): around the landmarks ("landmarks"), the data set's ("given"), detected ("haar").
+
+    The given box stands in for a detected one that is missing.
+    """
     detector = HaarDetector()
     found: dict[str, list[np.ndarray]] = {"landmarks": [], "given": [], "haar": []}
     for index in progress(range(len(source)), desc="detection", unit="face"):
@@ -89,7 +92,7 @@ def face_boxes(source: sources.FaceSource) -> dict[str, np.ndarray]:
 
 
 class _WithFaces(Sequence):
-    """Records with another box to crop by."""
+    """Records with a further field "face", the box from which the crop is taken."""
 
     def __init__(self, records, faces: np.ndarray):
         self._records, self._faces = records, faces
@@ -102,7 +105,7 @@ class _WithFaces(Sequence):
 
 
 def markdown(results: dict[str, Robustness], title: str) -> str:
-    """The tables, a line per system."""
+    """Tables in Markdown, with a line for each system."""
     lines = [title]
     for kind, amounts in AMOUNTS.items():
         lines += ["", f"| {TITLES[kind]} | " + " | ".join(f"{amount:g}" for amount in amounts) + " |"]

@@ -1,4 +1,4 @@
-"""Evaluation of any system on any data set: every sample once, every subset, protocol and normaliser named."""
+"""Evaluation of a system on a data set of stills: all samples, every subset, every normaliser of the scheme."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,11 +23,12 @@ class Result(NamedTuple):
     """Per-sample results of one data set.
 
     Attributes:
-        nme: (N,) as fractions; NaN where the face has no normaliser.
-        errors: (N, K) of each landmark, likewise; NaN where it does not exist.
-        by_normalizer: further normaliser -> (N,) NME.
+        nme: (N,) NME of each sample, as a fraction; NaN where the face has no normaliser.
+        errors: (N, K) error of each landmark, as a fraction of the normaliser; NaN where the landmark does not exist or
+            the face has no normaliser.
+        by_normalizer: name of a further normaliser -> (N,) NME, as fractions.
         landmarks: (N, K, 2) predictions in crop pixels.
-        subsets: name -> (N,) membership; "all" first.
+        subsets: name -> (N,), true where a sample belongs to the subset; "all" comes first.
     """
 
     nme: np.ndarray
@@ -55,13 +56,13 @@ class Result(NamedTuple):
         }
 
     def mean_of_bins(self) -> float | None:
-        """NME in percent as large-pose papers print it, the mean of the yaw bins; None where there are no bins."""
+        """Mean over the yaw bins of the NME in percent, as large-pose papers report it; None if a bin is missing."""
         if not set(YAW_BINS) <= set(self.subsets):
             return None
         return 100 * float(np.mean([self.nme_of(name) for name in YAW_BINS]))
 
     def parts(self, scheme: Scheme) -> dict[str, dict[str, float]]:
-        """NME and PCK20 in percent of each of the scheme's groups, over all samples."""
+        """NME and PCK20 in percent of each of the scheme's groups of landmarks, over all samples."""
         return {
             name: {
                 "nme": 100 * metrics.mean(self.errors[:, points].ravel()),
@@ -82,20 +83,22 @@ def evaluate(
     limit: int = 0,
     show_progress: bool = False,
 ) -> Result:
-    """Predicts every sample of a source (or about `limit` evenly spaced ones) and measures it in the picture's pixels.
+    """Evaluates a system on every sample of a source (or on about `limit` evenly spaced ones).
+
+    The errors are measured in pixels of the pictures.
 
     The batch is split over this process's devices and padded to a multiple of them.
 
     Args:
         predict: (variables, images) -> Prediction; jitted.
-        variables: of the system.
-        source: of faces.
-        config: of the experiment.
-        halves: of a system that normalises faces, jitted: the normalised face is then taken from the picture itself,
-            and `predict` is not used.
-        perturbation: of the crops.
-        limit: 0 for every sample.
-        show_progress: with a bar.
+        variables: parameters of the system, as `System.predict` takes them.
+        source: faces of the data set.
+        config: config of the experiment.
+        halves: halves of a system that normalises faces, jitted; with them, the normalised face is taken from the
+            picture itself, and `predict` is not used.
+        perturbation: perturbation of the crops; none where it is None.
+        limit: approximate number of samples; 0 for every sample.
+        show_progress: whether to show a progress bar.
 
     Raises:
         ValueError: if no sample has the points that the normaliser needs.
@@ -144,7 +147,7 @@ def evaluate(
 
 
 def _by_normalizer(nme: np.ndarray, source: FaceSource, config: Config) -> dict[str, np.ndarray]:
-    """NME by the scheme's other normalisers: a crop scales all lengths alike, so their ratio is the picture's."""
+    """NME by the scheme's other normalisers, from `nme` and the ratios of the normalisers in each picture."""
     names = [config.data.normalizer, *(n for n in normalizers_of(source.scheme) if n != config.data.normalizer)]
     lengths = np.zeros((len(names), len(source)))
     for index in range(len(source)):

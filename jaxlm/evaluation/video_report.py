@@ -1,4 +1,4 @@
-"""What people look at after a video evaluation: table, accuracy against flicker, trajectories, clips side by side."""
+"""Reports of an evaluation on videos: table, plots of accuracy against flicker and of trajectories, clips."""
 
 import csv
 import io
@@ -23,7 +23,7 @@ COLORS = {"frame": "black", "early": "tab:gray", "rwr": "tab:blue", "energy": "t
 
 
 def table(result: VideoResult, config: Config, title: str) -> str:
-    """Every method as a line, with its change against the first one."""
+    """Text table with a line for each method, with its change relative to the first one."""
     frames = sum(len(track.landmarks) for track in next(iter(result.tracks.values())))
     lines = [
         f"{title}: {len(result.keys)} videos, {frames} frames, crop {config.video.crop}, "
@@ -56,7 +56,7 @@ def write_report(
     step: int,
     tuned: TunedAverage | None = None,
 ) -> list[Path]:
-    """Writes `<name>.json`, `<name>_frames.csv`, trajectories and the clips of most flicker; returns the files."""
+    """Writes `<name>.json`, `<name>_frames.csv`, trajectories and the clips that flicker most; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     report = {
         "data": source.name,
@@ -89,7 +89,7 @@ def write_report(
 
 
 def _compared(result: VideoResult) -> tuple[str, str]:
-    """The two methods that are shown side by side: the first one, and RwR or else the second."""
+    """Names of the two methods shown side by side: the first one, and RwR or, without it, the second."""
     names = list(result.scores)
     return names[0], "rwr" if "rwr" in names else names[min(1, len(names) - 1)]
 
@@ -124,11 +124,11 @@ def _frames_csv(result: VideoResult) -> str:
 def write_clip(
     path: Path, video: Video, tracks: dict[str, Track], scheme: Scheme, *, captions: dict[str, str], height: int = 400
 ) -> None:
-    """Writes the video with landmarks drawn, one picture for each track side by side, each about `height` pixels."""
+    """Writes the video with landmarks, one picture for each track side by side, each about `height` pixels high."""
     with VideoWriter(path, video.file.fps) as writer:
         for time, frame in zip(range(len(video)), video.file, strict=False):
             scale = height / frame.shape[0]
-            # The codec has no wider pictures than 8192.
+            # The codec takes pictures of at most 8192 pixels in width.
             scale = min(scale, 8000 / (len(tracks) * frame.shape[1]))
             pictures = []
             for method, track in tracks.items():
@@ -144,10 +144,10 @@ def _resampling(scale: float) -> int:
 
 
 def plot_accuracy_flicker(path: Path, rows: dict[str, dict[str, dict[str, float]]]) -> None:
-    """NME against NMF, Figure 5 of Micaelli et al., CVPR 2023: methods as points, a filter's settings as a line.
+    """Plots NME against NMF as in Figure 5 of Micaelli et al., CVPR 2023: methods as points, filters as lines.
 
     Args:
-        path: of the picture.
+        path: file to write.
         rows: split -> method -> row of `VideoResult.row`.
     """
     with drawing.figure(path, columns=len(rows), size=(5.2, 4.4)) as panels:
@@ -173,14 +173,14 @@ def plot_accuracy_flicker(path: Path, rows: dict[str, dict[str, dict[str, float]
 
 
 def plot_trajectories(path: Path, video: Video, tracks: dict[str, Track], *, title: str, count: int = 3) -> None:
-    """Trajectories of the landmarks that flicker most, relative to the face's box, in percent of its size.
+    """Plots trajectories of the landmarks that flicker most, relative to the face's box, in percent of its size.
 
     Args:
-        path: of the picture.
-        video: with its labels.
-        tracks: method -> track; the first one says which landmarks flicker.
-        title: of the figure.
-        count: of landmarks.
+        path: file to write.
+        video: video with its labels.
+        tracks: method -> track; the landmarks that flicker most in the first one are chosen.
+        title: title of the figure.
+        count: number of landmarks.
     """
     center = (video.boxes[:, None, :2] + video.boxes[:, None, 2:]) / 2
     size = np.sqrt(np.prod(video.boxes[:, 2:] - video.boxes[:, :2], axis=-1))[:, None, None] / 100

@@ -1,4 +1,4 @@
-"""Landmarks on labelled videos, measured: NME, flicker (NMF), stability, jitter."""
+"""Evaluation of tracks on labelled videos: NME, flicker (NMF), stability, jitter."""
 
 from typing import Any, NamedTuple
 
@@ -14,13 +14,13 @@ from jaxlm.video import filters
 
 
 class Score(NamedTuple):
-    """How good a track is; fractions, but `nmf`, which is the released variant.
+    """Errors of one track, as fractions except for `nmf`.
 
     Attributes:
-        nme: (T,); NaN where no landmark exists.
-        flicker: (T,); NaN at the first frame.
-        nmf: see `jaxlm.metrics.nmf`.
-        nmf_paper: Eq. (11).
+        nme: (T,) NME of each frame; NaN where no landmark exists.
+        flicker: (T,) see `jaxlm.metrics.flicker`; NaN at the first frame.
+        nmf: variant "released" of `jaxlm.metrics.nmf`.
+        nmf_paper: variant "paper" of `jaxlm.metrics.nmf`, Eq. (11).
         stability: see `jaxlm.metrics.stability`.
         jitter: see `jaxlm.metrics.jitter`.
     """
@@ -39,7 +39,7 @@ def score_track(track: Track, video: Video, scheme: Scheme, normalizer_name: str
     lengths = [
         normalizer(normalizer_name, scheme, *of_frame) for of_frame in zip(truth, mask, video.boxes, strict=True)
     ]
-    # Distances between frames are small beside coordinates, so that float32 needs an origin nearby.
+    # Motion between frames is small compared with the coordinates, so float32 needs an origin near the face.
     origin = truth[mask].mean(axis=0) if mask.any() else np.zeros(2)
     pred, truth = (pred - origin).astype(np.float32), (truth - origin).astype(np.float32)
     pred = np.where(mask[..., None], pred, 0.0).astype(np.float32)
@@ -54,10 +54,10 @@ def score_track(track: Track, video: Video, scheme: Scheme, normalizer_name: str
 
 
 class VideoResult(NamedTuple):
-    """Everything about one split of videos.
+    """Tracks and scores of one split of videos.
 
     Attributes:
-        keys: of the videos.
+        keys: key of each video.
         tracks: method -> a track for each video.
         scores: method -> a score for each video.
     """
@@ -81,12 +81,12 @@ class VideoResult(NamedTuple):
 
 
 class TunedAverage(NamedTuple):
-    """An exponential moving average with the flicker of another method.
+    """Exponential moving average that is tuned to the flicker of another method.
 
     Attributes:
-        alpha: of the average.
-        nme: mean over the videos, as a fraction.
-        nmf: mean over the videos, released variant.
+        alpha: α of the average, in (0, 1].
+        nme: NME, mean over the videos, as a fraction.
+        nmf: NMF, mean over the videos, variant "released".
     """
 
     alpha: float
@@ -94,16 +94,25 @@ class TunedAverage(NamedTuple):
     nmf: float
 
     def row(self) -> dict[str, float]:
-        """As `VideoResult.row` has it: the NME in percent."""
+        """Values for tables, with the NME in percent as in `VideoResult.row`."""
         return {"alpha": self.alpha, "nme": 100 * self.nme, "nmf": self.nmf}
 
 
 def tune_average(
     result: VideoResult, source: VideoSource, config: Config, *, base: str = "frame", like: str = "rwr"
 ) -> TunedAverage | None:
-    """The average of `base`'s landmarks whose NMF is that of `like`: what `like` has to beat in NME.
+    """Moving average of the landmarks of `base` with the NMF of `like`, a baseline for the NME of `like`.
 
-    None where either method was not run, `like` flickers no less than `base`, or no average of α down to 0.3 does.
+    Args:
+        result: tracks and scores of the videos.
+        source: the same videos with their labels.
+        config: config of the experiment; its normaliser is used.
+        base: method whose landmarks are averaged.
+        like: method whose NMF the average must reach.
+
+    Returns:
+        The average; None if either method was not run, `like` flickers no less than `base`, or no α down to 0.3
+        reaches the NMF of `like`.
     """
     if base not in result.tracks or like not in result.tracks:
         return None
@@ -118,7 +127,7 @@ def tune_average(
         nme = metrics.mean(np.array([metrics.mean(score.nme) for score in scores]))
         return TunedAverage(alpha, nme, metrics.mean(np.array([score.nmf for score in scores])))
 
-    # From no smoothing downwards the flicker falls and then, with the lag, rises again: the first crossing counts.
+    # As α decreases from 1, the flicker falls and later rises again with the lag; the first crossing is taken.
     if average(1.0).nmf <= wanted:
         return None
     grid = np.arange(0.9, 0.25, -0.1)
@@ -133,7 +142,7 @@ def tune_average(
 
 
 def evaluate_videos(follower: Follower, source: VideoSource, config: Config) -> VideoResult:
-    """Tracks and measures every video of a source, in batches of like length."""
+    """Tracks every video of a source, in batches of similar length, and measures the tracks."""
     count = len(source)
     keys = [source.records[index]["key"].decode() for index in range(count)]
     tracks: dict[str, list[Any]] = {method.name: [None] * count for method in follower.methods}

@@ -1,4 +1,4 @@
-"""Batch norms folded for inference: into the convolution before them where there is one, else into one multiply-add."""
+"""Folds batch norms for inference: into the convolution before them if there is one, else into one multiply-add."""
 
 import collections
 from collections.abc import Callable, Iterator
@@ -17,22 +17,27 @@ _CONVOLUTIONS = (nn.Conv, nn.Dense, DepthwiseConv)
 
 
 class _Affine(NamedTuple):
-    """What a norm is with running statistics: x · gain + shift."""
+    """Batch norm with running statistics, as x · gain + shift.
+
+    Attributes:
+        gain: (C,), or None if the convolution before it contains it.
+        shift: (C,), or None if the convolution before it contains it.
+    """
 
     gain: np.ndarray | None
     shift: np.ndarray | None
 
 
 def fold_batch_norms(function: Callable[..., Any], variables: Any, *inputs: Any) -> Callable[..., Any]:
-    """A function of the inputs alone, whose constants are the variables without batch norms.
+    """Binds a function to its variables, with batch norms folded.
 
     Args:
-        function: (variables, *inputs) -> anything, which applies Flax modules that normalise by running statistics.
-        variables: {"params", "batch_stats"}, arrays.
-        *inputs: arrays or shapes, to look at the function once.
+        function: (variables, *inputs) -> any outputs. It applies Flax modules whose batch norms use running statistics.
+        variables: {"params", "batch_stats"} of arrays.
+        *inputs: arrays or `jax.ShapeDtypeStruct`, with which the function is traced once.
 
     Returns:
-        (*inputs) -> what `function` returns, to rounding.
+        (*inputs) -> the outputs of `function`, equal up to rounding; the folded variables are its constants.
     """
     variables = jax.tree.map(jnp.asarray, variables)
     changed: dict[int, Any] = {}
@@ -72,13 +77,18 @@ def fold_batch_norms(function: Callable[..., Any], variables: Any, *inputs: Any)
 
 
 def _find_norms(function: Callable[..., Any], variables: Any, inputs: Any) -> dict[int, tuple[Any, float, Any]]:
-    """Identity of each norm's mean -> its variables, its epsilon, and the parameters of the convolution before it, or
-    None where there is none or either of the two has another partner in some call."""
-    outputs: dict[int, tuple[str, int, Any]] = {}  # identity of an output -> name, identity of its kernel, the output
-    kernels: dict[int, Any] = {}  # identity of a kernel -> the convolution's parameters
+    """Batch norms of a function, and the convolutions into which they can be folded.
+
+    Returns:
+        `id` of each norm's mean -> the norm's variables, its epsilon, and the parameters of the convolution before it.
+        The parameters are None if there is no such convolution, if its output is also used elsewhere, or if the norm or
+        the convolution has another partner in some call.
+    """
+    outputs: dict[int, tuple[str, int, Any]] = {}  # id of an output -> its name, id of its kernel, the output
+    kernels: dict[int, Any] = {}  # id of a kernel -> the convolution's parameters
     norms: dict[int, tuple[Any, float]] = {}
-    before: dict[int, list[tuple[str, int] | None]] = collections.defaultdict(list)  # calls of each norm
-    names: dict[int, list[str]] = collections.defaultdict(list)  # calls of each kernel
+    before: dict[int, list[tuple[str, int] | None]] = collections.defaultdict(list)  # inputs of each norm's calls
+    names: dict[int, list[str]] = collections.defaultdict(list)  # outputs of each kernel's calls
 
     def watch(call, args, keywords, context):
         module = context.module
@@ -89,7 +99,7 @@ def _find_norms(function: Callable[..., Any], variables: Any, inputs: Any) -> di
             norms[key] = module.variables, module.epsilon
             made = outputs.get(id(args[0]))
             before[key].append(None if made is None else made[:2])
-            return checkpoint_name(args[0], "norm")  # its only use of the input
+            return checkpoint_name(args[0], "norm")  # counts as one use of the input
         output = call(*args, **keywords)
         if isinstance(module, _CONVOLUTIONS):
             name, kernel = f"convolution {len(outputs)}", id(module.variables["params"]["kernel"])
@@ -115,7 +125,7 @@ def _find_norms(function: Callable[..., Any], variables: Any, inputs: Any) -> di
 
 
 def _count_uses(jaxpr: Any) -> dict[str, int]:
-    """Name of a `checkpoint_name` -> how often its value is used."""
+    """Number of uses of the values that `checkpoint_name` marks, by their names."""
     uses: dict[str, int] = {}
     for inner in _jaxprs(jaxpr):
         read = collections.Counter(id(var) for eqn in inner.eqns for var in eqn.invars)
@@ -127,7 +137,7 @@ def _count_uses(jaxpr: Any) -> dict[str, int]:
 
 
 def _jaxprs(jaxpr: Any) -> Iterator[Any]:
-    """A jaxpr and all within it."""
+    """Yields a jaxpr and all jaxprs nested in it."""
     yield jaxpr
     for eqn in jaxpr.eqns:
         for inner in inner_jaxprs(eqn):

@@ -1,7 +1,7 @@
-"""Functions of JAX as ONNX graphs with a dynamic batch, through jax2onnx.
+"""Converts JAX functions to ONNX graphs with a dynamic batch, through jax2onnx.
 
-What jax2onnx 0.17 cannot say with a dynamic batch, or ONNX Runtime cannot run, is first put into other operations of
-the same result.
+Operations that jax2onnx 0.17 cannot convert with a dynamic batch, or that ONNX Runtime cannot run, are first replaced
+by others with the same result.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import jax.extend
 import jax.numpy as jnp
 from jax import lax
 
-# Calls are written out: the name under which each keeps its function.
+# Calls that are inlined: name of the primitive -> parameter that holds its jaxpr.
 _CALLS = {
     "jit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -29,7 +29,7 @@ _CALLS = {
 
 
 class _Platform(int):
-    """Which branch of `lax.platform_dependent` is taken: known here, where it is an array for XLA."""
+    """Index of the branch of `lax.platform_dependent` that is taken: a number here, an array for XLA."""
 
 
 def to_onnx(
@@ -39,13 +39,13 @@ def to_onnx(
     input_name: str,
     output_names: Sequence[str],
 ) -> bytes:
-    """An ONNX model of a function of one array.
+    """Converts a function of one array to a serialised ONNX model.
 
     Args:
-        function: array -> arrays; of `lax.platform_dependent` the default branch is taken.
-        spec: of the array; a symbolic first dimension (`jax.export.symbolic_shape`) stays dynamic.
-        input_name: of the array.
-        output_names: of the results.
+        function: array -> arrays. The default branch of `lax.platform_dependent` is converted.
+        spec: shape and type of the array; a symbolic first dimension (`jax.export.symbolic_shape`) stays dynamic.
+        input_name: name of the input in the ONNX graph.
+        output_names: names of the outputs in the ONNX graph.
 
     Raises:
         ValueError: if jax2onnx is not installed.
@@ -53,9 +53,9 @@ def to_onnx(
     try:
         import jax2onnx  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
-        raise ValueError("ONNX needs jax2onnx and onnxruntime: pip install '.[export]'.") from None
+        raise ValueError("Export to ONNX needs jax2onnx and onnxruntime: pip install '.[export]'.") from None
     closed = jax.make_jaxpr(function)(spec)
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # of shapes that it leaves to the runtime
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # hides warnings about shapes known only at run time
     with contextlib.redirect_stdout(io.StringIO()):
         model = jax2onnx.to_onnx(
             lambda array: tuple(_evaluate(closed.jaxpr, closed.consts, array)),
@@ -67,7 +67,7 @@ def to_onnx(
 
 
 def _evaluate(jaxpr: Any, consts: Sequence[Any], *args: Any) -> list[Any]:
-    """`jax.core.eval_jaxpr` with other operations in the place of some."""
+    """Evaluates a jaxpr like `jax.core.eval_jaxpr`, with the operations of `_REWRITES` replaced."""
     values: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
 
     def read(var: Any) -> Any:
@@ -80,7 +80,7 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], *args: Any) -> list[Any]:
         elif name == "platform_index":
             outputs = [_Platform(len(params["platforms"]) - 1)]
         elif any(isinstance(operand, _Platform) for operand in operands):
-            if name != "cond":  # a conversion or a clamp on the way
+            if name != "cond":  # a conversion or a clamp of the index
                 outputs = [operand for operand in operands if isinstance(operand, _Platform)]
             else:
                 branch = params["branches"][operands[0]]
@@ -96,9 +96,9 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], *args: Any) -> list[Any]:
 
 
 def _max_pool(x, *, window_dimensions, window_strides, padding, **others):
-    """ONNX pools channels-first pictures only."""
+    """Max pooling as the maximum of shifted windows, because ONNX pools only channels-first images."""
     if any(step != 1 for name in ("base_dilation", "window_dilation") for step in others.get(name) or ()):
-        raise ValueError("A pooling with dilations cannot be exported to ONNX.")
+        raise ValueError("Max pooling with dilations cannot be exported to ONNX.")
     x = _pad(x, jnp.array(-jnp.inf, x.dtype), padding_config=[(low, high, 0) for low, high in padding])
     axes = [axis for axis, size in enumerate(window_dimensions) if size > 1]
     shifted = []
@@ -114,7 +114,7 @@ def _max_pool(x, *, window_dimensions, window_strides, padding, **others):
 
 def _pad(x, value, *, padding_config):
     if any(interior or low < 0 or high < 0 for low, high, interior in padding_config):
-        raise ValueError("Padding between the elements, or less than none, cannot be exported to ONNX.")
+        raise ValueError("Interior or negative padding cannot be exported to ONNX.")
     for axis, (low, high, _) in enumerate(padding_config):
         shapes = [tuple(width if i == axis else size for i, size in enumerate(x.shape)) for width in (low, high)]
         before, after = (lax.broadcast(jnp.asarray(value, x.dtype), shape) for shape in shapes)
@@ -124,7 +124,10 @@ def _pad(x, value, *, padding_config):
 
 
 def _gather(operand, indices, *, dimension_numbers, slice_sizes, **others):
-    """Windows of pictures, as `jaxlm.systems.reinit.sampler` reads them, are read pixel by pixel from one long list."""
+    """Reads windows of images pixel by pixel from a flat list, for `jaxlm.systems.reinit.sampler`.
+
+    Other gathers are unchanged.
+    """
     numbers = dimension_numbers
     if operand.ndim != 4 or numbers.operand_batching_dims != (0,) or numbers.start_index_map != (2, 1):
         return lax.gather_p.bind(operand, indices, dimension_numbers=numbers, slice_sizes=slice_sizes, **others)

@@ -1,8 +1,8 @@
-"""Morphable models fitted to 2D landmarks, so that any landmark data set trains the regression of parameters.
+"""Fits morphable models to 2D landmarks, so that any landmark data set can train the regression of parameters.
 
-Maximum a posteriori, by Levenberg–Marquardt (jaxopt) over pose and coefficients of a whole batch at once: the squared
-distances of the projected landmarks, in face sizes, and the coefficients' squares, in their standard deviations, times
-the squared noise of an annotation.
+The fit is the maximum a posteriori, found by Levenberg–Marquardt (jaxopt) over pose and coefficients, a batch of faces
+at once. The cost is the sum of the squared distances of the projected landmarks, in face sizes, and of the squared
+coefficients, in standard deviations, times the squared noise of an annotation.
 """
 
 import functools
@@ -20,20 +20,21 @@ from jaxlm.face3d.morphable import MorphableModel
 from jaxlm.schemes import FACES68
 from jaxlm.support.progress import progress
 
-VERSION = 1  # of the fits; raise it when they come out differently, and cached ones are made again
+VERSION = 1  # of the fits; raise it when their results change, so that cached fits are computed again
 _START_YAWS = (-75.0, -45.0, -20.0, 0.0, 20.0, 45.0, 75.0)
-NOISE = 0.015  # of an annotation, in face sizes
-FEWEST = 6  # landmarks that a fit needs
-_OCCLUDED = 0.5  # weight of a landmark that something covers: it was guessed
+NOISE = 0.015  # standard deviation of an annotation, in face sizes
+FEWEST = 6  # number of landmarks that a fit needs
+_OCCLUDED = 0.5  # weight of an occluded landmark, whose position the annotator guessed
 
 
 class Fit(NamedTuple):
     """Fitted faces.
 
     Attributes:
-        params: (N, P) in the frame of the pictures, see `jaxlm.face3d.parameters`.
-        residual: (N,) mean distance of the landmarks that count, in face sizes (√(w·h) of the points' box).
-        residual_all: (N,) likewise, of all that exist, hidden contour points included.
+        params: (N, P) parameters in the frame of the pictures, see `jaxlm.face3d.parameters`.
+        residual: (N,) mean distance between fitted and given landmarks, in face sizes (√(w·h) of the landmarks' box),
+            over the landmarks of weight 0.5 or more.
+        residual_all: (N,) mean distance over all landmarks that exist, including the hidden contour.
     """
 
     params: np.ndarray
@@ -51,28 +52,32 @@ def fit_landmarks(
     batch_size: int = 512,
     show_progress: bool = False,
 ) -> Fit:
-    """Parameters whose landmarks lie on the given ones.
+    """Fits the model to the landmarks of N faces.
 
     Args:
         landmarks: (N, 68, 2) in pixels.
         mask: (N, 68), true where a landmark exists.
-        visibility: (N, 68), 1 visible, 0 occluded; those count half.
-        model: of the 68 landmarks alone (`jaxlm.face3d.morphable.landmark_model`).
-        contour: "2d" where annotators put the hidden half of the contour on the face's outline, as in most data sets:
-            it counts less the more the face is turned, from 10° of yaw, and nothing beyond 25°. "3d" where they follow
-            the jaw: all counts.
-        batch_size: faces at a time, at most.
-        show_progress: with a bar.
+        visibility: (N, 68), 1 visible, 0 occluded. The distances of occluded landmarks have weight 0.5.
+        model: model of the 68 landmarks only, as `jaxlm.face3d.morphable.landmark_model` makes it.
+        contour: "2d" if the annotations put the hidden half of the contour on the face's outline, as in most data sets:
+            the weight of that half falls from 1 at 10° of yaw to 0 at 25°. "3d" if the annotations follow the jaw: the
+            whole contour has full weight.
+        batch_size: largest number of faces that are fitted at once.
+        show_progress: whether to show a progress bar.
+
+    Returns:
+        Parameters and residuals of the N faces.
 
     Raises:
-        ValueError: for another contour, a model that is not of 68 vertices, or a face with fewer than 6 landmarks.
+        ValueError: if `contour` is unknown, the model does not have 68 vertices, there is no face, or a face has fewer
+            than 6 landmarks.
     """
     if contour not in ("2d", "3d"):
         raise ValueError(f'contour must be "2d" or "3d", got {contour!r}.')
     if len(model.mean) != 68:
-        raise ValueError(f"Landmarks are fitted by a model of 68 vertices, not of {len(model.mean)}.")
+        raise ValueError(f"The model must be a landmark_model of 68 vertices; it has {len(model.mean)}.")
     if not len(landmarks):
-        raise ValueError("There is no face with enough landmarks to fit the model to.")
+        raise ValueError(f"No face has the {FEWEST} landmarks that a fit needs.")
     few = np.flatnonzero(mask.sum(axis=1) < FEWEST)
     if len(few):
         raise ValueError(f"{len(few)} faces have less than {FEWEST} landmarks, the first is number {few[0]}.")
@@ -99,14 +104,14 @@ def fit_landmarks(
 
 
 def mirrored(landmarks: np.ndarray, mask: np.ndarray, visibility: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The faces as a mirror at column 0 shows them: x is turned into −x and sides swap their names."""
+    """Faces mirrored at column 0: x becomes −x, and left and right landmarks swap their indices."""
     order = FACES68.flip
     return landmarks[:, order] * [-1.0, 1.0], mask[:, order], visibility[:, order]
 
 
 @functools.partial(jax.jit, static_argnames="flat_contour")
 def _fit_batch(points, weight, mask, model: MorphableModel, flat_contour: bool):
-    """Parameters for points (B, 68, 2) in face sizes, y up; their residuals."""
+    """Parameters (B, P) for points (B, 68, 2) in face sizes, y up, and both residuals (B,)."""
     one = functools.partial(_fit_one, model=model, flat_contour=flat_contour)
     return jax.vmap(one)(points, weight, mask)
 
@@ -115,7 +120,7 @@ def _fit_one(points, weight, mask, model: MorphableModel, flat_contour: bool):
     count = model.identity.shape[2]
     basis = jnp.concatenate([model.identity, model.expression], axis=-1)
     prior_mean, prior_std = model.param_mean[12:], model.param_std[12:]
-    # In face sizes of the model, and coefficients in standard deviations about their mean.
+    # The model in units of its own face size; coefficients in standard deviations from their mean.
     mean = model.mean + basis @ prior_mean
     unit = jnp.sqrt(jnp.prod(jnp.ptp(mean[:, :2], axis=0)))
     center = mean.mean(axis=0)
@@ -170,7 +175,7 @@ def _minimize(function: Any, start: Array, steps: int, *arguments: Any) -> Array
 
 
 def _small_rotation(vector: Float[Array, "3"]) -> Float[Array, "3 3"]:
-    """Rotation by the vector's length about it (Rodrigues); smooth at zero."""
+    """Rotation about a vector by its length in radians (Rodrigues' formula); smooth at zero."""
     square = jnp.sum(jnp.square(vector))
     tiny = square < 1e-8
     angle = jnp.sqrt(jnp.where(tiny, 1.0, square))
@@ -183,7 +188,10 @@ def _small_rotation(vector: Float[Array, "3"]) -> Float[Array, "3 3"]:
 
 
 def _contour_weight(yaw: Float[Array, ""]) -> Float[Array, " 68"]:
-    """Less for the hidden half of the contour: on the viewer's left (points 0 to 7) for a positive yaw in degrees."""
+    """Weights of the landmarks at a yaw in degrees: below 1 on the hidden half of the contour.
+
+    The hidden half is on the viewer's left (points 0 to 7) for a positive yaw.
+    """
     index = jnp.arange(68)
     hidden = jnp.where(yaw > 0, index < 8, (index > 8) & (index < 17))
     return jnp.where(hidden, jnp.clip((25.0 - jnp.abs(yaw)) / 15.0, 0.0, 1.0), 1.0)

@@ -1,8 +1,8 @@
-"""The built-in head: a procedural morphable model, drawn by hand from anthropometry and nobody's scan.
+"""The built-in head: a procedural morphable model, designed by hand from anthropometry. It contains no scan.
 
-Millimetres; the origin lies between the eyes. The surface is a star-shaped grid of azimuth and height around a
-vertical axis, whose radius passes through 98 landmarks and some anchors that were placed by hand. Landmarks are
-vertices, so they follow every mode exactly. 40 identity modes, 10 expressions.
+Lengths are in millimetres; the origin lies between the eyes. The surface is a star-shaped grid of azimuth and height
+around a vertical axis. Its radius passes through 98 landmarks and some anchors, which were placed by hand. Landmarks
+are vertices, so they follow every mode exactly. There are 40 identity modes and 10 expressions.
 """
 
 import functools
@@ -13,7 +13,7 @@ from scipy.interpolate import CubicSpline, PchipInterpolator, RBFInterpolator
 from jaxlm.face3d.morphable import MorphableModel, make_model
 from jaxlm.schemes import FACES98
 
-AXIS_Z = -75.0  # the head's vertical axis
+AXIS_Z = -75.0  # z of the head's vertical axis
 TOP, BOTTOM = 112.0, -165.0
 EXPRESSIONS = (
     "mouth_open", "mouth_closed", "smile", "frown", "pucker",
@@ -59,7 +59,7 @@ def _mirrored(points: list) -> list[tuple[float, float, float]]:
 
 
 def landmarks98() -> np.ndarray:
-    """(98, 3) landmarks of the mean head."""
+    """Landmarks (98, 3) of the mean head in millimetres."""
     half = np.array(_CONTOUR, np.float64)
     contour = np.concatenate([half, (half[:-1] * [-1, 1, 1])[::-1]])
     contour = CubicSpline(np.arange(17), contour)(np.linspace(0, 16, 33))
@@ -82,13 +82,13 @@ def landmarks98() -> np.ndarray:
 
 
 def _polar(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Azimuth (0 in front, radians) and radius about the axis of points (N, 3)."""
+    """Azimuth (radians, 0 in front) and radius of points (N, 3) about the head's axis."""
     z = points[:, 2] - AXIS_Z
     return np.arctan2(points[:, 0], z), np.hypot(points[:, 0], z)
 
 
 def _base_radius(azimuth: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """A skull and a neck without features."""
+    """Radius in millimetres of a skull and neck without features, at azimuths in radians and heights y."""
     front = 0.5 + 0.5 * np.cos(azimuth)
     heights = [-165, -135, -118, -100, -85, -70, -55, -40, -20, 20, 60, 80, 95, 105, 112]
     widths = [66, 55, 52, 52, 54, 60, 66, 70, 73, 76, 72, 62, 48, 32, 2]
@@ -100,7 +100,7 @@ def _base_radius(azimuth: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _grid() -> tuple[np.ndarray, np.ndarray]:
-    """Azimuths and heights, denser where features are small."""
+    """Azimuths (radians) and heights (millimetres) of the grid, denser where features are small."""
     front = np.deg2rad(np.concatenate([np.linspace(0, 45, 16), np.linspace(49, 89, 10), np.linspace(96, 180, 13)]))
     azimuth = np.concatenate([-front[:0:-1], front])
     heights = [
@@ -148,7 +148,7 @@ def head() -> MorphableModel:
 
 
 def triangle_sizes(mean: np.ndarray, expression: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """(F,) longest edge of each triangle in millimetres, over the mean head and every expression."""
+    """Longest edge (F,) of each triangle in millimetres, over the mean head and every expression."""
     shapes = mean + np.moveaxis(np.concatenate([0 * expression[..., :1], expression], axis=-1), -1, 0)
     corners = shapes[:, triangles]
     edges = np.linalg.norm(corners - np.roll(corners, 1, axis=2), axis=-1)
@@ -156,10 +156,10 @@ def triangle_sizes(mean: np.ndarray, expression: np.ndarray, triangles: np.ndarr
 
 
 def contour_candidates(model: MorphableModel) -> np.ndarray:
-    """(33, n) vertices along which each contour landmark may slide.
+    """Vertices (33, n) along which each contour landmark may slide.
 
-    Annotators put the hidden half of the contour on the visible outline. Each row of the grid, from the contour
-    landmark towards the middle of the face, is where it slides; the middle of the chin does not.
+    Annotators put the hidden half of the contour on the visible outline. A contour landmark slides along its row of the
+    grid towards the middle of the face. Landmarks of the chin do not slide: their row repeats one vertex.
     """
     columns = len(_grid()[0])
     candidates = []
@@ -173,14 +173,14 @@ def contour_candidates(model: MorphableModel) -> np.ndarray:
 
 
 def texture_coordinates(azimuth: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(N, 2) texture column and row in [0, 1]; the front of the face gets most of the columns."""
+    """Texture coordinates (N, 2), column and row in [0, 1]; most of the columns show the front of the face."""
     turn = azimuth / np.pi
     column = 0.5 + 0.5 * turn * (1.7 - 0.7 * np.abs(turn))
     return np.stack([column, (TOP - y) / (TOP - BOTTOM)], axis=1)
 
 
 def texture_of_points(points: np.ndarray) -> np.ndarray:
-    """(N, 2) texture coordinates of points (N, 3) on the mean head."""
+    """Texture coordinates (N, 2) of points (N, 3) on the mean head."""
     return texture_coordinates(_polar(points)[0], points[:, 1])
 
 
@@ -211,7 +211,7 @@ def _ears(azimuth: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 class _Mode:
-    """Displacements (V, 3) as sums of smooth local pushes, mirrored left and right."""
+    """Smooth local displacements (V, 3) of a head, symmetric left and right, of which modes are sums."""
 
     def __init__(self, mean: np.ndarray):
         self.x, self.y, self.z = mean.T
@@ -219,14 +219,14 @@ class _Mode:
         self.side = np.sign(self.x)
 
     def at(self, x: float, y: float, sx: float, sy: float) -> np.ndarray:
-        """Weight (V,): gaussians at (±x, y) on the front of the head."""
+        """Weight (V,): Gaussians at (±x, y) on the front of the head, with standard deviations sx and sy."""
         sides = {-x, x}
         return self.front * sum(np.exp(-(((self.x - side) / sx) ** 2 + ((self.y - y) / sy) ** 2) / 2) for side in sides)
 
     def push(
         self, weight: np.ndarray, out: float = 0.0, up: float = 0.0, forward: float = 0.0, spread: float = 6.0
     ) -> np.ndarray:
-        """Weighted displacement; `out` points away from the middle, within `spread` of which it fades out."""
+        """Weighted displacement in millimetres; `out` points away from the middle and fades within `spread` of it."""
         return weight[:, None] * np.stack(
             [out * np.tanh(self.x / spread), np.full_like(self.x, up), np.full_like(self.x, forward)], axis=1
         )
@@ -286,7 +286,7 @@ def _identity_modes(mean: np.ndarray) -> np.ndarray:
 
 
 def _one_sided(m: _Mode, x: float, y: float, size: float, up: float = 0.0, out: float = 0.0) -> np.ndarray:
-    """A push of opposite sign on the two sides of the face: asymmetry."""
+    """Asymmetric displacement (V, 3): `up` has opposite signs on the two sides, `out` moves both sides the same way."""
     weight = m.at(x, y, size, size) * np.tanh(m.x / 10)
     return np.stack([np.abs(weight) * out, weight * up, 0 * weight], axis=1)
 
@@ -294,7 +294,7 @@ def _one_sided(m: _Mode, x: float, y: float, size: float, up: float = 0.0, out: 
 def _expression_modes(mean: np.ndarray) -> np.ndarray:
     m = _Mode(mean)
     at, push = m.at, m.push
-    # The lower lip parts from the upper one along an ellipse; the chin below follows as a whole.
+    # The lower lip separates from the upper one along an ellipse; the chin below moves as a whole.
     sharp = 1 / (1 + np.exp((m.y + 73.2) / 0.7))
     ellipse = np.clip(1 - (m.x / 24) ** 2, 0, 1) ** 0.7
     lips = 1 / (1 + np.exp(-(m.y + 90) / 3.5))
@@ -304,7 +304,7 @@ def _expression_modes(mean: np.ndarray) -> np.ndarray:
     upper_lip = at(0, -67, 15, 4.5) * (1 - sharp)
     lower_lip = at(0, -80, 15, 5.5) * sharp
     in_mouth = 1 / (1 + np.exp((np.abs(m.x) - 21.5) / 1.6))
-    # A closing lid sweeps the eye down to its lower edge; what lies above is stretched.
+    # A closing lid moves over the eye down to its lower edge; the skin above is stretched.
     lid = np.where(m.y < 6, np.clip(m.y + 4.6, 0, None), 10.6 * np.exp(-(((m.y - 6) / 5) ** 2)))
     lid = lid * m.front * np.exp(-(((np.abs(m.x) - 32) / 14) ** 4))
     narrow = np.exp(-((np.abs(m.x) / 20) ** 4))

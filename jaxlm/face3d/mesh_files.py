@@ -1,4 +1,4 @@
-"""Triangle meshes of morphable models: files, and the order in which the rasteriser draws them."""
+"""Triangle meshes of morphable models: writing OBJ and PLY files, and the drawing order for the rasteriser."""
 
 import math
 from pathlib import Path
@@ -18,13 +18,14 @@ def write_obj(
     uv: np.ndarray | None = None,
     texture: str | None = None,
 ) -> None:
-    """Writes Wavefront OBJ and, with a texture, the `.mtl` beside it.
+    """Writes a Wavefront OBJ file and, with a texture, the `.mtl` file beside it.
 
     Args:
-        path: ends in .obj.
+        path: file to write, ending in .obj.
         vertices: (V, 3).
-        triangles: (F, 3) vertices from 0.
-        uv: (V, 2) texture coordinates, column and row in [0, 1]; OBJ counts rows from below.
+        triangles: (F, 3) vertex indices, counted from 0.
+        uv: (V, 2) texture coordinates, column and row in [0, 1], rows counted from the top. The file counts them from
+            the bottom, as OBJ does.
         texture: file name of a picture beside `path`.
     """
     lines = [f"v {x:.6g} {y:.6g} {z:.6g}" for x, y, z in vertices]
@@ -40,13 +41,13 @@ def write_obj(
 
 
 def write_ply(path: Path, vertices: np.ndarray, triangles: np.ndarray, colors: np.ndarray | None = None) -> None:
-    """Writes binary PLY.
+    """Writes a binary PLY file.
 
     Args:
-        path: ends in .ply.
+        path: file to write, ending in .ply.
         vertices: (V, 3).
-        triangles: (F, 3) vertices from 0.
-        colors: (V, 3) uint8.
+        triangles: (F, 3) vertex indices, counted from 0.
+        colors: (V, 3) uint8 RGB of the vertices.
     """
     fields = [("x", "<f4"), ("y", "<f4"), ("z", "<f4")]
     names = ["property float x", "property float y", "property float z"]
@@ -68,15 +69,15 @@ def write_ply(path: Path, vertices: np.ndarray, triangles: np.ndarray, colors: n
 
 
 def draw_order(model: MorphableModel, pixels: float) -> tuple[np.ndarray, tuple[tuple[int, int], ...]]:
-    """The triangles with the smallest first, and the windows that `jaxlm.face3d.rasterizer.rasterize` needs for them.
+    """Drawing order of a model's triangles, and their groups for `jaxlm.face3d.rasterizer.rasterize`.
 
     Args:
-        model: with triangles.
-        pixels: that the landmarks' longer side takes at most.
+        model: the model whose triangles are drawn.
+        pixels: largest length in pixels of the longer side of the landmarks' box.
 
     Returns:
-        (F,) order and groups of (number of triangles, side of their window), for the mean face with some room for
-        others.
+        Order (F,) of the triangles, smallest first, and the groups (number of triangles, side of their window in
+        pixels). The windows fit the mean face and leave some room for other faces.
     """
     _, identity, expression = parameters.split(model.param_mean, model)
     mean = np.asarray(shape(model, identity, expression))

@@ -1,12 +1,13 @@
-"""Morphable models from files: the built-in head, ICT-FaceKit, the Basel Face Model, bases of landmarks alone."""
+"""Loads morphable models: the built-in head, ICT-FaceKit, the Basel Face Model, and models of landmarks only."""
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
 
 import numpy as np
 
-from jaxlm.config import Config
+from jaxlm.config import Block, Config
 from jaxlm.face3d import head
 from jaxlm.face3d.morphable import MorphableModel, make_model, with_modes
 from jaxlm.face3d.pickles import load_arrays
@@ -16,15 +17,28 @@ from jaxlm.support import matlab
 HEAD = "head"
 
 
-def model_of(config: Config) -> MorphableModel:
-    """The morphable model of `config.morphable`: {path, identity, expression, statistics}.
+@dataclasses.dataclass
+class Morphable(Block):
+    """The face model of an experiment, `config.morphable`."""
 
-    A path that is not absolute is looked for under `config.data.root`.
+    path: str = "bfm_noneck_v3.pkl"  # under data.root, see `load_face_model`; head is the built-in one
+    statistics: str = "param_mean_std_62d_120x120.pkl"  # of the parameters; "" for those of the training set
+    identity: int = 40  # modes
+    expression: int = 10  # modes
+    labels: str = "given"  # given: the data set's own parameters; fitted: to its landmarks, see `jaxlm fit`
+    contour: str = "2d"  # of the landmarks that are fitted: on the outline (2d) or on the jaw (3d)
+    max_residual: float = 0.05  # of a fit, in face sizes; faces that fit worse are left out
+
+
+def model_of(config: Config) -> MorphableModel:
+    """Loads the morphable model of `config.morphable`, which has path, identity, expression and statistics.
+
+    A path that is not absolute is relative to `config.data.root`.
 
     Raises:
-        ValueError: see `load_face_model`.
+        ValueError: if the model cannot be loaded, see `load_face_model`.
     """
-    settings = config.morphable
+    settings: Morphable = config["morphable"]
     paths = [
         name if not name or name == HEAD else str(Path(config.data.root).expanduser() / name)
         for name in (settings.path, settings.statistics)
@@ -34,22 +48,22 @@ def model_of(config: Config) -> MorphableModel:
 
 @functools.lru_cache(maxsize=4)
 def load_face_model(path: str, *, identity: int = 40, expression: int = 10, statistics: str = "") -> MorphableModel:
-    """A morphable model with 68 landmarks.
+    """Loads a morphable model with 68 landmarks.
 
     Args:
-        path: "head", the built-in one, or a file:
-            `.npz` with mean (V, 3), identity (V, 3, I) or (I, V, 3), expression likewise and, where the vertices are
-            not the landmarks themselves, triangles (or tri) (F, 3) and landmarks (68,), or a `vertex_indices.json` of
-            ICT-FaceKit beside it;
+        path: "head" for the built-in model, or a file:
+            `.npz` with mean (V, 3), identity (V, 3, I) or (I, V, 3) and expression (V, 3, E) or (E, V, 3). Unless the
+            vertices are the 68 landmarks, it also has triangles (or tri) (F, 3) and landmarks (68,); ICT-FaceKit's
+            `vertex_indices.json` beside the file replaces landmarks;
             `.pkl`, 3DDFA's `bfm_noneck_v3.pkl` with `tri.pkl` beside it;
             `.mat`, BFM 2009's `01_MorphableModel.mat` with `landmarks.txt` (68 vertices, counted from 0) and
             `expression.npz` (expression (V, 3, E)) beside it.
-        identity: how many modes are kept.
-        expression: how many modes are kept.
+        identity: number of identity modes to keep.
+        expression: number of expression modes to keep.
         statistics: file with the parameters' mean and std, `.pkl` as 3DDFA_V2 releases it, or `.npz`; "" for none.
 
     Raises:
-        ValueError: naming the file and what is wrong with it.
+        ValueError: if a file is missing or does not fit; the message names the file and the fault.
     """
     if path == HEAD:
         whole = head.head()
@@ -77,12 +91,12 @@ def load_face_model(path: str, *, identity: int = 40, expression: int = 10, stat
 def _with_statistics(model: MorphableModel, path: Path) -> MorphableModel:
     arrays = load_arrays(path) if path.suffix == ".pkl" else _npz(path)
     if not {"mean", "std"} <= set(arrays):
-        raise ValueError(f"{path} has no mean and std of the parameters.")
+        raise ValueError(f"{path} must hold two arrays, mean and std, of the parameters.")
     mean, std = (np.ravel(arrays[name]).astype(np.float32) for name in ("mean", "std"))
     if mean.shape != (model.num_params,) or std.shape != mean.shape or not (std > 0).all():
         raise ValueError(
-            f"{path} holds the statistics of {mean.size} parameters where the model has {model.num_params}, or a "
-            "standard deviation that is not positive."
+            f"{path} holds the statistics of {mean.size} parameters where the model has {model.num_params}. The "
+            "numbers must agree, and every standard deviation must be positive."
         )
     return model._replace(param_mean=model.param_mean * 0 + mean, param_std=model.param_std * 0 + std)
 
@@ -130,17 +144,20 @@ def _read_3ddfa(path: Path) -> MorphableModel:
         if name not in arrays:
             raise ValueError(f"{path} has no array {name}: it is not 3DDFA's Basel Face Model.")
     beside = path.with_name("tri.pkl")
-    # tri.pkl was made for the model without a neck, whose own triangles are another one's.
+    # tri.pkl belongs to the model without a neck; the triangles in the model's own file are those of another mesh.
     triangles = load_arrays(beside).get("") if beside.is_file() else arrays.get("tri")
     if triangles is None:
         raise ValueError(f"{path} has no triangles, and there is no {beside.name} beside it.")
     triangles = triangles.T if triangles.shape[0] == 3 else triangles
     sizes = {name: arrays[name].shape[0] for name in ("w_shp", "w_exp")}
     if arrays["u"].size % 3 or set(sizes.values()) != {arrays["u"].size}:
-        raise ValueError(f"{path}: u has {arrays['u'].size} coordinates, the bases have {sizes}.")
+        raise ValueError(
+            f"{path}: u has {arrays['u'].size} coordinates and the bases have {sizes}. The numbers must be equal and "
+            "divisible by 3."
+        )
     mean = arrays["u"].reshape(-1, 3)
     identity, expression = (arrays[name].reshape(len(mean), 3, -1) for name in ("w_shp", "w_exp"))
-    landmarks = arrays["keypoints"].ravel()[::3] // 3  # x, y and z of each in the flat array
+    landmarks = arrays["keypoints"].ravel()[::3] // 3  # the flat array holds x, y and z of each vertex
     _check_landmarks(path, landmarks, len(mean))
     return make_model(mean, identity, expression, landmarks, triangles=triangles, millimetres=1e-3)
 
@@ -157,7 +174,7 @@ def _read_bfm(path: Path) -> MorphableModel:
     try:
         landmarks = np.array([int(word) for word in listing.read_text().split()])
     except ValueError as error:
-        raise ValueError(f"{listing} must hold vertex numbers alone ({error}).") from None
+        raise ValueError(f"{listing} must hold only vertex numbers ({error}).") from None
     _check_landmarks(listing, landmarks, len(mean))
     arrays = _npz(modes)
     if "expression" not in arrays:
@@ -172,7 +189,7 @@ def _check_landmarks(path: Path, landmarks: np.ndarray, count: int) -> None:
 
 
 def _unit(landmarks: np.ndarray) -> float:
-    """Millimetres of a unit: outer eye corners are 90 mm apart in the mean of adults."""
+    """Length of the model's unit in millimetres, if the outer eye corners are 90 mm apart (the mean of adults)."""
     return 90.0 / float(np.linalg.norm(landmarks[36] - landmarks[45]))
 
 

@@ -20,12 +20,12 @@ class MorphableModel(NamedTuple):
         expression: (V, 3, E) displacement by each expression coefficient of 1.
         triangles: (F, 3) vertex indices, counter-clockwise seen from outside.
         uv: (V, 2) texture coordinates in [0, 1]: column, row.
-        landmarks: (K,) vertex of each landmark.
-        param_mean: (12 + I + E,) what is subtracted from `jaxlm.face3d.parameters` before a network regresses them; of
-            the coefficients it is their prior mean, too. 0 where nothing is known.
-        param_std: (12 + I + E,) what they are then divided by, the coefficients' prior standard deviation. 1 where
-            nothing is known.
-        millimetres: () length of the model's unit.
+        landmarks: (K,) vertex index of each landmark.
+        param_mean: (12 + I + E,) mean by which parameters (`jaxlm.face3d.parameters`) are z-scored for a network. For
+            the coefficients it is also the prior mean. 0 if it is not known.
+        param_std: (12 + I + E,) standard deviation by which parameters are z-scored. For the coefficients it is also
+            the prior standard deviation. 1 if it is not known.
+        millimetres: () length of the model's unit in millimetres.
     """
 
     mean: Float[Array, "V 3"]
@@ -40,7 +40,7 @@ class MorphableModel(NamedTuple):
 
     @property
     def num_params(self) -> int:
-        """P: 12 of the similarity, I of identity, E of expression."""
+        """Number of parameters P = 12 + I + E: of the similarity, of identity and of expression."""
         return 12 + self.identity.shape[2] + self.expression.shape[2]
 
 
@@ -56,33 +56,33 @@ def make_model(
     param_std: np.ndarray | None = None,
     millimetres: float = 1.0,
 ) -> MorphableModel:
-    """A model of NumPy arrays; see `MorphableModel` for their shapes.
+    """Makes a model from NumPy arrays; see `MorphableModel` for their shapes.
 
     Args:
-        mean: in the model's unit.
-        identity: basis.
-        expression: basis.
-        landmarks: vertices.
-        triangles: in either orientation, but all in the same; a triangulation of the mean face seen from the front
-            where it is None, which is meant for a model of landmarks alone.
-        uv: the mean face unrolled onto a cylinder where it is None.
-        param_mean: 0 where it is None.
-        param_std: 1 where it is None.
-        millimetres: of a unit.
+        mean: mean face in the model's unit.
+        identity: basis of identity.
+        expression: basis of expression.
+        landmarks: vertex indices of the landmarks.
+        triangles: vertex indices, all in the same orientation, which may be either. None triangulates the mean face
+            seen from the front, which is meant for a model of landmarks only.
+        uv: texture coordinates. None unrolls the mean face onto a cylinder.
+        param_mean: mean of the parameters; None stands for 0.
+        param_std: standard deviation of the parameters; None stands for 1.
+        millimetres: length of the model's unit in millimetres.
 
     Raises:
-        ValueError: for arrays that do not fit each other.
+        ValueError: if the arrays do not fit each other.
     """
     count = 12 + identity.shape[2] + expression.shape[2]
     if landmarks.dtype.kind not in "iu" or landmarks.min() < 0 or landmarks.max() >= len(mean):
-        raise ValueError(f"The landmarks must be whole numbers of vertices between 0 and {len(mean) - 1}.")
+        raise ValueError(f"The landmarks must be vertex indices, integers between 0 and {len(mean) - 1}.")
     for name, values in (("param_mean", param_mean), ("param_std", param_std)):
         if values is not None and values.shape != (count,):
-            raise ValueError(f"{name} is {values.shape} where the model has {count} parameters.")
+            raise ValueError(f"{name} has the shape {values.shape}, but the model has {count} parameters.")
     if triangles is None:
         triangles = _triangulated(mean)
     elif triangles.ndim != 2 or triangles.shape[1] != 3 or triangles.min() < 0 or triangles.max() >= len(mean):
-        raise ValueError(f"The triangles must be (F, 3) numbers of vertices between 0 and {len(mean) - 1}.")
+        raise ValueError(f"The triangles must be (F, 3) vertex indices between 0 and {len(mean) - 1}.")
     else:
         triangles = _outwards(mean, triangles, float(mean[landmarks, 2].mean()))
     return MorphableModel(
@@ -99,32 +99,35 @@ def make_model(
 
 
 def _triangulated(mean: np.ndarray) -> np.ndarray:
-    """(F, 3) triangles between the vertices as they are seen from the front."""
+    """Delaunay triangles (F, 3) of the vertices seen from the front, counter-clockwise."""
     triangles = Delaunay(mean[:, :2]).simplices
     return np.where(_areas(mean, triangles)[:, None] < 0, triangles[:, ::-1], triangles)
 
 
 def _outwards(mean: np.ndarray, triangles: np.ndarray, depth: float) -> np.ndarray:
-    """All triangles turned round if those in front of `depth` are clockwise, as the Basel Face Model's are."""
+    """Triangles, all reversed if those in front of `depth` are clockwise, as the Basel Face Model's are."""
     front = mean[triangles, 2].mean(axis=1) > depth
     return triangles[:, ::-1] if _areas(mean, triangles)[front].sum() < 0 else triangles
 
 
 def _areas(mean: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """(F,) twice the areas seen from the front, positive for counter-clockwise."""
+    """Twice the areas (F,) of triangles seen from the front, positive for counter-clockwise ones."""
     a, b, c = (mean[triangles[:, i], :2] for i in range(3))
     return (b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]
 
 
 def _unrolled(mean: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """Angle about an upright axis between the ends of the contour, and height, each over its range."""
+    """Texture coordinates (V, 2) in [0, 1] from a cylinder whose upright axis lies between the ends of the contour."""
     x, _, z = landmarks[[0, -1] if len(landmarks) < 17 else [0, 16]].mean(axis=0)
     flat = np.stack([np.arctan2(mean[:, 0] - x, mean[:, 2] - z), -mean[:, 1]], axis=1)
     return (flat - flat.min(axis=0)) / np.ptp(flat, axis=0)
 
 
 def select_vertices(model: MorphableModel, vertices: Int[Array, " n"]) -> MorphableModel:
-    """The same model of some of its vertices alone, for losses; triangles and landmarks still count the whole one's."""
+    """The model with only the given vertices, for losses.
+
+    `triangles` and `landmarks` are unchanged: they hold the indices of the whole model's vertices.
+    """
     return model._replace(
         mean=model.mean[vertices],
         identity=model.identity[vertices],
@@ -134,17 +137,17 @@ def select_vertices(model: MorphableModel, vertices: Int[Array, " n"]) -> Morpha
 
 
 def landmark_model(model: MorphableModel) -> MorphableModel:
-    """The model of the landmarks alone, in their order, with triangles between them."""
+    """The model with only the landmarks as vertices, in their order, and triangles between them."""
     sparse = select_vertices(model, model.landmarks)
     triangles = jnp.asarray(_triangulated(np.asarray(sparse.mean)), jnp.int32)
     return sparse._replace(triangles=triangles, landmarks=jnp.arange(len(model.landmarks)))
 
 
 def with_modes(model: MorphableModel, identity: int, expression: int) -> MorphableModel:
-    """The model with its first modes alone; 40 and 10 make the paper's 62 parameters.
+    """The model with only its first modes; 40 and 10 modes make the paper's 62 parameters.
 
     Raises:
-        ValueError: if it does not have so many.
+        ValueError: if the model has fewer modes.
     """
     have = model.identity.shape[2], model.expression.shape[2]
     if not (1 <= identity <= have[0] and 1 <= expression <= have[1]):
@@ -164,7 +167,7 @@ def with_modes(model: MorphableModel, identity: int, expression: int) -> Morphab
 def shape(
     model: MorphableModel, identity: Float[Array, "*B I"], expression: Float[Array, "*B E"]
 ) -> Float[Array, "*B V 3"]:
-    """Vertices mean + A_id α_id + A_exp α_exp."""
+    """Vertices (..., V, 3): mean + A_id α_id + A_exp α_exp."""
     return (
         model.mean.reshape((1,) * (identity.ndim - 1) + model.mean.shape)
         + jnp.einsum("vci,...i->...vc", model.identity, identity)
@@ -173,7 +176,7 @@ def shape(
 
 
 def rotation(yaw: Float[Array, "*B"], pitch: Float[Array, "*B"], roll: Float[Array, "*B"]) -> Float[Array, "*B 3 3"]:
-    """R = R_z(roll) R_x(pitch) R_y(yaw), angles in radians.
+    """Rotation matrices R = R_z(roll) R_x(pitch) R_y(yaw) of angles in radians.
 
     Positive yaw turns the face to the viewer's right, positive pitch lifts the chin, positive roll turns the head
     counter-clockwise on the screen.
@@ -201,13 +204,13 @@ def project(
     """Scaled orthographic projection to image pixels.
 
     Args:
-        vertices: in the model's unit, y up.
-        rotation: of the head.
+        vertices: vertices in the model's unit, y up.
+        rotation: rotation matrices of the head.
         scale: pixels per unit.
         center: (x, y) pixel of the model's origin.
 
     Returns:
-        x, y in pixels (y down) and the depth in pixels, larger is nearer.
+        (..., V, 3): x, y in pixels (y down) and the depth in pixels, larger is nearer.
     """
     turned = scale[..., None, None] * (vertices @ rotation.swapaxes(-1, -2))
     return jnp.concatenate(

@@ -1,15 +1,15 @@
-"""The numbers that place a morphable model in an image, as 3DDFA writes them (Guo et al., ECCV 2020, Section 2.1).
+"""Parameters of a morphable model in an image, in 3DDFA's convention (Guo et al., ECCV 2020, Section 2.1).
 
-p = [T, α]: T = [f R; t] row by row, 3 × 4, then identity and expression. V = T [S; 1] has x to the right, y up and z
-towards the viewer. Two frames are used:
+p = [T, α] holds T = [f R; t] row by row, 3 × 4, then the coefficients of identity and of expression. V = T [S; 1] has x
+to the right, y up and z towards the viewer. There are two frames:
 
-- the *picture's*: x is the pixel's column, y minus its row, both from 0;
-- the *crop's*, which networks regress, is that of the released weights: in a crop of side s x counts pixels from 1 at
-  the left and y from 1 at the bottom, so that a vertex is seen at pixel (x − 1, s − y).
+- the *picture's* frame: x is the pixel's column and y is minus its row, both counted from 0;
+- the *crop's* frame, in which networks regress, is that of the released weights: in a crop of side s, x counts pixels
+  from 1 at the left and y from 1 at the bottom, so that a vertex is seen at pixel (x − 1, s − y).
 
 Angles follow 300W-LP: R = R_x(pitch) R_y(yaw) R_z(roll). Positive pitch lifts the chin, positive yaw turns the face to
-the viewer's left, positive roll turns the head clockwise on the screen. Functions take NumPy and JAX arrays alike,
-`vertices` JAX arrays alone.
+the viewer's left, positive roll turns the head clockwise on the screen. The functions take NumPy or JAX arrays;
+`vertices` takes JAX arrays only.
 """
 
 from typing import Any
@@ -31,19 +31,19 @@ def split(params: Params, model: MorphableModel) -> tuple[Any, Any, Any]:
 
 
 def vertices(params: Float[Array, "*B P"], model: MorphableModel) -> Float[Array, "*B V 3"]:
-    """V_3d(p) = T [S̄ + A α; 1], Eq. (5), in the frame of the parameters."""
+    """Vertices V_3d(p) = T [S̄ + A α; 1], Eq. (5), in the frame of the parameters."""
     transform, identity, expression = split(params, model)
     turned = shape(model, identity, expression) @ transform[..., :3].swapaxes(-1, -2)
     return turned + transform[..., None, :, 3]
 
 
 def z_score(params: Params, model: MorphableModel) -> Params:
-    """(p − μ)/σ."""
+    """Z-scored parameters (p − μ)/σ."""
     return (params - _row(model.param_mean, params)) / _row(model.param_std, params)
 
 
 def undo_z_score(params: Params, model: MorphableModel) -> Params:
-    """Inverse of `z_score`."""
+    """Parameters σ p + μ of z-scored ones: the inverse of `z_score`."""
     return params * _row(model.param_std, params) + _row(model.param_mean, params)
 
 
@@ -52,24 +52,25 @@ def _row(vector: Any, params: Params) -> Any:
 
 
 def crop_pixels(points: Any, size: int) -> Any:
-    """Vertices (..., V, 2 or 3) in the crop's frame as pixels of the crop, y down; z stays."""
+    """Pixels (y down) in a crop of side `size` of vertices (..., V, 2 or 3) in the crop's frame; z is unchanged."""
     module = np if isinstance(points, np.ndarray) else jnp
     flat = module.stack([points[..., 0] - 1.0, size - points[..., 1]], axis=-1)
     return module.concatenate([flat, points[..., 2:]], axis=-1)
 
 
 def picture_pixels(points: Any) -> Any:
-    """Vertices (..., V, 2 or 3) in the picture's frame as its pixels, y down; z stays."""
+    """Pixels (y down) of vertices (..., V, 2 or 3) in the picture's frame; z is unchanged."""
     module = np if isinstance(points, np.ndarray) else jnp
     return points * _row(module.array([1.0, -1.0, 1.0][: points.shape[-1]], points.dtype), points)
 
 
 def move(params: Params, matrix: Any) -> Params:
-    """Parameters after the image plane is moved by a similarity.
+    """Parameters (..., P) after a similarity is applied to the image plane.
 
     Args:
         params: (..., P), not z-scored.
-        matrix: (..., 2, 3), p' = M [p; 1] in the same frame (y up), without a reflection. Depth is scaled alike.
+        matrix: (..., 2, 3) similarity p' = M [p; 1] in the frame of the parameters (y up), without a reflection. Depth
+            is scaled by the same factor.
     """
     module = np if isinstance(params, np.ndarray) else jnp
     transform = params[..., :12].reshape(*params.shape[:-1], 3, 4)
@@ -82,12 +83,13 @@ def move(params: Params, matrix: Any) -> Params:
 
 
 def to_crop(params: Params, transform: Any, size: int) -> Params:
-    """Parameters in a picture's frame as those in the frame of a crop.
+    """Converts parameters (..., P) from the picture's frame to a crop's frame.
 
     Args:
-        params: (..., P) in the picture's frame.
-        transform: (..., 2, 3) from pixels of the picture to those of the crop (y down), without a reflection.
-        size: side of the crop.
+        params: (..., P) in the picture's frame, not z-scored.
+        transform: (..., 2, 3) similarity from pixels of the picture to pixels of the crop (y down), without a
+            reflection.
+        size: side of the crop in pixels.
     """
     module = np if isinstance(params, np.ndarray) else jnp
     flip = module.array([[1.0, -1.0, 1.0], [-1.0, 1.0, -1.0]])
@@ -96,7 +98,7 @@ def to_crop(params: Params, transform: Any, size: int) -> Params:
 
 
 def to_picture(params: Params, transform: Any, size: int) -> Params:
-    """Inverse of `to_crop`: (..., P) in the frame of a crop that `transform` took from the picture."""
+    """Converts parameters (..., P) from a crop's frame to the picture's frame: the inverse of `to_crop`."""
     module = np if isinstance(params, np.ndarray) else jnp
     linear = module.linalg.inv(transform[..., :2])
     # Crop frame → crop pixels → picture pixels → picture frame.
@@ -107,7 +109,7 @@ def to_picture(params: Params, transform: Any, size: int) -> Params:
 
 
 def rotation_of_angles(pitch: Any, yaw: Any, roll: Any) -> Any:
-    """R (..., 3, 3) of angles in degrees, in 300W-LP's convention (above)."""
+    """Rotation matrices (..., 3, 3) of angles in degrees, in 300W-LP's convention (see the module)."""
     module = jnp if isinstance(pitch, Array) else np
     (sp, sy, sr), (cp, cy, cr) = (
         [function(module.deg2rad(module.asarray(angle))) for angle in (pitch, yaw, roll)]
@@ -122,16 +124,17 @@ def rotation_of_angles(pitch: Any, yaw: Any, roll: Any) -> Any:
 
 
 def pose(params: Params) -> tuple[Any, Any]:
-    """Scale (...) and angles (..., 3): pitch, yaw, roll in degrees, of parameters that are not z-scored.
+    """Scale (...) and angles (..., 3) of parameters that are not z-scored: pitch, yaw and roll in degrees.
 
-    The first two rows of T decide, as in the released code; the third is their cross product. At the gimbal lock (yaw
-    of ±90°), where pitch and roll turn about one axis, the roll is 0. Yaw lies in [−90, 90], the others in (−180, 180].
+    Both come from the first two rows of T, as in the released code; the third row of the rotation is their cross
+    product. At the gimbal lock (yaw of ±90°), where pitch and roll turn about one axis, the roll is 0. Yaw lies in
+    [−90, 90], pitch and roll in (−180, 180].
     """
     module = np if isinstance(params, np.ndarray) else jnp
     rows = params[..., :12].reshape(*params.shape[:-1], 3, 4)[..., :2, :3]
     lengths = module.linalg.norm(rows, axis=-1)
     first, second = (rows / module.maximum(lengths, 1e-12)[..., None])[..., 0, :], rows[..., 1, :]
-    second = second - (second * first).sum(axis=-1, keepdims=True) * first  # rows that a network gave
+    second = second - (second * first).sum(axis=-1, keepdims=True) * first  # a network's rows need not be orthogonal
     second = second / module.maximum(module.linalg.norm(second, axis=-1, keepdims=True), 1e-12)
     third = module.cross(first, second)
     angles = angles_of_rotation(module.stack([first, second, third], axis=-2))
@@ -139,7 +142,7 @@ def pose(params: Params) -> tuple[Any, Any]:
 
 
 def angles_of_rotation(rotation: Any) -> Any:
-    """(..., 3) pitch, yaw, roll in degrees of rotations (..., 3, 3); see `pose` for the gimbal lock."""
+    """Pitch, yaw and roll (..., 3) in degrees of rotations (..., 3, 3); see `pose` for the gimbal lock."""
     module = np if isinstance(rotation, np.ndarray) else jnp
     sine = module.clip(-rotation[..., 0, 2], -1.0, 1.0)
     locked = abs(sine) > 1.0 - 1e-7

@@ -1,4 +1,7 @@
-"""Pickles that other programs wrote, read without running anything in them: only arrays, numbers and strings."""
+"""Reads arrays from pickles of other programs without executing code in them.
+
+The unpickler builds only NumPy arrays and Python's built-in types.
+"""
 
 import pickle
 from pathlib import Path
@@ -8,13 +11,13 @@ import numpy as np
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """How pickles of protocol 2 hold bytes."""
+    """Encodes text as Latin-1, which is how pickles of protocol 2 hold bytes."""
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it holds bytes as {encoding}")
+        raise pickle.UnpicklingError(f"it holds bytes encoded as {encoding}, not latin1")
     return text.encode("latin1")
 
 
-# What NumPy's own pickles name, before and since its modules were renamed.
+# Names that pickled NumPy arrays refer to, before and after NumPy renamed its modules.
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
@@ -31,15 +34,15 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which is not an array")
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not part of an array")
         return _ALLOWED[module, name]
 
 
 def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """Arrays of a pickled dict; a pickled array alone is under the name "".
+    """Loads the arrays of a pickled dict by name; a pickled array that is not in a dict gets the name "".
 
     Raises:
-        ValueError: if the file does not exist or holds anything else.
+        ValueError: if the file does not exist or holds anything but numeric arrays.
     """
     path = Path(path)
     try:
@@ -49,12 +52,12 @@ def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} does not exist.") from None
     except Exception as error:
         reason = (str(error).splitlines() or ["empty"])[0][:160]
-        raise ValueError(f"{path} is not a pickle of arrays alone ({reason}); nothing in it was run.") from None
+        raise ValueError(f"{path} is not a pickle of arrays only ({reason}); no code in it was executed.") from None
     if isinstance(content, np.ndarray):
         content = {"": content}
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of arrays.")
     arrays = {str(key): np.asarray(value) for key, value in content.items() if value is not None}
     if any(array.dtype.kind not in "biuf" for array in arrays.values()):
-        raise ValueError(f"{path} holds arrays of something else than numbers.")
+        raise ValueError(f"{path} holds values that are not numeric; every value must be an array of numbers.")
     return arrays

@@ -1,4 +1,4 @@
-"""A vectorised z-buffer: triangle meshes to images, in one scatter, jitted, on any device."""
+"""A jitted, vectorised z-buffer that rasterises triangle meshes by scatters, on any device."""
 
 import functools
 import math
@@ -10,12 +10,12 @@ from jaxtyping import Array, Float, Int
 
 
 class Fragments(NamedTuple):
-    """What is seen at every pixel.
+    """The nearest triangle at every pixel of an image.
 
     Attributes:
-        triangle: (H, W) index of the nearest triangle, −1 for none.
-        barycentric: (H, W, 3) weights of its corners at the pixel's centre; 0 for none.
-        depth: (H, W) interpolated depth, larger is nearer; −inf for none.
+        triangle: (H, W) index of the nearest triangle; −1 if there is none.
+        barycentric: (H, W, 3) weights of its corners at the pixel's centre; 0 if there is none.
+        depth: (H, W) interpolated depth, larger is nearer; −inf if there is no triangle.
     """
 
     triangle: Int[Array, "H W"]
@@ -33,19 +33,20 @@ def rasterize(
 ) -> Fragments:
     """Nearest triangle at every pixel centre.
 
-    Each triangle tests the pixels of a square window at its upper left corner and writes those inside it, nearest
-    depth first, by a scatter of integers that hold depth above and triangle index below: depth is resolved to
-    2^(32 − log₂ F) levels. The windows' area is the cost, so triangles are drawn in groups of like size.
+    Each triangle tests the pixels of a square window at the upper left corner of its bounding box. The pixels inside
+    the triangle are written by a scatter that keeps the largest integer. An integer holds the depth in its upper bits
+    and the triangle's index in its lower bits, so depth is resolved to 2^(32 − log₂ F) levels. The cost is the windows'
+    area, so triangles are drawn in groups of similar size.
 
     Args:
-        vertices: x, y in pixels (y down), depth (larger is nearer).
-        triangles: vertex indices; both orientations are drawn.
+        vertices: (V, 3) x, y in pixels (y down) and depth (larger is nearer).
+        triangles: (F, 3) vertex indices; both orientations are drawn.
         shape: (H, W) of the image.
-        patches: (number of triangles, side of their window) of consecutive groups. A window is at least as large as
-            its largest triangle plus one pixel; what reaches further is cut off.
+        patches: (number of triangles, side of their window in pixels) of consecutive groups. A window must be at least
+            as large as the largest triangle of its group plus one pixel; triangles are cut off at their window.
 
     Raises:
-        ValueError: if the groups do not add up to F.
+        ValueError: if the groups do not add up to F triangles.
     """
     height, width = shape
     if sum(count for count, _ in patches) != triangles.shape[0]:
@@ -78,7 +79,7 @@ def rasterize(
 
 
 def _window_tests(corners: Float[Array, "F 3 3"], patch: int, shape: tuple[int, int]):
-    """Pixels (F, patch², 2) of each triangle's window, whether they are inside it, and the depth there."""
+    """Pixels (F, patch², 2) of each triangle's window, whether they lie inside the triangle, and its depth there."""
     height, width = shape
     origin = jnp.ceil(corners[..., :2].min(axis=1)).astype(jnp.int32)
     offsets = jnp.stack(jnp.meshgrid(jnp.arange(patch), jnp.arange(patch), indexing="xy"), axis=-1).reshape(1, -1, 2)
@@ -92,7 +93,7 @@ def _window_tests(corners: Float[Array, "F 3 3"], patch: int, shape: tuple[int, 
 def interpolate(
     fragments: Fragments, triangles: Int[Array, "F 3"], attributes: Float[Array, "V C"]
 ) -> Float[Array, "H W C"]:
-    """Vertex attributes at every pixel; 0 where nothing is seen."""
+    """Vertex attributes interpolated at every pixel; 0 where there is no triangle."""
     corners = attributes[triangles[jnp.maximum(fragments.triangle, 0)]]
     return jnp.einsum("hwk,hwkc->hwc", fragments.barycentric, corners)
 
@@ -119,7 +120,7 @@ def sample_texture(texture: Float[Array, "h w C"], uv: Float[Array, "*B 2"]) -> 
 
 
 def _barycentric(corners: Float[Array, "*#B 3 3"], points: Float[Array, "*#B 2"]) -> Float[Array, "*B 3"]:
-    """Weights of the corners (…, 3 corners, xyz) at the points; far outside for a triangle without area."""
+    """Barycentric weights of the corners (…, 3 corners, xyz) at the points; −1 for a triangle without area."""
     a, b, c = (corners[..., i, :2] for i in range(3))
 
     def cross(u, v):

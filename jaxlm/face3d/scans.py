@@ -1,4 +1,4 @@
-"""3D scans of faces: Wavefront files, their pictures from many sides, and a reconstruction laid upon them."""
+"""3D scans of faces: reading Wavefront files, rendering pictures of them, and aligning reconstructions with them."""
 
 import itertools
 import math
@@ -22,9 +22,9 @@ class Scan(NamedTuple):
 
     Attributes:
         vertices: (V, 3).
-        triangles: (F, 3).
-        uv: (V, 2) column and row in [0, 1].
-        texture: (h, w, 3) uint8; grey where the file names none.
+        triangles: (F, 3) vertex indices.
+        uv: (V, 2) texture coordinates, column and row in [0, 1].
+        texture: (h, w, 3) uint8 RGB; grey if the scan has no texture.
     """
 
     vertices: np.ndarray
@@ -34,10 +34,10 @@ class Scan(NamedTuple):
 
 
 def read_scan(path: Path) -> Scan:
-    """An OBJ file with the picture that its `.mtl` names; faces of more corners are cut into triangles.
+    """Reads an OBJ file and the texture that its `.mtl` file names; polygons are cut into triangles.
 
     Raises:
-        BadSample: naming the line that is not of this form.
+        BadSample: if a line is not OBJ (the message names it), or the file holds no mesh.
     """
     points, coordinates, corners, material = [], [], [], None
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
@@ -56,9 +56,9 @@ def read_scan(path: Path) -> Scan:
             raise BadSample(f"{path}, line {number} is not OBJ: {line[:60]!r}.") from None
     if not points or not corners:
         raise BadSample(f"{path} has {len(points)} vertices and {len(corners)} faces: it is not a mesh.")
-    # A vertex with two texture coordinates becomes two.
+    # A vertex with two texture coordinates becomes two vertices.
     indices = np.array(corners).reshape(-1, 2)
-    indices += np.where(indices < 0, [len(points) + 1, len(coordinates) + 1], 0)  # from the end
+    indices += np.where(indices < 0, [len(points) + 1, len(coordinates) + 1], 0)  # negative indices count from the end
     unique, inverse = np.unique(indices, axis=0, return_inverse=True)
     vertices = np.array(points)[unique[:, 0] - 1]
     if coordinates:
@@ -79,9 +79,15 @@ def _texture_of(material: Path | None) -> np.ndarray:
 
 
 def photograph(scan: Scan, pitch: float, yaw: float, size: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """A picture (size, size, 3) uint8 of a scan turned by these degrees, and its vertices (V, 3) in that frame.
+    """Renders a picture (size, size, 3) uint8 of a scan and returns it with the vertices (V, 3) in its frame.
 
-    Lit from the viewer; the scan fills two thirds of the picture.
+    The light comes from the viewer. The upright scan fills two thirds of the picture's height.
+
+    Args:
+        scan: the scan.
+        pitch: rotation of the scan in degrees, see `jaxlm.face3d.parameters`.
+        yaw: rotation of the scan in degrees.
+        size: side of the picture in pixels.
     """
     center = (scan.vertices.max(axis=0) + scan.vertices.min(axis=0)) / 2
     scale = 0.66 * size / np.ptp(scan.vertices[:, 1])
@@ -107,11 +113,17 @@ def photograph(scan: Scan, pitch: float, yaw: float, size: int = 256) -> tuple[n
 
 
 def align(points: np.ndarray, target: np.ndarray, steps: int = 40) -> np.ndarray:
-    """Points (N, 3) after the similarity that lays them onto a surface's points (M, 3): iterative closest points.
+    """Aligns points (N, 3) with a surface by a similarity (iterative closest points) and returns the moved points.
 
-    Both are in one picture's frame, so only the depth is unknown at first: it is the surface's front behind them. Each
-    step matches every point with its nearest neighbour and fits rotation, scale and shift (Umeyama, TPAMI 1991);
-    the tenth that is farthest away does not take part.
+    Points and surface are in one picture's frame, so at first only the depth is unknown. It starts at the median
+    difference between the points and the front of the surface near them. Each step matches every point with its nearest
+    neighbour on the surface and fits rotation, scale and shift (Umeyama, TPAMI 1991). The tenth of the points that is
+    farthest from the surface is left out of the fit.
+
+    Args:
+        points: (N, 3) points to align.
+        target: (M, 3) points of the surface.
+        steps: number of steps.
     """
     tree = KDTree(target)
     around = np.asarray(KDTree(target[:, :2]).query(points[:, :2], k=min(24, len(target)))[1])

@@ -1,4 +1,4 @@
-"""Dense pictures of a fitted face: its mesh over the picture, depth, PNCC, texture, and the axes of its pose."""
+"""Drawings of a fitted face: its mesh over the picture, depth, PNCC, texture, and the axes of its pose."""
 
 import math
 from typing import Any, NamedTuple
@@ -14,19 +14,19 @@ from jaxlm.face3d import mesh_files, parameters, rasterizer
 from jaxlm.face3d.morphable import MorphableModel
 from jaxlm.support.pictures import warp
 
-_SIDE = 320  # pixels of the square in which a face is drawn, whatever its size in the picture
-_ROOM = 2.2  # that square's side over the landmarks' box: forehead and neck
+_SIDE = 320  # side in pixels of the square in which a face is drawn, whatever its size in the picture
+_ROOM = 2.2  # side of that square over that of the landmarks' box, so that forehead and neck fit in
 _SKIN = np.array([0.93, 0.87, 0.82])
 
 
 class Views(NamedTuple):
-    """One face in the size of its picture.
+    """Drawings of one face, of the size of its picture.
 
     Attributes:
         mesh: (H, W, 3) uint8, the shaded mesh over the picture.
-        depth: (H, W) uint8, nearer is brighter; 0 for nothing.
+        depth: (H, W) uint8, nearer is brighter; 0 outside the face.
         pncc: (H, W, 3) uint8, projected normalised coordinate code (Zhu et al., CVPR 2016): the mean face's coordinates
-            as colours; black for nothing.
+            as colours; black outside the face.
     """
 
     mesh: np.ndarray
@@ -38,7 +38,7 @@ class FaceRenderer:
     """Draws faces of one morphable model.
 
     Args:
-        model: with triangles.
+        model: the model whose triangles are drawn.
     """
 
     def __init__(self, model: MorphableModel):
@@ -51,7 +51,7 @@ class FaceRenderer:
         self._unroll = jax.jit(self._unroll_texture, static_argnums=2)
 
     def views(self, image: np.ndarray, params: np.ndarray) -> Views:
-        """A face of a picture (H, W, 3) uint8 with its parameters (P,) in the picture's frame."""
+        """Draws one face of a picture (H, W, 3) uint8, given its parameters (P,) in the picture's frame."""
         transform = self._canvas(params)
         drawn = jax.device_get(self._draw(jnp.asarray(parameters.to_crop(params, transform, _SIDE), jnp.float32)))
         shade, depth, code, alpha = (self._paste(np.asarray(layer), transform, image.shape) for layer in drawn)
@@ -61,7 +61,7 @@ class FaceRenderer:
         return Views(*rounded)
 
     def texture(self, image: np.ndarray, params: np.ndarray, side: int = 256) -> np.ndarray:
-        """The face's colours over the texture coordinates, (side, side, 3) uint8; black where it is turned away."""
+        """Texture (side, side, 3) uint8 with the face's colours; black where the surface faces away."""
         transform = self._canvas(params)
         canvas = warp(image, transform, _SIDE)
         cropped = jnp.asarray(parameters.to_crop(params, transform, _SIDE), jnp.float32)
@@ -69,9 +69,9 @@ class FaceRenderer:
         return np.clip(np.round(np.asarray(unrolled)), 0, 255).astype(np.uint8)
 
     def colors(self, image: np.ndarray, params: np.ndarray) -> np.ndarray:
-        """(V, 3) uint8, the picture's colour at every vertex; black outside the picture."""
+        """Colours (V, 3) uint8 of the picture at every vertex; black outside the picture."""
         points = np.asarray(parameters.picture_pixels(vertices_of(params, self.model)), np.float32)[:, :2]
-        # OpenCV's maps have less than 32,768 rows.
+        # OpenCV takes maps of less than 32,768 rows only.
         rows = np.pad(points, ((0, -len(points) % 256), (0, 0))).reshape(-1, 256, 2)
         found = cv2.remap(image, rows[..., 0].copy(), rows[..., 1].copy(), cv2.INTER_LINEAR)
         return found.reshape(-1, 3)[: len(points)]
@@ -99,11 +99,11 @@ class FaceRenderer:
         vertices = parameters.vertices(params, self.model)
         pixels = parameters.crop_pixels(vertices, _SIDE)
         normals = rasterizer.vertex_normals(vertices, self.triangles)
-        # Where two surfaces unroll onto one place, the outer one is seen.
+        # Where two parts of the surface share texture coordinates, the one in front is kept.
         flat = jnp.concatenate([self.model.uv * side - 0.5, self.model.mean[:, 2:]], axis=1)
         sides = np.ptp(np.asarray(self.model.uv)[np.asarray(self.triangles)], axis=1)
         order = np.argsort(sides.max(axis=1), kind="stable")
-        order = order[sides[order, 0] < 0.5]  # the others cross the seam
+        order = order[sides[order, 0] < 0.5]  # the others cross the seam of the texture
         sides = sides.max(axis=1)[order] * side
         ends = [round(share * len(order)) for share in (0.8, 0.98, 1.0)]
         counts = np.diff([0, *ends])
@@ -125,17 +125,19 @@ class FaceRenderer:
 
 
 def vertices_of(params: np.ndarray, model: MorphableModel) -> np.ndarray:
-    """(V, 3) in the frame of the parameters (P,)."""
+    """Vertices (V, 3) of a face, in the frame of its parameters (P,)."""
     return np.asarray(parameters.vertices(jnp.asarray(params, jnp.float32), model), np.float64)
 
 
 def draw_pose(image: np.ndarray, params: np.ndarray, model: MorphableModel) -> np.ndarray:
-    """The picture with the face's axes at its middle: red to the viewer's right when frontal, green up, blue ahead.
+    """Draws the axes of a face at its middle and returns the new picture.
+
+    The red axis points to the viewer's right for a frontal face, the green one up and the blue one forwards.
 
     Args:
         image: (H, W, 3) uint8.
-        params: (P,) in the picture's frame.
-        model: of the parameters.
+        params: (P,) parameters in the picture's frame.
+        model: morphable model of the parameters.
     """
     image = image.copy()
     points = vertices_of(params, model)[np.asarray(model.landmarks)]
@@ -146,7 +148,7 @@ def draw_pose(image: np.ndarray, params: np.ndarray, model: MorphableModel) -> n
     thickness = max(round(length / 45), 1)
     ends = middle[:2] + length * rotation[:2].T
     colors = ((235, 64, 52), (72, 199, 92), (66, 135, 245))
-    # What points away from the viewer is drawn first.
+    # Axes that point away from the viewer are drawn first, so that the others cover them.
     for axis in np.argsort(rotation[2]):
         start, end = (tuple(round(v) for v in point * [1, -1]) for point in (middle[:2], ends[axis]))
         cv2.arrowedLine(image, start, end, colors[axis], thickness, cv2.LINE_AA, tipLength=0.12)
@@ -154,6 +156,6 @@ def draw_pose(image: np.ndarray, params: np.ndarray, model: MorphableModel) -> n
 
 
 def describe_pose(params: np.ndarray) -> dict[str, Any]:
-    """Angles in degrees and scale, for JSON."""
+    """Angles in degrees and scale of parameters (P,), as a dict for JSON."""
     scale, (pitch, yaw, roll) = parameters.pose(np.asarray(params))
     return {"pitch": float(pitch), "yaw": float(yaw), "roll": float(roll), "scale": float(scale)}

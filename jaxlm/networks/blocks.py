@@ -1,4 +1,4 @@
-"""Convolution blocks that the networks share. Images are NHWC."""
+"""Blocks and functions that several networks share. Images are NHWC."""
 
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ Norm = Literal["batch", "group"]
 
 
 class ConvBlock(nn.Module):
-    """Convolution with bias, LeakyReLU(0.01), normalisation: the order of the released LDEQ.
+    """Convolution with bias, LeakyReLU(0.01) and normalisation, in the order of the released LDEQ.
 
     Attributes:
         features: output channels.
@@ -21,7 +21,7 @@ class ConvBlock(nn.Module):
         stride: stride in both directions.
         norm: "batch" (running statistics, momentum 0.9) or "group".
         groups: groups of the group norm; divides `features`.
-        dtype: of the activations; parameters are float32 and statistics are taken in float32.
+        dtype: type of the activations; parameters are float32, and statistics are computed in float32.
     """
 
     features: int
@@ -57,42 +57,42 @@ def upsample_nearest(x: Float[Array, "B H W C"], factor: int = 2) -> Float[Array
 
 
 def average_pool(x: Float[Array, "B H W C"], factor: int = 2) -> Float[Array, "B h w C"]:
-    """Mean over `factor` × `factor` tiles."""
+    """Means over tiles of `factor` × `factor` pixels."""
     batch, height, width, channels = x.shape
     tiles = x.reshape(batch, height // factor, factor, width // factor, factor, channels)
     return tiles.mean(axis=(2, 4))
 
 
 def imagenet_normalize(images: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
-    """RGB in [0, 255] to zero mean and unit variance by ImageNet's statistics."""
+    """Normalises RGB images in [0, 255] by ImageNet's mean and standard deviation."""
     mean = jnp.array([123.675, 116.28, 103.53]).reshape(1, 1, 1, 3)
     std = jnp.array([58.395, 57.12, 57.375]).reshape(1, 1, 1, 3)
     return (images - mean) / std
 
 
 def check_sides(images: Array, stride: int, depth: int) -> None:
-    """Raises a ValueError unless a hourglass of this depth, at 1/`stride` of the image's resolution, fits the image."""
+    """Raises ValueError unless the images' sides are divisible by `stride` · 2^`depth`, as an hourglass needs."""
     multiple = stride * 2**depth
     if images.shape[1] % multiple or images.shape[2] % multiple:
         raise ValueError(
             f"The image is {images.shape[2]} × {images.shape[1]} pixels, but both sides must be divisible by "
-            f"{multiple} for a hourglass of depth {depth}."
+            f"{multiple} for an hourglass of depth {depth}."
         )
 
 
 def normalize_heatmaps(logits: Float[Array, "B H W K"], temperature: float) -> Float[Array, "B H W K"]:
-    """σ of Eq. (3), Micaelli et al., CVPR 2023: exp((z − max z)/T).
+    """Heatmaps exp((z − max z)/T) of logits z: σ of Eq. (3), Micaelli et al., CVPR 2023.
 
-    The maximum is taken per channel, so that the peak of each map is 1.
+    The maximum is taken per channel, so the peak of each heatmap is 1.
     """
     return jnp.exp((logits - logits.max(axis=(1, 2), keepdims=True)) / temperature)
 
 
 def make_dtype(name: str) -> Any:
-    """Type of a network's activations.
+    """JAX type of a network's activations, by its name `model.dtype`.
 
     Raises:
-        ValueError: for a name other than float32 and bfloat16.
+        ValueError: if the name is neither float32 nor bfloat16.
     """
     dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
     if name not in dtypes:
@@ -101,5 +101,5 @@ def make_dtype(name: str) -> Any:
 
 
 def count_parameters(params: Any) -> int:
-    """Numbers in a parameter tree."""
+    """Number of scalars in a parameter tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

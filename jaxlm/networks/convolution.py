@@ -1,9 +1,9 @@
-"""Convolutions that XLA's CPU backend would run slowly: gradients inside loops, and depthwise ones.
+"""Convolutions that are fast on XLA's CPU backend: gradients inside loops, and depthwise convolutions.
 
-XLA's CPU backend runs a convolution fast when its kernel is laid out HWIO. The kernel of an automatic input gradient
-is transposed and, inside a `while_loop`, stays so: each step of an adjoint solve then takes six times as long. Here
-the gradient's kernel is laid out once, outside the loop, as a residual (`benchmarks/adjoint.py` measures it). The
-price: reverse mode only.
+XLA's CPU backend runs a convolution fast if its kernel is laid out HWIO. The kernel of an automatic input gradient is
+transposed and, inside a `while_loop`, stays so: each step of an adjoint solve then takes six times as long. Here the
+forward pass lays the gradient's kernel out once, outside the loop, and keeps it for the backward pass
+(`benchmarks/adjoint.py` measures it). These functions support reverse-mode differentiation only.
 """
 
 import functools
@@ -24,7 +24,7 @@ def _convolve(x, kernel):
 
 @jax.custom_vjp
 def same_convolution(x: Float[Array, "B H W I"], kernel: Float[Array, "h w I O"]) -> Float[Array, "B H W O"]:
-    """Cross-correlation with "same" padding; the sides of the kernel are odd."""
+    """Cross-correlation with "same" padding and stride 1; the kernel's sides must be odd."""
     return _convolve(x, kernel)
 
 
@@ -42,7 +42,10 @@ same_convolution.defvjp(_forward, _backward)
 
 
 def conv_general_dilated(x: Array, kernel: Array, window_strides: Any, padding: Any, **options: Any) -> Array:
-    """Drop-in for the hook of `flax.linen.Conv`: `same_convolution` where it applies."""
+    """Convolution for the `conv_general_dilated` hook of `flax.linen.Conv`.
+
+    It is `same_convolution` if the arguments allow, else `lax.conv_general_dilated`.
+    """
     same = [((side - 1) // 2, (side - 1) // 2) for side in kernel.shape[:2]]
     plain = all(options.get(name) in (None, 1, (1, 1)) for name in ("lhs_dilation", "rhs_dilation"))
     odd = all(side % 2 == 1 for side in kernel.shape[:2])
@@ -56,11 +59,12 @@ def conv_general_dilated(x: Array, kernel: Array, window_strides: Any, padding: 
 def depthwise_convolution(
     x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C"], stride: int = 1
 ) -> Float[Array, "B h w C"]:
-    """Each channel with its own 3 × 3 kernel, "same" padding.
+    """Convolution of each channel with its own 3 × 3 kernel, with "same" padding.
 
-    XLA's CPU backend runs a grouped convolution channel by channel, and a sum over all pixels one channel at a time. So
-    there it is nine shifted products, and the kernel's gradient is gathered row by row over vectors of channels (ten
-    times as fast; `benchmarks/reinit.py`). Elsewhere it is the grouped convolution. Reverse mode only.
+    XLA's CPU backend runs a grouped convolution channel by channel, and a sum over all pixels one channel at a time. On
+    a CPU the convolution is therefore computed as nine shifted products, and the kernel's gradient is accumulated row
+    by row over vectors of channels (ten times as fast; `benchmarks/reinit.py`). On other devices it is the grouped
+    convolution. It supports reverse-mode differentiation only.
     """
     return lax.platform_dependent(
         x,
@@ -76,7 +80,7 @@ def _depthwise_forward(x, kernel, stride):
 
 def _depthwise_backward(stride, kept, gradient):
     def on_cpu(x, kernel, gradient):
-        # Without the barrier what produces them would be fused into, and computed in, each of the nine products.
+        # Without the barrier XLA would fuse the computation of x and gradient into each of the nine products.
         x, gradient = lax.optimization_barrier((x, gradient))
         return _input_gradient(x.shape, kernel, gradient, stride), _kernel_gradient(_border(x), gradient, stride)
 

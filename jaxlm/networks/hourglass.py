@@ -12,15 +12,17 @@ from jaxlm.networks.blocks import ConvBlock, average_pool, upsample_nearest
 class Hourglass(nn.Module):
     """U-shaped network whose width grows by `growth` at each of its `depth` levels.
 
-    Level i, at width wᵢ = width + i · growth. Down: 3×3 at wᵢ (kept as the skip), average pool 2, 3×3 to wᵢ₊₁. At the
-    bottom one 3×3. Up: 3×3 to wᵢ, nearest ×2, concatenated with the skip, 1×1 to wᵢ, plus a 5×5 of itself.
+    Level i has the width wᵢ = width + i · growth. On the way down it is a 3×3 block at wᵢ, whose output is kept as the
+    skip, average pooling by 2, and a 3×3 block to wᵢ₊₁. One 3×3 block follows at the bottom. On the way up, level i is
+    a 3×3 block to wᵢ, nearest upsampling by 2, concatenation with the skip, and a 1×1 block to wᵢ, to whose output a
+    5×5 block of it is added.
 
     Attributes:
-        width: channels in and out, w₀; divisible by `groups`, as is `growth`.
-        growth: channels that each level adds.
-        depth: levels; the input's sides are divisible by 2^depth.
-        groups: groups of the norms.
-        dtype: of the activations.
+        width: number of input and output channels w₀; divisible by `groups`.
+        growth: number of channels that each level adds; divisible by `groups`.
+        depth: number of levels; the input's sides must be divisible by 2^depth.
+        groups: number of groups of the group norms.
+        dtype: type of the activations.
     """
 
     width: int

@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al., CVPR 2018) and the small one of Table 2, Shao et al., TPAMI 2021, as regressors."""
+"""MobileNetV2 (Sandler et al., CVPR 2018) and the small one of Table 2, Shao et al., TPAMI 2021, for regression."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,14 @@ from jaxlm.networks.convolution import depthwise_convolution
 
 
 class Bottlenecks(NamedTuple):
-    """A row of such a table: `repeats` blocks of `features` channels, the first with the stride."""
+    """One row of a layout: `repeats` bottlenecks of `features` output channels; the first one has the stride.
+
+    Attributes:
+        expansion: width inside the bottlenecks over that of their input.
+        features: number of output channels.
+        repeats: number of bottlenecks.
+        stride: stride of the first bottleneck; the others have stride 1.
+    """
 
     expansion: int
     features: int
@@ -18,7 +25,13 @@ class Bottlenecks(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """A whole network before its fully connected layers."""
+    """Sizes of a whole MobileNetV2 before its fully connected layers.
+
+    Attributes:
+        stem: output channels of the first convolution, which has stride 2.
+        rows: the bottlenecks.
+        last: output channels of the last convolution.
+    """
 
     stem: int
     rows: tuple[Bottlenecks, ...]
@@ -40,7 +53,7 @@ SMALL = Layout(
     last=64,
 )
 
-# "Most configurations of the original"; its fifth row gets stride 2, which is what the published 0.27 GFLOPs ask for.
+# The paper keeps "most configurations of the original". Stride 2 in the fifth row gives the published 0.27 GFLOPs.
 MEDIUM = Layout(
     stem=32,
     rows=(
@@ -55,10 +68,10 @@ MEDIUM = Layout(
     last=128,
 )
 
-# For tests and first tries.
+# For tests and first experiments.
 NANO = Layout(stem=8, rows=(Bottlenecks(2, 8, 1, 2), Bottlenecks(2, 16, 1, 2)), last=16)
 
-# For images of 64×64 on a CPU: 4×4 cells are left to the fully connected layers, as the place of things needs.
+# For 64×64 images on a CPU: the last feature map has 4×4 cells, because the fully connected layers need positions.
 TINY = Layout(
     stem=16,
     rows=(Bottlenecks(1, 16, 1, 1), Bottlenecks(4, 24, 2, 2), Bottlenecks(4, 32, 2, 2), Bottlenecks(4, 48, 2, 2)),
@@ -69,10 +82,10 @@ LAYOUTS = {"nano": NANO, "tiny": TINY, "small": SMALL, "medium": MEDIUM}
 
 
 class DepthwiseConv(nn.Module):
-    """3×3 convolution of each channel by itself, without bias.
+    """3×3 convolution of each channel with its own kernel, without bias.
 
     Attributes:
-        stride: in both directions.
+        stride: stride in both directions.
     """
 
     stride: int = 1
@@ -85,12 +98,12 @@ class DepthwiseConv(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expansion by 1×1, depthwise 3×3, linear projection by 1×1; a shortcut where the shapes agree.
+    """1×1 expansion, 3×3 depthwise convolution and linear 1×1 projection, with a shortcut if the shapes agree.
 
     Attributes:
-        features: output channels.
-        stride: of the depthwise convolution.
-        expansion: width inside over the input's; with 1 there is no expansion.
+        features: number of output channels.
+        stride: stride of the depthwise convolution.
+        expansion: width inside the block over that of its input; 1 for no expansion.
     """
 
     features: int
@@ -109,10 +122,10 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """Images to feature maps.
+    """MobileNetV2 without fully connected layers: maps images to the last feature map.
 
     Attributes:
-        layout: of the blocks.
+        layout: sizes of the network.
     """
 
     layout: Layout = SMALL
@@ -129,21 +142,21 @@ class MobileNetV2(nn.Module):
 
 
 def pointwise(features: int, name: str) -> nn.Dense:
-    """1×1 convolution without bias, as the matrix product that it is."""
+    """1×1 convolution without bias, computed as a matrix product."""
     return nn.Dense(features, use_bias=False, kernel_init=nn.initializers.he_normal(), name=name)
 
 
 def batch_norm(train: bool, name: str) -> nn.BatchNorm:
-    """With the momentum and ε of PyTorch, where the papers trained."""
+    """Batch norm with the momentum and ε of PyTorch, in which the papers' networks were trained."""
     return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
 
 
 class RegressionHead(nn.Module):
-    """Fully connected layers with PReLU between them; the last one starts at zero.
+    """Fully connected layers with PReLU between them; the weights of the last layer start at zero.
 
     Attributes:
-        widths: of the hidden layers.
-        outputs: numbers that come out.
+        widths: widths of the hidden layers.
+        outputs: number of outputs.
     """
 
     widths: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Multiply-adds of a function, from its jaxpr: convolutions and matrix products, which is what networks are made of."""
+"""Counts the multiply-adds of a function in its jaxpr: those of convolutions and matrix products only."""
 
 import math
 from collections.abc import Callable
@@ -8,12 +8,12 @@ import jax
 
 
 def count_macs(function: Callable[..., Any], *inputs: Any, loop_steps: int = 1) -> int:
-    """Multiply-adds of one call.
+    """Number of multiply-adds of one call of a function.
 
     Args:
-        function: traced, not run.
-        *inputs: arrays or shapes.
-        loop_steps: how often the body of a `while_loop` runs, which its jaxpr does not say.
+        function: function to count; it is traced, not run.
+        *inputs: its arguments, arrays or `jax.ShapeDtypeStruct`.
+        loop_steps: assumed number of iterations of every `while_loop`, which a jaxpr does not tell.
     """
     return _of_jaxpr(jax.make_jaxpr(function)(*inputs).jaxpr, loop_steps)
 
@@ -31,7 +31,7 @@ def _of_jaxpr(jaxpr: Any, loop_steps: int) -> int:
                 eqn.invars[0].aval.shape[axis] for axis in contracted
             )
         elif name == "cond":
-            # Of `platform_dependent` the last branch is what is not special to a platform.
+            # `lax.platform_dependent` is a cond whose last branch is the default.
             total += _of_jaxpr(inner[-1], loop_steps)
         elif inner:
             times = {"scan": eqn.params.get("length", 1), "while": loop_steps}.get(name, 1)
@@ -40,7 +40,7 @@ def _of_jaxpr(jaxpr: Any, loop_steps: int) -> int:
 
 
 def inner_jaxprs(eqn: Any) -> list[Any]:
-    """The jaxprs that an equation calls: branches, bodies, functions."""
+    """Jaxprs that an equation calls: branches, loop bodies and functions."""
     found = []
     for value in eqn.params.values():
         for inner in value if isinstance(value, tuple | list) else (value,):

@@ -1,4 +1,4 @@
-"""ResNet-50 (He et al., CVPR 2016), with the stride in the 3×3 convolution, as a trunk for regression."""
+"""ResNet-50 (He et al., CVPR 2016) for regression, with the stride in the 3×3 convolution."""
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -7,11 +7,11 @@ _STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 and 1×1 convolutions with norms, four times as wide at the end, and a shortcut.
+    """1×1, 3×3 and 1×1 convolutions with batch norms, and a shortcut; the output is four times as wide as the inside.
 
     Attributes:
-        features: inside.
-        stride: of the 3×3 convolution and of the shortcut.
+        features: number of channels inside.
+        stride: stride of the 3×3 convolution and of the shortcut.
     """
 
     features: int
@@ -28,7 +28,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """Images to 2048 numbers: the mean of the last feature map."""
+    """ResNet-50 without its fully connected layer: maps images to the mean of the last feature map."""
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B 2048"]:

@@ -1,1 +1,1 @@
-"""Trained models at work: any form loaded, faces found, followed and written."""
+"""Prediction with trained models: loads them, finds and tracks faces, and writes the results."""

@@ -1,5 +1,4 @@
-"""Face boxes: from OpenCV's own Haar cascades, which its package carries, so that nothing is downloaded; from YuNet
-where its model is at hand; or the whole picture."""
+"""Face detectors: OpenCV's Haar cascades (in its package), YuNet (from its ONNX file), or the whole picture."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,27 +6,27 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-# image (H, W, 3) uint8 RGB -> boxes (N, 4) around what the landmarks span, the largest first
+# image (H, W, 3) uint8 RGB -> boxes (N, 4) around the faces' landmarks, the largest first
 Detector = Callable[[np.ndarray], np.ndarray]
 
 DETECTORS = ("haar", "yunet", "whole")
-_LEAST_VOTES = 0.25  # of the surest face in the picture
-_LARGEST_SIDE = 480  # pixels; the cascades are slow on more and no better
-# Where the landmarks of 68 and 98 points lie in a detector's box of width and height 1: left, top, right, bottom.
+_LEAST_VOTES = 0.25  # of the largest number of votes in the picture
+_LARGEST_SIDE = 480  # pixels; on larger images the cascades are slower and no better
+# Extent of 68 and 98 landmarks in a detector's box of width and height 1: left, top, right, bottom.
 _IN_FRONTAL = (0.12, 0.22, 0.88, 1.02)
 _IN_PROFILE = (0.05, 0.28, 0.77, 1.02)
 _IN_YUNET = (0.0, 0.22, 1.0, 1.0)
 
 
 def make_detector(name: str, *, yunet: str | Path | None = None) -> Detector:
-    """The detector of a name.
+    """Face detector with the given name.
 
     Args:
-        name: of `DETECTORS`.
-        yunet: YuNet's ONNX file.
+        name: one of `DETECTORS`.
+        yunet: path of YuNet's ONNX file, for the name "yunet".
 
     Raises:
-        ValueError: for another name, or a missing or foreign file.
+        ValueError: if the name is unknown, or YuNet's file is missing or cannot be read.
     """
     if name == "haar":
         return HaarDetector()
@@ -39,13 +38,13 @@ def make_detector(name: str, *, yunet: str | Path | None = None) -> Detector:
 
 
 def whole_picture(image: np.ndarray) -> np.ndarray:
-    """One box (1, 4) that covers a picture of a face."""
+    """Box (1, 4) that covers the whole picture."""
     height, width = image.shape[:2]
     return np.array([[-0.5, -0.5, width - 0.5, height - 0.5]])
 
 
 class HaarDetector:
-    """Viola–Jones faces (Viola & Jones, CVPR 2001): frontal ones and, where there are none, profiles."""
+    """Viola–Jones detector (Viola & Jones, CVPR 2001) of frontal faces and, if there are none, of profiles."""
 
     def __init__(self):
         self._frontal, self._profile = _cascade("frontalface_default"), _cascade("profileface")
@@ -53,7 +52,7 @@ class HaarDetector:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Boxes (N, 4) of the faces in an image (H, W, 3) uint8 RGB, the largest first.
 
-        A box is what the landmarks of a face span, brows to chin, as far as the cascade can tell.
+        Each box is an estimate of the box around the face's landmarks, from the brows to the chin.
         """
         scale = min(1.0, _LARGEST_SIDE / max(image.shape[:2]))
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
@@ -62,13 +61,13 @@ class HaarDetector:
         grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         boxes = _inner(_detect(self._frontal, grey), _IN_FRONTAL)
         if len(boxes) == 0:
-            boxes = _inner(_detect(self._profile, grey), _IN_PROFILE)  # it knows faces that look to the left
+            boxes = _inner(_detect(self._profile, grey), _IN_PROFILE)  # this cascade finds faces that look to the left
         if len(boxes) == 0:
             mirrored = _inner(_detect(self._profile, grey[:, ::-1].copy()), _IN_PROFILE)
             boxes = np.stack(
                 [grey.shape[1] - mirrored[:, 2], mirrored[:, 1], grey.shape[1] - mirrored[:, 0], mirrored[:, 3]], axis=1
             )
-        return _largest_first(boxes / scale - 0.5)  # edges, of pixels whose centres are integers
+        return _largest_first(boxes / scale - 0.5)  # pixel edges, in coordinates with integer pixel centres
 
 
 def _cascade(name: str) -> cv2.CascadeClassifier:
@@ -80,16 +79,16 @@ def _cascade(name: str) -> cv2.CascadeClassifier:
 
 
 def _detect(cascade: cv2.CascadeClassifier, grey: np.ndarray) -> np.ndarray:
-    """Boxes (N, 4) x y width height."""
+    """Boxes (N, 4), x y width height, that a cascade finds in a grey image (H, W)."""
     smallest = max(round(0.08 * min(grey.shape)), 24)
     found, votes = cascade.detectMultiScale2(grey, 1.1, 5, minSize=(smallest, smallest))
     boxes, votes = np.array(found, np.float64).reshape(-1, 4), np.array(votes).ravel()
-    # A collar has a few votes where the face above it has dozens.
+    # A false detection, such as a collar, has a few votes; a face has dozens.
     return boxes[votes >= _LEAST_VOTES * votes.max(initial=0)]
 
 
 def _inner(boxes: np.ndarray, part: tuple[float, float, float, float]) -> np.ndarray:
-    """x1 y1 x2 y2 of a part of boxes x y width height."""
+    """Boxes (N, 4) x1 y1 x2 y2 of a part of boxes x y width height; the part as fractions of their sides."""
     x, y, width, height = boxes.T
     left, top, right, bottom = part
     return np.stack([x + left * width, y + top * height, x + right * width, y + bottom * height], axis=1)
@@ -100,14 +99,14 @@ def _largest_first(boxes: np.ndarray) -> np.ndarray:
 
 
 class YuNetDetector:
-    """YuNet (Wu et al., Machine Intelligence Research 2023) through OpenCV, from its published ONNX file.
+    """YuNet detector (Wu et al., Machine Intelligence Research 2023), run by OpenCV from its published ONNX file.
 
     Args:
-        path: of `face_detection_yunet_….onnx`.
-        min_score: of a face.
+        path: the file `face_detection_yunet_….onnx`.
+        min_score: lowest score of a detected face.
 
     Raises:
-        ValueError: if there is no such file, or it is no model that OpenCV reads.
+        ValueError: if the file does not exist, or is not a model that OpenCV reads.
     """
 
     def __init__(self, path: str | Path | None, min_score: float = 0.6):
@@ -122,7 +121,7 @@ class YuNetDetector:
             raise ValueError(f"{path} is not a model that OpenCV reads; give YuNet's ONNX file with --yunet.") from None
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Boxes (N, 4), see `HaarDetector`."""
+        """Boxes (N, 4) of the faces in an image, see `HaarDetector.__call__`."""
         scale = min(1.0, 2 * _LARGEST_SIDE / max(image.shape[:2]))
         small = cv2.resize(
             cv2.cvtColor(image, cv2.COLOR_RGB2BGR), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA
@@ -135,7 +134,12 @@ class YuNetDetector:
 
 
 def without_overlaps(boxes: list[np.ndarray], most: float = 0.5) -> list[int]:
-    """Positions of the boxes of which no more than the share `most` lies in an earlier, larger one, or the reverse."""
+    """Positions of the boxes that remain after each box that overlaps an earlier one is removed.
+
+    Args:
+        boxes: (4,) each; an earlier box has precedence.
+        most: largest allowed overlap, as intersection over the smaller of both areas.
+    """
     kept: list[int] = []
     for position, box in enumerate(boxes):
         if all(_shared(box, boxes[other]) <= most for other in kept):
@@ -144,16 +148,16 @@ def without_overlaps(boxes: list[np.ndarray], most: float = 0.5) -> list[int]:
 
 
 def _shared(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over the smaller area."""
+    """Intersection of two boxes (4,) over the smaller of their areas."""
     common = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0.0))
     return float(common / min(np.prod(a[2:] - a[:2]), np.prod(b[2:] - b[:2])))
 
 
 def check_boxes(boxes: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Boxes (N, 4) that have an area and touch the picture.
+    """Returns boxes as an array (N, 4), after a check that each has an area and overlaps the picture.
 
     Raises:
-        ValueError: naming the first that does not.
+        ValueError: naming the first box that does not, or a shape other than (N, 4).
     """
     boxes = np.asarray(boxes, np.float64)
     if boxes.size in (0, 4):

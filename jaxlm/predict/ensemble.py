@@ -1,9 +1,10 @@
 """Labels for a user's videos from an ensemble of trained models, section 5.2 of Micaelli et al., CVPR 2023.
 
-    python -m jaxlm.predict.ensemble --workdirs=runs/a,runs/b,runs/c --out=labelled clip1.mp4 clip2.mp4 …
+    python -m jaxlm.commands.label_videos --workdirs=runs/a,runs/b,runs/c --out=labelled clip1.mp4 clip2.mp4 …
 
-The heatmaps of all models are averaged frame by frame; many models together do not flicker, so that nothing is
-filtered. `--out` then has WFLW-V's layout, with a further folder `variance/`, and lists of its hard and easy videos.
+The heatmaps of all models are averaged in each frame. The landmarks are not filtered over time, because the average of
+many models does not flicker. `--out` has WFLW-V's layout, a further folder `variance/`, and lists of the hard and the
+easy videos.
 """
 
 import functools
@@ -27,12 +28,13 @@ from jaxlm.workdir.config_file import load_config
 
 
 class Labels(NamedTuple):
-    """Of one video.
+    """Labels of one video.
 
     Attributes:
-        landmarks: (T, K, 2) in pixels; NaN where the face is lost.
-        bboxes: (T, 4) around the landmarks, smoothed over time.
-        variance: (T, K), mean squared distance of the models' landmarks to the ensemble's, in pixels²; NaN where lost.
+        landmarks: (T, K, 2) in pixels of the video; NaN where the face is lost.
+        bboxes: (T, 4) boxes around the landmarks, smoothed over time; NaN where the face is lost.
+        variance: (T, K) mean squared distance of the models' landmarks from the ensemble's, in pixels²; NaN where the
+            face is lost.
     """
 
     landmarks: np.ndarray
@@ -43,18 +45,20 @@ class Labels(NamedTuple):
 def combine(
     maps: Float[Array, "M B h w K"], weights: Float[Array, "M B"]
 ) -> tuple[Float[Array, "B K 2"], Float[Array, "B K"]]:
-    """Landmarks of averaged heatmaps and the models' variance around them.
+    """Landmarks of the models' averaged heatmaps, and the models' variance around them.
+
+    The landmarks are the soft-argmax of a weighted average of the heatmaps, each normalised to a sum of 1. The paper
+    states that "uncertain models weight less"; the weight, the inverse of a heatmap's own variance, is a choice of this
+    implementation.
 
     Args:
-        maps: heatmaps of M models, not negative.
-        weights: 1 where a model takes part, 0 where it is left out.
+        maps: heatmaps of M models for B frames, not negative.
+        weights: 1 where a model takes part in a frame, 0 where it is left out.
 
     Returns:
-        Landmarks in cells, and the variance in cells². So that "uncertain models weight less", as the paper wants it,
-        each map, normalised to a sum of 1, enters the average by the inverse of its own variance, which is ours; the
-        landmarks are the average's soft-argmax.
+        Landmarks in cells, and the variance in cells².
     """
-    certainty = weights[:, :, None] / (jnp.square(heatmaps.spread(maps)) + 0.25)  # a cell is ±½
+    certainty = weights[:, :, None] / (jnp.square(heatmaps.spread(maps)) + 0.25)  # (½ cell)² keeps it finite
     certainty = certainty / certainty.sum(axis=0, keepdims=True)
     density = maps / jnp.maximum(maps.sum(axis=(2, 3), keepdims=True), 1e-12)
     landmarks = heatmaps.soft_argmax(jnp.einsum("mbk,mbhwk->bhwk", certainty, density))
@@ -64,13 +68,14 @@ def combine(
 
 
 class Oracle:
-    """An ensemble of workdirs.
+    """Ensemble of trained models that labels videos.
 
     Args:
-        workdirs: that train.py wrote, of one landmark scheme and one `config.video.crop`.
+        workdirs: folders that train.py wrote, with the same landmark scheme and the same `config.video.crop`.
 
     Raises:
-        ValueError: if they do not fit together, or a system has no heatmaps.
+        ValueError: if two workdirs have the same name, a scheme or crop protocol differs, or a config has no part
+            `video`.
     """
 
     def __init__(self, workdirs: Sequence[str | Path]):
@@ -83,7 +88,7 @@ class Oracle:
                 raise ValueError(f"The config.json of {name} has no part video; copy it from configs/, or train again.")
             first = self.configs[0]
             if (config.scheme, config.video.crop) != (first.scheme, first.video.crop):
-                raise ValueError(f"{name} has another scheme or video.crop than {self.names[0]}; choose one of a kind.")
+                raise ValueError(f"{name} has another scheme or video.crop than {self.names[0]}; they must agree.")
         self._predicts, self._variables = [], []
         self.landmarkers: list[Landmarker] = []
         for workdir, config in zip(workdirs, self.configs, strict=True):
@@ -94,7 +99,7 @@ class Oracle:
 
     @property
     def config(self) -> Config:
-        """Of the first model."""
+        """Config of the first model."""
         return self.configs[0]
 
     def label(self, file: VideoFile, boxes: np.ndarray, left_out: dict[str, np.ndarray] | None = None) -> Labels:
@@ -102,11 +107,12 @@ class Oracle:
 
         Args:
             file: the video.
-            boxes: (T, 4), NaN where the face is lost.
-            left_out: model's name -> (T,) true where it takes no part.
+            boxes: (T, 4) boxes of the face, NaN where it is lost.
+            left_out: model's name -> (T,), true in the frames that the model is left out of.
 
         Raises:
-            BadSample: if a frame is left with no model.
+            BadSample: if every model is left out of a frame.
+            ValueError: if a system predicts no heatmaps.
         """
         takes_part = np.ones((len(self.names), len(boxes)), np.float32)
         for name, frames in (left_out or {}).items():
@@ -118,7 +124,7 @@ class Oracle:
         video, settings = Video(file, boxes, *nothing), self.config.video
         chunk = min(settings.chunk, max(len(boxes), 1))
         options = dict(crop=settings.crop, chunk=chunk, min_iou=settings.min_iou)
-        # Models of different sizes see crops of their own, from the same boxes.
+        # Models with different image sizes take different crops of the same boxes.
         sizes = sorted({config.image_size for config in self.configs})
         readers = [crop_chunks([video], size=size, **options) for size in sizes]
         landmarks, variance = [], []
@@ -135,7 +141,7 @@ class Oracle:
         return Labels(points, smooth_boxes(tight, settings.min_iou), np.concatenate(variance)[:count])
 
     def _combine(self, crops: dict[int, dict[str, np.ndarray]], weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Landmarks and variances of one chunk of one video, in pixels of the video."""
+        """Landmarks, in pixels of the video, and variances, in pixels², of one chunk of one video."""
         maps = [
             predict(variables, crops[config.image_size]["image"][0])
             for predict, variables, config in zip(self._predicts, self._variables, self.configs, strict=True)
@@ -157,5 +163,5 @@ class Oracle:
 def _heatmaps(system: systems.System, variables, images: Array) -> Array:
     aux = system.predict(variables, images).aux
     if "heatmaps" not in aux:
-        raise ValueError("The oracle averages heatmaps, which this system does not have.")
+        raise ValueError("The ensemble averages heatmaps, but a system predicts none; leave its workdir out.")
     return aux["heatmaps"]

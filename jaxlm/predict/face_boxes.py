@@ -1,6 +1,6 @@
-"""A user's own clip: boxes, stable landmarks, and the video with them drawn.
+"""Boxes of the faces in every frame of a video. The program that tracks the face of a clip with them:
 
-    python -m jaxlm.predict.face_boxes --workdir=runs/quickstart clip.mp4 --out=tracked
+    python -m jaxlm.commands.track --workdir=runs/quickstart clip.mp4 --out=tracked
 
 For live use without a file see `jaxlm.video.recurrence.track`.
 """
@@ -23,17 +23,17 @@ from jaxlm.support.errors import BadSample
 from jaxlm.support.pictures import warp
 from jaxlm.support.progress import progress
 
-# (image (H, W, 3), box (4,)) -> (landmarks (K, 2) in its pixels, mean score)
+# (image (H, W, 3), box (4,)) -> (landmarks (K, 2) in pixels of the image, mean score)
 Landmarker = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]]
-_LOST_SCORE = 0.2  # of a landmark whose heatmap is spread over the face
+_LOST_SCORE = 0.2  # mean score below which a face is lost; its heatmaps are spread over the face
 _BOX_SMOOTHING = 3.0  # frames, standard deviation
-_DETECT_EVERY = 10  # frames, for further faces
-_SAME_FACE = 0.3  # intersection over union
-_SHORTEST = 8  # frames of a further face
+_DETECT_EVERY = 10  # frames between searches for further faces
+_SAME_FACE = 0.3  # least intersection over union of two boxes of one face
+_SHORTEST = 8  # least number of frames of a further face
 
 
 def make_landmarker(model: TrainedModel) -> Landmarker:
-    """Landmarks of one face in one picture, under the crop protocol of `config.video`."""
+    """Returns the function that finds the landmarks of one face, under the crop protocol for videos."""
     config = model.config
 
     def landmarker(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, float]:
@@ -47,7 +47,7 @@ def make_landmarker(model: TrainedModel) -> Landmarker:
 
 
 def video_crop(config: Config) -> str:
-    """The crop protocol for videos; that for stills in a config from before there were videos."""
+    """Name of the crop protocol for videos, or of that for stills if the config has no part `video`."""
     return config.video.crop if "video" in config else config.data.crop
 
 
@@ -61,19 +61,20 @@ def find_faces(
 ) -> list[np.ndarray]:
     """Boxes of up to `max_faces` faces in every frame, from one pass over the file.
 
-    A detector jitters, so it only starts a face; from then on the box is that of the frame's landmarks (section 5.2
-    of Micaelli et al., CVPR 2023), smoothed over time at the end. For further faces it is asked now and then.
+    The detector's boxes jitter, so it gives only the first box of a face. From then on, the box is the one around the
+    frame's landmarks (section 5.2 of Micaelli et al., CVPR 2023). The boxes are smoothed over time at the end. While
+    there is a face, the detector searches for further ones only every few frames.
 
     Args:
         file: the video.
         detect: image -> boxes (N, 4), the largest first.
         landmarker: see `make_landmarker`.
-        min_iou: overlap of successive boxes below which it is another face.
-        max_faces: at a time, at least 1.
+        min_iou: intersection over union of successive boxes below which they are not smoothed together.
+        max_faces: largest number of faces in a frame, at least 1.
 
     Returns:
-        An array (T, 4) for each face, NaN where it was not seen; one without any face where there is none at all. A
-        face that is lost frees its array for the next that comes.
+        An array (T, 4) for each face, NaN where it was not seen; one array of NaN if there is no face at all. After a
+        face is lost, its array takes the next new face.
     """
     rows: list[list[np.ndarray | None]] = []
     boxes: list[np.ndarray | None] = [None] * max_faces
@@ -101,7 +102,7 @@ def find_faces(
 
 
 def _without_doubles(boxes: list[np.ndarray | None]) -> list[np.ndarray | None]:
-    """Two boxes that slid onto one face: the later is given up."""
+    """Boxes with None in place of each box that lies on the same face as an earlier one."""
     slots = [slot for slot, box in enumerate(boxes) if box is not None]
     kept = {slots[i] for i in without_overlaps([box for box in boxes if box is not None])}
     return [box if slot in kept else None for slot, box in enumerate(boxes)]
@@ -111,14 +112,23 @@ def _tracks_of_rows(rows: list[list[np.ndarray | None]], max_faces: int, min_iou
     tracks = []
     for slot in range(max_faces):
         boxes = np.array([np.full(4, np.nan) if row[slot] is None else row[slot] for row in rows]).reshape(-1, 4)
-        # What the detector takes for a further face is gone again after a few frames.
+        # A false detection of a further face lasts only a few frames.
         if slot == 0 or np.isfinite(boxes).all(axis=1).sum() >= min(_SHORTEST, len(rows)):
             tracks.append(smooth_boxes(boxes, min_iou))
     return tracks
 
 
 def next_box(box: np.ndarray, landmarks: np.ndarray, score: float, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The landmarks' box, or None where the face is lost: unsure, outside the picture or of another size at once."""
+    """Box (4,) around the landmarks, for the next frame; None if the face is lost.
+
+    A face is lost if its mean score is low, its centre lies outside the picture, or its area changes abruptly.
+
+    Args:
+        box: (4,) that the landmarks were found in.
+        landmarks: (K, 2) in pixels of the picture.
+        score: mean score of the landmarks.
+        shape: (H, W, …) of the picture.
+    """
     following = geometry.box_of_points(landmarks)
     growth = np.prod(following[2:] - following[:2]) / np.prod(box[2:] - box[:2])
     center = (following[:2] + following[2:]) / 2
@@ -127,7 +137,13 @@ def next_box(box: np.ndarray, landmarks: np.ndarray, score: float, shape: tuple[
 
 
 def smooth_boxes(boxes: np.ndarray, min_iou: float, sigma: float = _BOX_SMOOTHING) -> np.ndarray:
-    """Boxes (T, 4) after a gaussian over time; neither over lost faces nor where a box overlaps the last by less."""
+    """Boxes (T, 4) smoothed over time by a gaussian.
+
+    Args:
+        boxes: (T, 4), NaN where the face is lost; nothing is smoothed across such frames.
+        min_iou: intersection over union of successive boxes below which nothing is smoothed across them.
+        sigma: standard deviation in frames.
+    """
     starts = [0]
     for time in range(1, len(boxes)):
         if not geometry.box_iou(boxes[time - 1], boxes[time]) >= min_iou:
@@ -139,10 +155,10 @@ def smooth_boxes(boxes: np.ndarray, min_iou: float, sigma: float = _BOX_SMOOTHIN
 
 
 def boxes_of_file(file: VideoFile, boxes: np.ndarray) -> np.ndarray:
-    """Boxes (T, 4), NaN where the face is lost.
+    """Returns the boxes (T, 4), NaN where the face is lost, after a check that they fit the video.
 
     Raises:
-        BadSample: if they are not those of the video's frames.
+        BadSample: if there is not one box for each frame, or a box has no area or lies outside the video.
     """
     held = file.count()
     if len(boxes) != held:
@@ -152,5 +168,5 @@ def boxes_of_file(file: VideoFile, boxes: np.ndarray) -> np.ndarray:
 
 
 def video_of_boxes(file: VideoFile, boxes: np.ndarray, num_landmarks: int) -> Video:
-    """A video of which only the boxes (T, 4) are known."""
+    """Video with boxes (T, 4) and without known landmarks: its mask is false."""
     return Video(file, boxes, np.zeros((len(boxes), num_landmarks, 2)), np.zeros((len(boxes), num_landmarks), bool))

@@ -1,11 +1,12 @@
-"""Pictures and videos to 3D faces: landmarks, meshes, depth, PNCC, texture, pose.
+"""3D faces of pictures and videos: landmarks, meshes, depth, PNCC, texture, pose.
 
-    python -m jaxlm.predict.faces3d --workdir=runs/tddfa portrait.jpg clip.mp4 --out=faces3d
+    python -m jaxlm.commands.reconstruct --workdir=runs/tddfa portrait.jpg clip.mp4 --out=faces3d
 
-For a picture: `_mesh`, `_depth`, `_pncc`, `_pose` and `_landmarks` as PNG, and for every face `_<n>.obj` with its
-texture, `_<n>.ply` with colours, and its landmarks, parameters and pose in `.json`. For a video: the largest face of
-every frame, as `_mesh`, `_pncc` and `_pose` in one MP4 and the numbers in a `.json`. Faces are found by OpenCV's own
-frontal detector; `--box=x1,y1,x2,y2` names the face of a picture that it does not find.
+For a picture, it writes `_mesh`, `_depth`, `_pncc`, `_pose` and `_landmarks` as PNG, for every face `_<n>.obj` with its
+texture and `_<n>.ply` with colours, and a `.json` with the landmarks, parameters and pose of every face. For a video,
+it writes an MP4 with mesh, PNCC and pose of the largest face of every frame side by side, and a `.json` with the
+parameters and poses. OpenCV's Haar cascades find the faces; `--box=x1,y1,x2,y2` gives the box of a face of a picture
+that they miss.
 """
 
 import json
@@ -32,15 +33,15 @@ from jaxlm.support.pictures import decode_image, warp, write_image
 from jaxlm.support.progress import progress
 from jaxlm.workdir.config_file import load_config
 
-_ROUNDS = 3  # until the crop fits the landmarks
+_ROUNDS = 3  # passes of the network, until the crop fits the landmarks
 _VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 
-# (image (H, W, 3) uint8, box (4,) around its landmarks) -> parameters (P,) in the picture's frame
+# (image (H, W, 3) uint8, box (4,) around a face's landmarks) -> parameters (P,) in the picture's frame
 Regressor = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def make_regressor(model: TrainedModel) -> Regressor:
-    """Parameters of one face in one picture, from the crop `tddfa_landmarks` of its box."""
+    """Returns the function that regresses the parameters of one face, under the crop protocol `tddfa_landmarks`."""
     config = model.config
 
     def regress(image: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -54,20 +55,20 @@ def make_regressor(model: TrainedModel) -> Regressor:
 
 
 class Reconstructor:
-    """Faces of pictures and videos by one trained workdir.
+    """Reconstructs the 3D faces of pictures and videos with one trained model.
 
     Args:
-        workdir: of a system "tddfa".
-        step: "last", "best" or a number.
+        workdir: folder of a trained system "tddfa".
+        step: checkpoint, "last", "best" or its number.
 
     Raises:
-        ValueError: for another system.
+        ValueError: if the workdir holds another system.
     """
 
     def __init__(self, workdir: str | Path, step: str = "last"):
         config = load_config(workdir)
         if config.system != "tddfa":
-            raise ValueError(f"{workdir} is of the system {config.system!r}; 3D faces need one of configs/tddfa_*.py.")
+            raise ValueError(f"{workdir} has the system {config.system!r}; 3D faces need one of configs/tddfa_*.py.")
         self.config, self.model = config, model_of(config)
         model = load(workdir, step=step)
         self.regress, self.landmarker = make_regressor(model), make_landmarker(model)
@@ -75,12 +76,12 @@ class Reconstructor:
         self.detect = HaarDetector()
 
     def landmarks(self, params: np.ndarray) -> np.ndarray:
-        """(68, 3): x and y in pixels of the picture, y down, and the depth in pixels, nearer is larger."""
+        """Landmarks (68, 3): x and y in pixels of the picture (y down), and the depth in pixels (nearer is larger)."""
         vertices = views.vertices_of(params, self.model)[np.asarray(self.model.landmarks)]
         return np.asarray(parameters.picture_pixels(vertices))
 
     def faces(self, image: np.ndarray, boxes: np.ndarray | None = None) -> list[np.ndarray]:
-        """Parameters (P,) of every face of a picture, in its frame; of the boxes (N, 4) where they are given."""
+        """Parameters (P,) of every face of a picture, in its frame; of the faces in `boxes` (N, 4) if given."""
         found = []
         for box in self.detect(image) if boxes is None else boxes:
             for _ in range(_ROUNDS):
@@ -90,10 +91,10 @@ class Reconstructor:
         return found
 
     def write_picture(self, path: Path, out: Path, boxes: np.ndarray | None = None) -> int:
-        """Writes everything about the faces of a picture; returns their number.
+        """Writes the files of a picture's 3D faces into the folder `out`; returns the number of faces.
 
         Raises:
-            BadSample: for a file that is no picture, or without a face.
+            BadSample: if the file is not a picture, or no face is found.
         """
         image = decode_image(path.read_bytes())
         if image is None:
@@ -121,10 +122,10 @@ class Reconstructor:
         return len(faces)
 
     def write_video(self, path: Path, out: Path) -> int:
-        """Writes a video's largest face, frame by frame; returns the number of frames with one.
+        """Writes the files of a video's largest face into the folder `out`; returns the number of frames with a face.
 
         Raises:
-            BadSample: for a file that is no video, or without a face.
+            BadSample: if the file is not a video, or no face is found.
         """
         file = VideoFile(path)
         boxes = find_boxes(file, self.detect, self.landmarker, self.config.video.min_iou)
@@ -159,7 +160,7 @@ class Reconstructor:
 
 
 def _even(image: np.ndarray) -> np.ndarray:
-    """At most 480 pixels high, with sides that video codecs take."""
+    """Image resized to a height of at most 480 pixels, with even sides, which video codecs need."""
     scale = min(1.0, 480 / image.shape[0])
     width, height = (2 * round(side * scale / 2) for side in (image.shape[1], image.shape[0]))
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)

@@ -1,4 +1,4 @@
-"""Landmarks of labelled videos by several methods, frame-wise, RwR and filters, from one pass over the files."""
+"""Landmarks of videos by several methods (frame by frame, RwR, energy, filters), from one pass over the files."""
 
 import dataclasses
 import functools
@@ -19,12 +19,12 @@ TRACKERS = ("frame", "early", "rwr", "energy")
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """How landmarks are found on a video, written "tracker" or "tracker+filter", as in "frame+ema:0.7".
+    """Method that finds landmarks in a video, written "tracker" or "tracker+filter", as in "frame+ema:0.7".
 
     Attributes:
-        name: that text.
+        name: the text as written.
         tracker: one of `TRACKERS`.
-        filter: text of `jaxlm.video.filters.parse`, "" for none.
+        filter: filter as `jaxlm.video.filters.parse` reads it, "" for none.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Method:
 
 
 def parse_method(name: str) -> Method:
-    """The method of a text.
+    """Method that a text names.
 
     Raises:
         ValueError: for an unknown tracker or filter.
@@ -52,7 +52,7 @@ class Track(NamedTuple):
     Attributes:
         landmarks: (T, K, 2) in pixels of the video; NaN where the face is lost.
         score: (T, K); NaN where the face is lost.
-        restarted: (T,) whether the frame was solved without a past.
+        restarted: (T,), true where the solver did not start from the last frame's equilibrium.
     """
 
     landmarks: np.ndarray
@@ -63,16 +63,17 @@ class Track(NamedTuple):
 class Follower:
     """Runs a system's trackers over batches of videos.
 
-    Mirror images are not averaged (`config.eval.flip_average`), because an equilibrium has no mirror image.
+    `config.eval.flip_average` is switched off, because the trackers keep no equilibrium of the mirror image.
 
     Args:
-        variables: of a checkpoint.
-        config: of the experiment; its part `video` is what counts here.
-        methods: whose trackers are run. Those that need a state are left out where the system has none.
-        batch_size: videos at a time; `config.video.batch_size` where it is None.
+        variables: parameters of the system, as `System.predict` takes them.
+        config: config of the experiment; its part `video` configures the trackers.
+        methods: names of the methods to run, see `Method`. If the system has no state, only those with the tracker
+            "frame" are run.
+        batch_size: number of videos at a time; `config.video.batch_size` where it is None.
 
     Raises:
-        ValueError: if there is no method, or the config is from before there were videos.
+        ValueError: if a method is unknown or none is left, or the config has no part `video`.
     """
 
     def __init__(self, variables: Any, config: Config, methods: Sequence[str], batch_size: int | None = None):
@@ -83,10 +84,10 @@ class Follower:
         system = systems.build(self.config)
         self.methods = [parse_method(name) for name in methods]
         if system.track is None and any(method.tracker != "frame" for method in self.methods):
-            print(f"The system {config.system!r} has no state to start from: of the methods only frame is left.")
+            print(f"The system {config.system!r} has no state to start from: only the tracker frame is run.")
             self.methods = [method for method in self.methods if method.tracker == "frame"]
         if not self.methods:
-            raise ValueError("There is no method to track with; config.video.methods names them.")
+            raise ValueError("There is no method to track with; name at least one in config.video.methods.")
         trackers = dict.fromkeys(method.tracker for method in self.methods)
         devices = jax.local_devices()
         mesh = jax.sharding.Mesh(np.array(devices), ("data",))
@@ -98,7 +99,7 @@ class Follower:
         self._track = {name: jit(functools.partial(track, name)) for name in trackers}
 
     def __call__(self, videos: Sequence[Video]) -> dict[str, list[Track]]:
-        """Tracks of every video (at most a batch of them, each of a frame at least) by every method's name."""
+        """Method's name -> a track for each video; takes at most a batch of videos, each of at least one frame."""
         settings, lengths = self.config.video, [len(video) for video in videos]
         chunks = crop_chunks(
             videos,
@@ -128,14 +129,16 @@ class Follower:
 
 
 def no_past(track: Any, variables: Any, frames: dict[str, Any]) -> Any:
-    """What `System.track` of these frames starts from where no video has started: zeros of the right shapes, so that
-    one program serves every chunk."""
+    """Past with which `System.track` starts at the first chunk: zeros with the shapes of a later past.
+
+    The same compiled program then serves every chunk, the first one included.
+    """
     shapes = jax.eval_shape(functools.partial(track, **frames, past=None), variables)[1]
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def _frame_by_frame(predict, method, variables, image, restart, exists, past):
-    """`System.track` of a system without a state."""
+    """`System.track` for a system without a state: predicts every frame on its own."""
     del method, exists
     prediction = predict(variables, image.reshape(-1, *image.shape[2:]))
     landmarks, score = (leaf.reshape(*image.shape[:2], *leaf.shape[1:]) for leaf in prediction[:2])
@@ -143,7 +146,7 @@ def _frame_by_frame(predict, method, variables, image, restart, exists, past):
 
 
 def _in_video(prediction: Prediction, chunk: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Landmarks in pixels of the video, scores and restarts of a chunk; NaN where no frame exists."""
+    """Landmarks in pixels of the video, scores and restarts of a chunk; NaN where there is no frame with a face."""
     back = geometry.invert_affine(chunk["transform"])
     landmarks = geometry.apply_affine(back, np.asarray(prediction.landmarks, np.float64))
     lost = ~chunk["exists"]
@@ -153,7 +156,7 @@ def _in_video(prediction: Prediction, chunk: dict[str, np.ndarray]) -> list[np.n
 
 
 def _filtered(method: Method, track: Track, fps: float) -> Track:
-    """The track behind the method's filter, which sees lengths in hundredths of the face's size."""
+    """Track after the method's filter, which takes lengths in hundredths of the face's size."""
     if not method.filter or len(track.landmarks) == 0 or np.isnan(track.landmarks).all():
         return track
     size = np.nanmean(np.sqrt(np.prod(np.ptp(track.landmarks, axis=1), axis=-1))) / 100

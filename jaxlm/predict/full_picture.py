@@ -1,4 +1,4 @@
-"""Landmarks of a system that normalises faces, which are resampled once, from the picture itself."""
+"""Prediction of a system that normalises faces, with the normalised face taken from the picture, not from the crop."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,14 +14,16 @@ from jaxlm.systems import Halves, Prediction
 def regress_from_pictures(
     halves: Halves, variables: Any, images: Any, transforms: np.ndarray, pictures: Sequence[np.ndarray | None]
 ) -> Prediction:
-    """Prediction in crop pixels of faces that are resampled only once, from the picture.
+    """Prediction in crop pixels, from normalised faces that are resampled only once, from the pictures.
+
+    Landmarks are infinite where `halves.locate` gives a map that cannot be inverted.
 
     Args:
-        halves: of the system, jitted.
-        variables: of the system.
-        images: (B, S, S, 3), the crops.
+        halves: both halves of the system (`System.halves`), jitted.
+        variables: parameters of the system, as `System.predict` takes them.
+        images: (B, S, S, 3) crops in [0, 255].
         transforms: (B, 2, 3), picture → crop.
-        pictures: B of them, None for a crop that is only padding.
+        pictures: B pictures (H, W, 3) uint8 RGB, None for a crop that is only padding.
     """
     located = np.array(halves.locate(variables, images), np.float64)
     lost = ~(np.abs(np.linalg.det(located[..., :2])) > 1e-6)

@@ -1,4 +1,4 @@
-"""Trained models in every form they come in: a workdir, exported parameters, StableHLO, ONNX, the package's own."""
+"""Loads trained models: a workdir, exported parameters, StableHLO, ONNX, or the package's own model."""
 
 import importlib.resources
 import json
@@ -17,19 +17,19 @@ from jaxlm.systems import Halves, Prediction
 from jaxlm.workdir import config_file
 from jaxlm.workdir.restore import _abstract_state, restore_variables
 
-PARAMETERS, STABLEHLO, ONNX = "parameters", "model.stablehlo", "model.onnx"  # what an exported folder may hold
+PARAMETERS, STABLEHLO, ONNX = "parameters", "model.stablehlo", "model.onnx"  # names in an exported folder
 
 
 class TrainedModel(NamedTuple):
     """A model that finds landmarks in crops.
 
     Attributes:
-        config: of its experiment: scheme, image size, crop protocol.
-        predict: images (B, S, S, 3) in [0, 255] -> Prediction in their pixels; jitted. Of an exported graph `aux`
-            holds "params" alone, where the model has any.
-        variables: of the system; None for a graph, which has them inside.
-        halves: of a system that normalises faces, jitted, where `config.eval.full_picture` asks for them.
-        name: where it came from, for tables.
+        config: config of its experiment, with scheme, image size and crop protocol.
+        predict: images (B, S, S, 3) in [0, 255] -> Prediction in pixels of the images; jitted. For an exported graph,
+            `aux` holds only "params", if the model has them.
+        variables: parameters of the system, as `System.predict` takes them; None for a graph, which contains them.
+        halves: `System.halves`, jitted, if the system has them and `config.eval.full_picture` is set; None otherwise.
+        name: where the model was loaded from, for tables.
     """
 
     config: Config
@@ -40,15 +40,14 @@ class TrainedModel(NamedTuple):
 
 
 def load(path: str | Path | None = None, *, step: int | str | None = None) -> TrainedModel:
-    """A trained model.
+    """Loads a trained model.
 
     Args:
-        path: a workdir, a folder or file that `jaxlm.export` wrote; the model that the package carries where it is
-            None.
-        step: of a workdir's checkpoint: a number, "best" or "last".
+        path: a workdir, or a folder or file that `jaxlm.export` wrote; None for the package's own model.
+        step: checkpoint of a workdir, a number, "best" or "last"; the last one where it is None.
 
     Raises:
-        ValueError: if there is no such model.
+        ValueError: if the model or its checkpoint does not exist, is incomplete or is damaged.
     """
     folder = _shipped() if path is None else Path(path).expanduser()
     name = "the package's own model" if path is None else str(path)
@@ -71,10 +70,10 @@ def load(path: str | Path | None = None, *, step: int | str | None = None) -> Tr
 
 
 def _check_config(config: Config, path: Path) -> Config:
-    """The config, if it is one of an experiment.
+    """Returns the config of the file `path`, after a check that it is complete.
 
     Raises:
-        ValueError: naming what it lacks.
+        ValueError: naming the fields that it lacks.
     """
     missing = [key for key in ("system", "scheme", "model", "data", "eval", "image_size") if key not in config]
     if missing:
@@ -92,7 +91,7 @@ def _with_variables(config: Config, variables: dict[str, Any], name: str) -> Tra
 
 
 def jitted_predict(config: Config) -> tuple[Any, Halves | None]:
-    """`System.predict`, and its halves where `config.eval.full_picture` asks for them, both jitted."""
+    """`System.predict`, and `System.halves` if `config.eval.full_picture` is set (None otherwise), both jitted."""
     system = systems.build(config)
     if system.halves is None or not config.eval.get("full_picture"):
         return jax.jit(system.predict), None
@@ -111,9 +110,9 @@ def _read_parameters(folder: Path, config: Config) -> dict[str, Any]:
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(folder.resolve(), abstract)
-    except Exception as error:  # Orbax has no type of its own for damage
+    except Exception as error:  # Orbax has no exception type of its own for damaged files
         reason = (str(error).strip().splitlines() or [repr(error)])[0][:200]
-        raise ValueError(f"{folder} are not the parameters of its config.json ({reason}); export them again.") from None
+        raise ValueError(f"{folder} does not fit its config.json ({reason}); export them again.") from None
 
 
 def _load_graph(path: Path, name: str) -> TrainedModel:
@@ -124,7 +123,7 @@ def _load_graph(path: Path, name: str) -> TrainedModel:
         outputs = [output["name"] for output in described["outputs"]]
     except FileNotFoundError:
         raise ValueError(
-            f"{beside} is missing: it says what {path.name} takes and gives; export the model again."
+            f"{beside} is missing: it describes inputs and outputs of {path.name}; export the model again."
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{beside} is damaged ({error!r}); export the model again.") from None
@@ -138,31 +137,35 @@ def _load_graph(path: Path, name: str) -> TrainedModel:
 
 
 def call_graph(content: bytes, path: Path) -> Callable[[np.ndarray], Any]:
-    """images -> outputs of a graph in the format that the ending of `path` says.
+    """Returns the function images (B, S, S, 3) -> outputs of an exported graph.
+
+    Args:
+        content: bytes of the file.
+        path: of the file; the ending ".onnx" stands for ONNX, any other for StableHLO.
 
     Raises:
-        ValueError: naming `path`, if it cannot be read.
+        ValueError: naming `path`, if the content cannot be read.
     """
     if path.suffix == ".onnx":
         session = onnx_session(content, str(path))
         return lambda images: session.run(None, {session.get_inputs()[0].name: images})
     try:
         exported = export.deserialize(bytearray(content))
-    except Exception as error:  # of flatbuffers, which has no type of its own for damage
+    except Exception as error:  # flatbuffers has no exception type of its own for damaged files
         raise ValueError(f"{path} is not a StableHLO file that this JAX reads ({error}); export it again.") from None
     return jax.jit(exported.call)
 
 
 def onnx_session(content: bytes, name: str, *, threads: int = 0) -> Any:
-    """ONNX Runtime with a model.
+    """ONNX Runtime session of a model on the CPU.
 
     Args:
-        content: of the file.
-        name: for the message.
-        threads: 0 for as many as there are cores.
+        content: bytes of the ONNX file.
+        name: name of the model in messages.
+        threads: number of threads; 0 for as many as there are cores.
 
     Raises:
-        ValueError: if ONNX Runtime is missing or does not take the model.
+        ValueError: if ONNX Runtime is not installed or cannot read the model.
     """
     try:
         import onnxruntime  # pyright: ignore[reportMissingImports]
@@ -172,6 +175,6 @@ def onnx_session(content: bytes, name: str, *, threads: int = 0) -> Any:
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its classes are private
+    except Exception as error:  # ONNX Runtime's exception classes are private
         reason = str(error).splitlines()[0][:200]
         raise ValueError(f"{name} is not a model that ONNX Runtime takes ({reason}); export it again.") from None

@@ -1,4 +1,4 @@
-"""What `jaxlm.predict` writes: overlays, points, tables."""
+"""Files that `jaxlm.predict` writes: overlays, points, tables."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ _LARGEST_VIDEO = 1280
 def overlay(
     image: np.ndarray, faces: Sequence[np.ndarray], scheme: Scheme, largest: int = _LARGEST_OVERLAY
 ) -> np.ndarray:
-    """A picture (H, W, 3) with landmarks (K, 2) of each face drawn in a colour of its own; shrunk where it is large."""
+    """Picture with the landmarks (K, 2) of each face in a colour of its own, at most `largest` pixels on a side."""
     scale = min(1.0, largest / max(image.shape[:2]))
     if scale < 1:
         size = tuple(max(round(side * scale), 1) for side in (image.shape[1], image.shape[0]))
@@ -37,14 +37,14 @@ def overlay(
 
 
 def write_points(path: Path, landmarks: np.ndarray) -> None:
-    """300-W's `.pts`, which counts pixels from 1."""
+    """Writes landmarks (K, 2) in 300-W's format `.pts`, which counts pixels from 1."""
     lines = [f"{x:.3f} {y:.3f}" for x, y in np.asarray(landmarks, np.float64) + 1.0]
     text = "\n".join(["version: 1", f"n_points: {len(lines)}", "{", *lines, "}"])
     write_atomically(path, text + "\n")
 
 
 def write_video(path: Path, file: VideoFile, tracks: Sequence[Track], scheme: Scheme) -> None:
-    """The video with the landmarks of every face drawn."""
+    """Writes the video with the landmarks of every face drawn."""
     with VideoWriter(path, file.fps) as writer:
         for number, frame in enumerate(file):
             faces = [track.landmarks[number] for track in tracks if number < len(track.landmarks)]
@@ -52,7 +52,7 @@ def write_video(path: Path, file: VideoFile, tracks: Sequence[Track], scheme: Sc
 
 
 def video_csv(tracks: Sequence[Track], seconds: np.ndarray) -> str:
-    """frame,second,face,score,x0,y0,…: a line for each face of each frame; 0-based pixels of the video."""
+    """CSV with frame,second,face,score,x0,y0,…: a line for each face of each frame; 0-based pixels of the video."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     count = tracks[0].landmarks.shape[1] if tracks else 0
@@ -67,7 +67,7 @@ def video_csv(tracks: Sequence[Track], seconds: np.ndarray) -> str:
 
 
 def track_of_faces(faces: Sequence[Face | None], num_landmarks: int) -> Track:
-    """The faces of successive frames; NaN where there was none."""
+    """Track of one face from its results in successive frames; NaN where there is none."""
     landmarks, score = np.full((len(faces), num_landmarks, 2), np.nan), np.full((len(faces), num_landmarks), np.nan)
     for number, face in enumerate(faces):
         if face is not None:
@@ -76,12 +76,12 @@ def track_of_faces(faces: Sequence[Face | None], num_landmarks: int) -> Track:
 
 
 def coordinate_names(count: int) -> list[str]:
-    """x0, y0, x1, …"""
+    """Column names of `count` landmarks: x0, y0, x1, …"""
     return [f"{axis}{number}" for number in range(count) for axis in "xy"]
 
 
 def pictures_csv(entries: Sequence[dict[str, Any]], num_landmarks: int) -> str:
-    """image,face,score,left,top,right,bottom,x0,y0,…: a line for each face of each picture."""
+    """CSV with image,face,score,left,top,right,bottom,x0,y0,…: a line for each face of each picture."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "face", "score", "left", "top", "right", "bottom", *coordinate_names(num_landmarks)])
@@ -93,14 +93,14 @@ def pictures_csv(entries: Sequence[dict[str, Any]], num_landmarks: int) -> str:
 
 
 def write_tables(folder: Path, model: str, scheme: Scheme, entries: Sequence[dict[str, Any]]) -> None:
-    """`predictions.json` and `predictions.csv` of everything that was looked at.
+    """Writes `predictions.json` about all pictures and videos, and `predictions.csv` about the pictures.
 
     Args:
-        folder: of the results.
-        model: where it came from.
-        scheme: of the landmarks.
-        entries: a dict for each picture or video with "file" and either "faces", for a picture, "table", for a
-            video, or "error".
+        folder: folder of the results.
+        model: where the model was loaded from.
+        scheme: scheme of the landmarks.
+        entries: a dict for each picture or video with "file" and one of "faces" (for a picture), "table" (for a
+            video) or "error".
     """
     content = {"model": model, "scheme": scheme.name, "coordinates": "pixels, 0-based", "files": list(entries)}
     write_atomically(folder / "predictions.json", json.dumps(files.without_nan(content), indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Pictures in, faces with landmarks out, with a trained model in any form (`jaxlm.predict.model`)."""
+"""Finds faces and their landmarks in pictures, with a trained model in any form (`jaxlm.predict.model`)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +23,9 @@ class Face(NamedTuple):
     Attributes:
         landmarks: (K, 2) in pixels of the picture.
         score: (K,) in (0, 1], higher where the landmark is surer.
-        box: (4,) that was looked at last, x1 y1 x2 y2, around the landmarks.
-        params: (P,) of the 3D face in the picture's frame (`jaxlm.face3d.parameters`); None where the model has none.
+        box: (4,) x1 y1 x2 y2 around the landmarks, from which the last crop was taken.
+        params: (P,) parameters of the 3D face in the picture's frame (`jaxlm.face3d.parameters`); None if the model
+            predicts none.
     """
 
     landmarks: np.ndarray
@@ -34,17 +35,17 @@ class Face(NamedTuple):
 
 
 class Predictor:
-    """Finds faces and their landmarks.
+    """Finds faces and their landmarks in pictures.
 
-    A detector's box is rough, so the crop is taken again around the landmarks that were found, `refine` times. Boxes
-    that are given are used as they are where the model was trained on given boxes.
+    A detector's box is inexact, so the crop is taken again around the landmarks found, `refine` times. By default,
+    `refine` is 0 for given boxes if the model was trained on given boxes, and 2 otherwise.
 
     Args:
-        model: of `jaxlm.predict.model.load`.
-        detector: image -> boxes; OpenCV's Haar cascade where it is None.
-        refine: how often the crop is taken again; by the rule above where it is None.
-        batch_size: faces at a time.
-        min_score: mean score below which a detected face is none; what is usual depends on the model.
+        model: a model from `jaxlm.predict.model.load`.
+        detector: image -> boxes (N, 4); OpenCV's Haar cascades where it is None.
+        refine: how often the crop is taken again; the default above where it is None.
+        batch_size: number of faces that the network takes at a time.
+        min_score: mean score below which a detected face is left out; useful values depend on the model.
     """
 
     def __init__(
@@ -62,23 +63,28 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | Path | None = None, **options: Any) -> "Predictor":
-        """A predictor with the model of a workdir or an export, or the package's own; options as of the class."""
+        """Predictor with the model of a workdir or an export, or the package's own if `path` is None.
+
+        Args:
+            path: see `jaxlm.predict.model.load`.
+            options: arguments of `Predictor`.
+        """
         return cls(load(path), **options)
 
     def __call__(self, image: np.ndarray, boxes: np.ndarray | None = None) -> list[Face]:
-        """The faces of one picture: the largest first, or in the order of the boxes that are given.
+        """Faces of one picture, the largest first, or in the order of the given boxes.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             boxes: (N, 4) x1 y1 x2 y2 around the landmarks of each face; detected where it is None.
 
         Raises:
-            ValueError: for another kind of array, or a box that is not in the picture.
+            ValueError: if the image is another kind of array, or a box has no area or lies outside the picture.
         """
         return self.many([image], [boxes])[0]
 
     def many(self, images: Sequence[np.ndarray], boxes: Sequence[np.ndarray | None] | None = None) -> list[list[Face]]:
-        """The faces of several pictures; the network sees those of all pictures in batches."""
+        """Faces of each of several pictures; the network takes the faces of all pictures together, in batches."""
         given = [None] * len(images) if boxes is None else boxes
         found, owners, rough = [], [], []
         for number, (image, own) in enumerate(zip(images, given, strict=True)):
@@ -100,7 +106,7 @@ class Predictor:
         return result
 
     def _follow(self, images: list[np.ndarray], boxes: list[np.ndarray], rough: list[bool]) -> list[Face]:
-        """Faces from their boxes: one look, and `refine` more."""
+        """Faces in the given boxes, after one pass of the network and `refine` further ones."""
         faces = self._look(images, boxes)
         trusts_boxes = crops.looks_at_box(self.config.data.crop)
         rounds = [(_REFINE if r or not trusts_boxes else 0) if self._refine is None else self._refine for r in rough]
@@ -113,14 +119,14 @@ class Predictor:
         return faces
 
     def _look(self, images: list[np.ndarray], boxes: list[np.ndarray]) -> list[Face]:
-        """One pass of the network over the crops of boxes around the landmarks."""
+        """Faces in the given boxes, after one pass of the network over their crops."""
         size, faces, nothing = self.config.image_size, [], (np.zeros((1, 2)), np.zeros(1, bool))
         squares = [crops.crop_box(self.config.data.crop, box, *nothing) for box in boxes]
         transforms = [geometry.box_to_crop(square, size) for square in squares]
         for start in range(0, len(boxes), self._batch_size):
             chosen = slice(start, start + self._batch_size)
             pictures, maps = images[chosen], np.array(transforms[chosen])
-            # Two shapes are compiled, not as many as there are numbers of faces.
+            # Padding keeps the number of compiled shapes at two, whatever the number of faces.
             padded = np.zeros((1 if len(pictures) == 1 else self._batch_size, size, size, 3), np.float32)
             padded[: len(pictures)] = [warp(*pair, size) for pair in zip(pictures, maps, strict=True)]
             landmarks, score, params = self._run(padded, pictures, maps)
@@ -131,7 +137,7 @@ class Predictor:
         return faces
 
     def _run(self, crop: np.ndarray, pictures: list[np.ndarray], maps: np.ndarray) -> tuple[Any, Any, Any]:
-        """Landmarks in crop pixels, scores and parameters of as many crops as there are pictures."""
+        """Landmarks in crop pixels, scores and 3D parameters (or None), of the first crops, one for each picture."""
         count, model = len(pictures), self.model
         if model.halves is not None:
             identity = np.broadcast_to(np.eye(2, 3), (len(crop) - count, 2, 3))
@@ -159,7 +165,7 @@ def _usable(face: Face) -> bool:
 
 
 def _inside(face: Face, image: np.ndarray) -> bool:
-    """Whether the middle of the face is in the picture."""
+    """Whether the mean of the landmarks lies in the picture."""
     if not _usable(face):
         return False
     x, y = face.landmarks.mean(axis=0)

@@ -10,10 +10,10 @@ In Python:
     for face in Predictor.load()(image):                                   # RGB uint8
         face.landmarks, face.score
 
-Written are an overlay of each picture (PNG) or video (MP4), the points of each face of a picture (.pts), those of a
-video (.csv), and of everything together `predictions.json` and, for pictures, `predictions.csv`, which is a data set
-that `--data=own` reads. Pictures are turned upright as their EXIF says, and landmarks are those of the upright picture;
-data sets look at the stored pixels, so turn such pictures before their predictions become one.
+The program writes an overlay of each picture (PNG) or video (MP4), the landmarks of each face of a picture (.pts) and
+of a video (.csv), `predictions.json` about all files and, for pictures, `predictions.csv`, a data set that `--data=own`
+reads. Pictures are turned upright as their EXIF says, and the landmarks are in pixels of the upright picture. Data sets
+use the stored pixels, so turn such pictures before you use their predictions as a data set.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ from jaxlm.support.progress import progress
 __all__ = ["Face", "Predictor"]
 
 _SMALLEST_SIDE = 16  # pixels
-_MOST_AT_ONCE = 200_000_000  # numbers of pictures in memory
+_MOST_AT_ONCE = 200_000_000  # values of the pictures held in memory, 3 for each pixel
 
 
 class _Picture(NamedTuple):
@@ -51,10 +51,10 @@ class _Picture(NamedTuple):
 
 
 class Session:
-    """One run of the program: what was found, and where it goes.
+    """One run of the program: finds faces, writes the results and collects an entry for each file.
 
     Args:
-        predictor: for pictures.
+        predictor: finds the faces of pictures and of streams.
         out: folder of the results.
         overlays: whether pictures and videos with landmarks are written.
     """
@@ -73,7 +73,13 @@ class Session:
         print(f"\nError: {error}", file=sys.stderr)
 
     def pictures(self, files: list[tuple[Path, str]], boxes: dict[str, np.ndarray] | None, batch_size: int) -> None:
-        """Looks at pictures, some at a time; one that fails is told of, and the rest goes on."""
+        """Finds the faces of pictures and writes them; reports a picture that fails and continues with the others.
+
+        Args:
+            files: path of each picture, and the name of its results without ending.
+            boxes: path or file name of a picture -> boxes (N, 4) of its faces; the faces are detected where it is None.
+            batch_size: number of pictures at a time.
+        """
         started, seen = time.perf_counter(), len(self.entries)
         held: list[_Picture] = []
         names = Counter(path.name for path, _ in files)
@@ -104,7 +110,7 @@ class Session:
             if len(held) == 1:
                 reason = " ".join(str(error).split())[:200]
                 return self._fail(held[0].path, BadSample(f"{held[0].path} cannot be worked on: {reason}"))
-            for picture in held:  # one of them is to blame
+            for picture in held:  # to find the one that fails
                 self._look([picture])
             return None
         for picture, faces in zip(held, many, strict=True):
@@ -128,7 +134,13 @@ class Session:
             write_image(self._out / f"{stem}_landmarks.png", drawn)
 
     def videos(self, files: list[tuple[Path, str]], follow: VideoPredictor, boxes: np.ndarray | None) -> None:
-        """Follows the faces of videos; one that fails is told of, and the rest goes on."""
+        """Tracks the faces of videos and writes them; reports a video that fails and continues with the others.
+
+        Args:
+            files: path of each video, and the name of its results without ending.
+            follow: tracks the faces.
+            boxes: (T, 4) boxes of one face in every frame; the faces are found where it is None.
+        """
         for path, stem in files:
             try:
                 started, file = time.perf_counter(), VideoFile(path)
@@ -157,7 +169,7 @@ class Session:
             )
 
     def camera(self, index: int, seconds: float) -> None:
-        """Follows the largest face in front of a camera until the time is over or the user interrupts."""
+        """Tracks the largest face in a camera's stream for a number of seconds, or until the user interrupts."""
         capture = cv2.VideoCapture(index)
         try:
             if not capture.isOpened():
@@ -171,11 +183,12 @@ class Session:
             capture.release()
 
     def stream(self, stem: str, frames: Iterator[np.ndarray], fps: float) -> None:
-        """Follows the largest face of frames as they come; writes `<stem>.csv`, whose seconds are the clock's, and
-        `<stem>_landmarks.mp4`.
+        """Tracks the largest face in a stream of frames; writes `<stem>.csv` and `<stem>_landmarks.mp4`.
+
+        The column "second" of the CSV is the time since the start by the clock.
 
         Raises:
-            BadSample: if there is no frame.
+            BadSample: if the stream has no frame.
         """
         tracker, started, faces, times = LiveTracker(self._predictor), time.perf_counter(), [], []
         with contextlib.ExitStack() as stack:
@@ -189,7 +202,7 @@ class Session:
                         landmarks = [] if faces[-1] is None else [faces[-1].landmarks]
                         writer.write(outputs.overlay(frame, landmarks, self.scheme, 1280))
             except KeyboardInterrupt:
-                print("\nInterrupted; what was seen so far is written.")
+                print("\nInterrupted; the frames so far are written.")
         if not faces:
             raise BadSample(f"{stem} gave no frame.")
         track = outputs.track_of_faces(faces, self.scheme.num_landmarks)
@@ -198,7 +211,7 @@ class Session:
         print(f"{stem}: {len(faces)} frames, {len(faces) / (time.perf_counter() - started):.0f} a second")
 
     def write(self, model: str) -> None:
-        """Writes the tables of everything so far."""
+        """Writes the tables of all files so far; `model` says where the model was loaded from."""
         outputs.write_tables(self._out, model, self.scheme, self.entries)
 
 
@@ -212,7 +225,7 @@ def _entry(face: Face) -> dict[str, Any]:
 def _read_picture(path: Path) -> np.ndarray:
     image = decode_image(path.read_bytes(), upright=True)
     if image is None:
-        raise BadSample(f"{path} is not a picture that can be decoded: damaged, of another kind, or far too large.")
+        raise BadSample(f"{path} is not a picture that can be decoded: it is damaged, of another kind or too large.")
     if min(image.shape[:2]) < _SMALLEST_SIDE:
         raise BadSample(
             f"{path} has {image.shape[1]}×{image.shape[0]} pixels, which is too small for a face; "
@@ -222,7 +235,11 @@ def _read_picture(path: Path) -> np.ndarray:
 
 
 def _boxes_of(path: Path, image: np.ndarray, boxes: dict[str, np.ndarray], names: Counter[str]) -> np.ndarray:
-    """Those of the whole path, or of the name alone where it is that of one picture."""
+    """Boxes (N, 4) of a picture, listed by its path, or by its file name if no other picture has that name.
+
+    Raises:
+        BadSample: if the picture has no box, its name is ambiguous, or a box does not fit.
+    """
     keys = [str(path), str(path.resolve()), *([path.name] if names[path.name] == 1 else [])]
     own = next((boxes[key] for key in keys if key in boxes), None)
     if own is None and path.name in boxes:

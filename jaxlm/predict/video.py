@@ -1,4 +1,4 @@
-"""Faces of videos and of a camera, by recurrence without recurrence where the model has a state to start from."""
+"""Tracks faces in videos and camera streams, by recurrence without recurrence (RwR) if the model has a state."""
 
 import functools
 from typing import Any, NamedTuple
@@ -18,11 +18,11 @@ from jaxlm.support.pictures import warp
 
 
 class VideoPrediction(NamedTuple):
-    """Faces of a video.
+    """Tracks of the faces of a video.
 
     Attributes:
         tracks: landmarks and scores of each face, NaN where it was not seen.
-        frames: that could be decoded.
+        frames: number of frames that could be decoded.
     """
 
     tracks: list[Track]
@@ -30,13 +30,12 @@ class VideoPrediction(NamedTuple):
 
 
 class VideoPredictor:
-    """Follows faces through videos: by recurrence without recurrence where the system has a state to start from, frame
-    by frame otherwise.
+    """Tracks faces in videos, by recurrence without recurrence if the system has a state, else frame by frame.
 
     Args:
-        predictor: whose model and detector are used.
-        max_faces: at a time.
-        method: see `jaxlm.predict.follower.Method`; "rwr" or "frame", whichever the model can, where it is None.
+        predictor: its model and its detector are used.
+        max_faces: largest number of faces in a frame.
+        method: see `jaxlm.predict.follower.Method`; where it is None, "rwr" if the system has a state, else "frame".
     """
 
     def __init__(self, predictor: Predictor, *, max_faces: int = 4, method: str | None = None):
@@ -48,19 +47,19 @@ class VideoPredictor:
             self.method = method or best
             self._follower = Follower(self.model.variables, self.model.config, [self.method], batch_size=1)
         elif method not in (None, "frame"):
-            raise ValueError(f"{self.model.name} has no state to start from: of the methods only frame is left.")
+            raise ValueError(f"{self.model.name} has no state to start from; use the method frame.")
         else:
             self.method = "frame"
 
     def __call__(self, file: VideoFile, boxes: np.ndarray | None = None) -> VideoPrediction:
-        """The faces of a video.
+        """Tracks of the faces of a video.
 
         Args:
             file: the video.
-            boxes: (T, 4) of one face, NaN where it is lost; found where it is None.
+            boxes: (T, 4) boxes of one face, NaN where it is lost; the faces are found where it is None.
 
         Raises:
-            BadSample: if the boxes are not those of the video's frames.
+            BadSample: if there is not one box for each frame, or a box has no area or lies outside the video.
         """
         config = self.model.config
         if boxes is None:
@@ -88,10 +87,11 @@ class VideoPredictor:
 
 
 class LiveTracker:
-    """Follows the largest face of a stream, one frame at a time, with nothing but the past at hand.
+    """Tracks the largest face of a stream, one frame at a time, from the past frames alone.
 
     Args:
-        predictor: with a workdir's or the package's model; a graph has no state, and each frame starts anew.
+        predictor: its model and its detector are used. An exported graph has no state: each frame is predicted on its
+            own.
     """
 
     def __init__(self, predictor: Predictor):
@@ -104,14 +104,14 @@ class LiveTracker:
             self._track = None if method is None else jax.jit(functools.partial(method, "rwr"))
 
     def __call__(self, frame: np.ndarray) -> Face | None:
-        """The face of the next frame (H, W, 3) uint8 RGB, or None."""
+        """Face in the next frame (H, W, 3) uint8 RGB; None if there is none."""
         fresh = self._box is None
         box = self._find(frame) if self._box is None else self._box
         if box is None:
             return None
         landmarks, score = self._look(frame, box, fresh)
         following = face_boxes.next_box(box, landmarks, float(score.mean()), frame.shape)
-        # The crop must not shake with the landmarks: the last box has its say.
+        # The mean with the last box keeps the crop from jittering with the landmarks.
         self._box = None if following is None else 0.5 * (box + following)
         return None if following is None else Face(landmarks, score, box, None)
 

@@ -1,1 +1,1 @@
-"""What every room uses: files, pictures, drawing, errors, progress, MATLAB files, the frame of a program."""
+"""Utilities of the whole package: files, pictures, drawing, errors, progress bars, MATLAB files, programs."""

@@ -1,4 +1,4 @@
-"""Pictures that people look at: landmarks on faces, sheets of faces, error curves."""
+"""Draws landmarks and heatmaps on faces, sheets of faces, and error curves."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -34,8 +34,8 @@ def draw_landmarks(
 
     Args:
         image: RGB.
-        landmarks: (K, 2) in its pixels.
-        scheme: whose lines are drawn.
+        landmarks: (K, 2) in pixels of the image as given.
+        scheme: scheme of the landmarks; its lines are drawn.
         mask: (K,), true where a landmark exists.
         color: RGB of lines and points.
         scale: enlargement before drawing, so that thin lines stay thin.
@@ -45,12 +45,12 @@ def draw_landmarks(
     image = np.ascontiguousarray(image).copy()
     points = geometry.rescale_points(np.asarray(landmarks, np.float64), scale)
     exists = np.isfinite(points).all(axis=1) & (True if mask is None else np.asarray(mask, bool))
-    # As thick as suits the face, not the picture; points that would touch each other are left to the lines.
+    # The thickness depends on the face's size. On a small face no dots are drawn, because they would touch each other.
     extent = float(np.ptp(points[exists], axis=0).max()) if exists.any() else 0.0
     thickness = int(np.clip(round(min(extent / 180, min(image.shape[:2]) / 200)), 1, 6))
     shadow = np.zeros(image.shape[:2], np.uint8)
     _draw_graph(shadow, points, exists, scheme, 255, thickness + 2, extent > 150)
-    image = (image * (1 - 0.5 / 255 * shadow[..., None])).astype(np.uint8)  # the lines show on any background
+    image = (image * (1 - 0.5 / 255 * shadow[..., None])).astype(np.uint8)  # dark edge for bright backgrounds
     _draw_graph(image, points, exists, scheme, color, thickness, extent > 150)
     return image
 
@@ -70,15 +70,15 @@ def _draw_graph(canvas: np.ndarray, points, exists, scheme: Scheme, color: Any, 
 def draw_comparison(
     image: np.ndarray, target: np.ndarray, pred: np.ndarray, scheme: Scheme, *, mask: np.ndarray, side: int
 ) -> np.ndarray:
-    """A square image enlarged to `side` pixels, ground truth green where `mask` is true, prediction red.
+    """Square image enlarged to `side` pixels, with the ground truth in green and the prediction in red.
 
     Args:
         image: (S, S, 3) uint8 RGB.
-        target: (K, 2) in its pixels, as `pred`.
-        pred: (K, 2).
-        scheme: whose lines are drawn.
-        mask: (K,).
-        side: of the result.
+        target: (K, 2) ground truth in pixels of the image.
+        pred: (K, 2) prediction in pixels of the image.
+        scheme: scheme of the landmarks; its lines are drawn.
+        mask: (K,), true where the ground truth exists.
+        side: side of the result in pixels.
     """
     scale = side / len(image)
     drawn = draw_landmarks(image, target, scheme, mask=mask, scale=scale)
@@ -91,7 +91,7 @@ def overlay_heatmap(image: np.ndarray, heatmap: np.ndarray, side: int) -> np.nda
     Args:
         image: (H, W, 3) uint8 RGB, square.
         heatmap: (h, w); 0 and below is transparent, 1 and above is brightest.
-        side: of the result.
+        side: side of the result in pixels.
     """
     grey = cv2.cvtColor(cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC), cv2.COLOR_RGB2GRAY)
     cells = cv2.resize(np.clip(heatmap, 0, 1).astype(np.float32), (side, side), interpolation=cv2.INTER_NEAREST)
@@ -101,7 +101,7 @@ def overlay_heatmap(image: np.ndarray, heatmap: np.ndarray, side: int) -> np.nda
 
 
 def caption(image: np.ndarray, text: str) -> np.ndarray:
-    """Image with one line of text in its lower left corner, dark-edged so that any background carries it."""
+    """Image with one line of text in its lower left corner; a dark edge keeps it readable on any background."""
     image = image.copy()
     size = max(image.shape[0] / 520, 0.32)
     place = (5, image.shape[0] - 6)
@@ -111,7 +111,7 @@ def caption(image: np.ndarray, text: str) -> np.ndarray:
 
 
 def sheet(images: Sequence[np.ndarray], columns: int, gap: int = 4) -> np.ndarray:
-    """Images of one size (H, W, 3) in rows, white between them."""
+    """Sheet of images of one size (H, W, 3), `columns` in a row, with `gap` white pixels between them."""
     height, width = images[0].shape[:2]
     rows = -(-len(images) // columns)
     canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
@@ -125,8 +125,8 @@ def sheet(images: Sequence[np.ndarray], columns: int, gap: int = 4) -> np.ndarra
 def figure(
     path: Path, *, rows: int = 1, columns: int = 1, size: tuple[float, float] = (6, 4.2), title: str = ""
 ) -> Iterator[list[Any]]:
-    """Matplotlib axes, row by row, each panel `size` inches; written to `path` when the context ends."""
-    # Not pyplot, whose backend is the caller's: a notebook shows its own figures with it.
+    """Context of a Matplotlib figure: gives its axes row by row, each `size` inches; writes it to `path` at the end."""
+    # pyplot is left alone, because its backend belongs to the caller, a notebook for instance.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -148,7 +148,15 @@ def plot_curves(
     titles: dict[str, str],
     ylabel: str,
 ) -> None:
-    """Panels side by side with one y axis: panel -> name -> values at the panel's x."""
+    """Plots curves in panels side by side, all with the same range of y.
+
+    Args:
+        path: file to write.
+        curves: panel -> name -> values at the panel's x.
+        x: panel -> x of its values.
+        titles: panel -> label of its x axis.
+        ylabel: label of the y axis.
+    """
     with figure(path, columns=len(curves)) as panels:
         top = max(value for panel in curves.values() for values in panel.values() for value in values)
         for axes, (panel, lines) in zip(panels, curves.items(), strict=True):
@@ -161,7 +169,14 @@ def plot_curves(
 
 
 def plot_ced(path: Path, curves: dict[str, np.ndarray], *, threshold: float, title: str) -> None:
-    """Cumulative error distribution: fraction of faces with an NME up to x, x to `threshold` (both as fractions)."""
+    """Plots cumulative error distributions: the fraction of faces with an NME up to x.
+
+    Args:
+        path: file to write.
+        curves: name -> (N,) NME of its faces, as fractions; NaNs are left out.
+        threshold: largest x, as a fraction.
+        title: title of the figure.
+    """
     with figure(path) as (axes,):
         for name, values in curves.items():
             values = np.sort(values[~np.isnan(values)])

@@ -2,7 +2,7 @@
 
 
 class MissingSplit(ValueError):
-    """A data set that does not have the split that was asked for."""
+    """The data set does not have the split that was asked for."""
 
 
 class BadSample(ValueError):

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and numbers as JSON takes them."""
+"""Atomic writing of files, and values without NaN for JSON."""
 
 import os
 from collections.abc import Callable
@@ -9,12 +9,12 @@ import numpy as np
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file by a complete one, never leaving half of it."""
+    """Writes a text file atomically: replaces it only once the new one is complete."""
     write_bytes_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write_bytes_atomically(path: Path, write: Callable[[Any], Any]) -> None:
-    """The same for what `write` puts into an open binary file."""
+    """Writes a binary file atomically; `write` writes its bytes into the open file that it is given."""
     temporary = path.with_name(path.name + ".partial")
     try:
         with temporary.open("wb") as file:
@@ -25,7 +25,7 @@ def write_bytes_atomically(path: Path, write: Callable[[Any], Any]) -> None:
 
 
 def without_nan(value: Any) -> Any:
-    """JSON has no NaN: what could not be measured is null."""
+    """Value with None (null in JSON) in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""MATLAB files, plain or HDF5, as arrays. MATLAB counts pixels from 1."""
+"""Reads MATLAB files, plain or HDF5, as arrays. MATLAB counts pixels from 1."""
 
 import zlib
 from pathlib import Path
@@ -11,7 +11,7 @@ from scipy.io.matlab import MatReadError
 
 from jaxlm.support.errors import BadSample, first_line
 
-# What SciPy and h5py raise for a file that is damaged or of another kind.
+# Exceptions that SciPy and h5py raise for a file that is damaged or of another kind.
 DAMAGED = (
     OSError, ValueError, TypeError, KeyError, IndexError, RuntimeError, EOFError, NotImplementedError, MatReadError,
     zlib.error,
@@ -37,7 +37,7 @@ def read_mat(path: Path, fields: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 
 def read_names(path: Path, field: str) -> list[str]:
-    """Text of a cell array of names.
+    """Names in a cell array of a MATLAB file.
 
     Raises:
         BadSample: if the field is missing or holds something else.
@@ -49,10 +49,10 @@ def read_names(path: Path, field: str) -> list[str]:
 
 
 def open_hdf5(path: Path) -> h5py.File:
-    """A MATLAB 7.3 file, opened to read.
+    """Opens a MATLAB 7.3 file for reading.
 
     Raises:
-        BadSample: if it is none.
+        BadSample: if it is not a MATLAB 7.3 file.
     """
     try:
         return h5py.File(path, "r")
@@ -61,6 +61,6 @@ def open_hdf5(path: Path) -> h5py.File:
 
 
 def png_of(pixels: np.ndarray) -> bytes:
-    """PNG of a grey (H, W) or RGB (H, W, 3) picture."""
+    """Bytes of a PNG file of a grey (H, W) or RGB (H, W, 3) picture."""
     picture = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".png", np.ascontiguousarray(picture))[1].tobytes()

@@ -1,4 +1,4 @@
-"""Pictures as arrays: decoded, resampled and written."""
+"""Decodes, resamples and writes pictures."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from jaxlm import geometry
 def warp(image: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
     """Samples `image` (H, W, 3) uint8 under `transform` (image → crop) into (size, size, 3); black outside.
 
-    Where the crop is less than half as fine as the image, the image is averaged down first, so that nothing aliases.
+    If the crop has less than half the image's resolution, the image is first shrunk by averaging, to avoid aliasing.
     """
     scale = np.sqrt(abs(np.linalg.det(transform[:, :2])))
     if scale < 0.5:
@@ -26,11 +26,14 @@ def warp(image: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
 
 
 def decode_image(content: bytes, *, upright: bool = False) -> np.ndarray | None:
-    """RGB uint8 (H, W, 3) of JPEG, PNG, … bytes, or None. Grey, 16-bit and CMYK pictures are converted.
+    """Picture (H, W, 3) uint8 RGB from the bytes of a JPEG, PNG, … file; None if they cannot be decoded.
+
+    Grey, 16-bit and CMYK pictures are converted.
 
     Args:
-        content: of the file.
-        upright: turned as EXIF says, as a viewer shows it. Data sets give landmarks in the stored pixels.
+        content: bytes of the file.
+        upright: whether the picture is turned as its EXIF says, as viewers do. The landmarks of data sets are in the
+            stored pixels.
     """
     flags = cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
     try:
@@ -41,7 +44,7 @@ def decode_image(content: bytes, *, upright: bool = False) -> np.ndarray | None:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Writes RGB uint8 as PNG or JPEG, whole or not at all."""
+    """Writes a picture (H, W, 3) uint8 RGB atomically, as PNG or JPEG by the ending of `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     temporary = path.with_name(path.name + ".partial")

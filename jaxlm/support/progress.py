@@ -1,4 +1,4 @@
-"""The progress bar of everything that takes long: lively on a terminal, a line every half minute in a log file."""
+"""Progress bar, updated several times a second on a terminal and every half minute in a log file."""
 
 import sys
 from collections.abc import Iterable
@@ -8,6 +8,6 @@ from tqdm import tqdm
 
 
 def progress(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
-    """A tqdm bar with the options of tqdm."""
+    """tqdm progress bar over an iterable; takes the options of tqdm."""
     interval = 0.2 if sys.stderr.isatty() else 30.0
     return tqdm(iterable, dynamic_ncols=True, mininterval=interval, maxinterval=max(interval, 10.0), **options)

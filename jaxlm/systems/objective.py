@@ -1,4 +1,4 @@
-"""What a network with heatmaps is trained towards: its landmarks, or the heatmaps themselves."""
+"""Training objectives of networks with heatmaps: losses on the landmarks or on the heatmaps."""
 
 import functools
 import inspect
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxlm import geometry, heatmaps, losses
-from jaxlm.config import Config
+from jaxlm.config import Config, Heatmap, Loss
 from jaxlm.schemes import Scheme, get_scheme
 
 WEIGHT_MAPS = {"none": None, "baseline": losses.baseline_weight, "dilated": losses.loss_map_weight}
@@ -18,38 +18,43 @@ Objective = Callable[[Array, dict[str, Array]], Array]
 
 
 def make_objective(config: Config) -> Objective:
-    """The loss of `config.loss`: {on: "landmarks" or "heatmaps", name, options of that loss}.
+    """Returns the objective of `config.loss`: {on: "landmarks" or "heatmaps", name, options of that loss}.
 
-    On landmarks, the soft-argmax of every stage is compared with the ground truth in units of the image's side, and
-    the mean over the stages is taken. On heatmaps, every stage is compared with the targets of `config.heatmap`, and
-    the stages add up. Landmarks that do not exist or lie outside the image are left out; the boundary is made of the
-    segments whose ends exist, and left out where there is none.
+    On landmarks, the loss compares the soft-argmax of every stage with the ground truth, in units of the image's side,
+    and averages over the stages. On heatmaps, it compares every stage with the target heatmaps of `config.heatmap` and
+    adds up the stages. Landmarks that do not exist or lie outside the image are ignored. The target boundary consists
+    of the segments whose ends both exist; without such a segment the boundary is ignored.
 
     Raises:
-        ValueError: for a loss, an option of it, or a weight map that does not exist.
+        ValueError: if a setting of `config.loss` or `config.heatmap` is missing, unknown or out of range.
     """
-    scheme = get_scheme(config.scheme)
-    if config.loss.on == "landmarks":
-        return functools.partial(_landmark_objective, make_loss(config.loss, losses.LANDMARK_LOSSES), scheme)
-    if config.loss.on != "heatmaps":
-        raise ValueError(f"loss.on must be landmarks or heatmaps, got {config.loss.on!r}.")
+    scheme, settings = get_scheme(config.scheme), config["loss"]
+    if settings.on == "landmarks":
+        return functools.partial(_landmark_objective, make_loss(settings, losses.LANDMARK_LOSSES), scheme)
+    if settings.on != "heatmaps":
+        raise ValueError(f"loss.on must be landmarks or heatmaps, got {settings.on!r}.")
     if "heatmap" not in config:
         raise ValueError("loss.on = heatmaps needs the block config.heatmap; see configs/awing_wflw.py.")
-    if not (config.heatmap.sigma > 0 and config.heatmap.boundary_sigma > 0):
+    heatmap: Heatmap = config["heatmap"]
+    if not (heatmap.sigma > 0 and heatmap.boundary_sigma > 0):
         raise ValueError("heatmap.sigma and heatmap.boundary_sigma must be positive.")
-    elementwise = make_loss(config.loss, losses.HEATMAP_LOSSES)
-    if config.heatmap.weight_map not in WEIGHT_MAPS:
-        raise ValueError(
-            f"There is no weight map {config.heatmap.weight_map!r}; choose one of {', '.join(WEIGHT_MAPS)}."
-        )
-    return functools.partial(_heatmap_objective, elementwise, scheme, config.heatmap)
+    elementwise = make_loss(settings, losses.HEATMAP_LOSSES)
+    if heatmap.weight_map not in WEIGHT_MAPS:
+        raise ValueError(f"There is no weight map {heatmap.weight_map!r}; choose one of {', '.join(WEIGHT_MAPS)}.")
+    return functools.partial(_heatmap_objective, elementwise, scheme, heatmap)
 
 
-def make_loss(settings: Config, choices: dict[str, Callable[..., Array]]) -> Callable[..., Array]:
-    """Elementwise loss (pred, target, mask) of {name, options}; the mask is for those that look at the whole batch.
+def make_loss(settings: Loss, choices: dict[str, Callable[..., Array]]) -> Callable[..., Array]:
+    """Returns the elementwise loss (pred, target, mask) that the settings name.
+
+    Only losses with statistics over the batch use the mask.
+
+    Args:
+        settings: `config.loss`: {on, name, options}.
+        choices: name -> loss.
 
     Raises:
-        ValueError: for a name that is not among the choices, or an option that the loss does not have.
+        ValueError: if the name is not among the choices, or an option is unknown or not positive.
     """
     if settings.name not in choices:
         raise ValueError(f"There is no loss {settings.name!r} on {settings.on}; choose one of {', '.join(choices)}.")
@@ -60,8 +65,8 @@ def make_loss(settings: Config, choices: dict[str, Callable[..., Array]]) -> Cal
     if set(options) - set(known):
         unknown = ", ".join(sorted(set(options) - set(known)))
         raise ValueError(
-            f"loss.options has {unknown}; {settings.name} takes {', '.join(known) or 'none'}: "
-            "set them together, as in --config.loss.options={} or \"{'omega': 10.0}\"."
+            f"loss.options has {unknown}; {settings.name} takes {', '.join(known) or 'none'}. "
+            "Set all options at once, as in --config.loss.options={} or \"{'omega': 10.0}\"."
         )
     if any(value <= 0 for value in options.values()):
         raise ValueError(f"loss.options must be positive, got {options}.")
@@ -80,7 +85,7 @@ def _landmark_objective(elementwise, scheme: Scheme, stages: Array, batch: dict[
     return losses.masked_mean(values, jnp.broadcast_to(mask, values.shape))
 
 
-def _heatmap_objective(elementwise, scheme: Scheme, settings: Config, stages: Array, batch: dict[str, Array]) -> Array:
+def _heatmap_objective(elementwise, scheme: Scheme, settings: Heatmap, stages: Array, batch: dict[str, Array]) -> Array:
     boundary = stages.shape[-1] > scheme.num_landmarks
     target, mask = heatmap_target(batch, (stages.shape[2], stages.shape[3]), scheme, settings, boundary=boundary)
     weight = WEIGHT_MAPS[settings.weight_map]
@@ -94,16 +99,21 @@ def _heatmap_objective(elementwise, scheme: Scheme, settings: Config, stages: Ar
 
 
 def heatmap_target(
-    batch: dict[str, Array], shape: tuple[int, int], scheme: Scheme, settings: Config, *, boundary: bool
+    batch: dict[str, Array], shape: tuple[int, int], scheme: Scheme, settings: Heatmap, *, boundary: bool
 ) -> tuple[Float[Array, "B h w C"], Bool[Array, "B C"]]:
-    """Heatmaps to regress, with height 1, and which of them exist.
+    """Target heatmaps with peak 1, and a mask that is true for those that count in the loss.
 
     Args:
-        batch: image, landmarks and mask.
+        batch: dict with image, landmarks and mask.
         shape: (h, w) of the heatmaps.
-        scheme: of the landmarks.
-        settings: sigma in cells, radius of truncation in cells or −1 for none, boundary_sigma in cells.
-        boundary: whether the boundary comes as the last channel.
+        scheme: landmark scheme.
+        settings: `config.heatmap`: sigma and boundary_sigma in cells, and the radius of truncation in cells, −1 for no
+            truncation.
+        boundary: whether the last channel is the boundary.
+
+    Returns:
+        Heatmaps of C = K channels, or K + 1 with the boundary. The mask is false for landmarks that do not exist or lie
+        outside the image, and for a boundary without a segment.
     """
     landmarks = geometry.rescale_points(batch["landmarks"], shape[0] / batch["image"].shape[1])
     radius = settings.radius if settings.radius >= 0 else None

@@ -1,4 +1,4 @@
-"""Optimisers from configs: schedule, clipping, weight decay, moving average of the parameters."""
+"""Optimisers from configs: schedule, clipping, weight decay, and moving average of the parameters."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,15 +7,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxlm.config import Config
+from jaxlm.config import Optim, Optimizer
 from jaxlm.systems import TrainState
 
 
-def make_schedule(config: Config, num_steps: int) -> optax.Schedule:
-    """Learning rate over steps: linear warm-up, then "constant", "cosine" to zero, or "steps".
+def make_schedule(config: Optim, num_steps: int) -> optax.Schedule:
+    """Learning-rate schedule: linear warm-up, then constant, cosine decay to zero, or drops at given steps.
+
+    Args:
+        config: `config.optim`: learning_rate, warmup_steps, schedule ("constant", "cosine" or "steps") and, for
+            "steps", drop (factor) and drop_at (fractions of `num_steps`).
+        num_steps: number of optimiser steps of the training.
 
     Raises:
-        ValueError: for an unknown schedule.
+        ValueError: if the schedule is unknown.
     """
     if config.schedule == "constant":
         after = optax.constant_schedule(config.learning_rate)
@@ -25,26 +30,26 @@ def make_schedule(config: Config, num_steps: int) -> optax.Schedule:
         at = {round(fraction * num_steps) - config.warmup_steps: config.drop for fraction in config.drop_at}
         after = optax.piecewise_constant_schedule(config.learning_rate, at)
     else:
-        raise ValueError(f"There is no schedule {config.schedule!r}; choose constant, cosine or steps.")
+        raise ValueError(f"optim.schedule {config.schedule!r} does not exist; choose constant, cosine or steps.")
     warmup = optax.linear_schedule(0.0, config.learning_rate, max(config.warmup_steps, 1))
     return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 
 def make_optimizer(
-    config: Config, schedule: optax.Schedule, trainable: Callable[[Any], Any] | None = None
+    config: Optimizer, schedule: optax.Schedule, trainable: Callable[[Any], Any] | None = None
 ) -> optax.GradientTransformation:
     """Optimiser of `config.optim`: clipping by global norm, then adamw, sgd (Nesterov 0.9), momentum (0.9) or rmsprop.
 
-    Weight decay spares biases and norms (vectors).
+    Weight decay excludes biases and the parameters of norms (vectors).
 
     Args:
-        config: name, weight_decay and clip_norm.
-        schedule: learning rate.
-        trainable: parameters -> a like tree of booleans; what is false stays as it is. The optimiser's state has the
-            same structure whatever is frozen.
+        config: `config.optim`: name, weight_decay and clip_norm (no clipping if it is not positive).
+        schedule: learning rate over steps.
+        trainable: parameters -> tree of booleans of the same structure; parameters where it is false do not change. The
+            structure of the optimiser's state does not depend on it.
 
     Raises:
-        ValueError: for an unknown optimiser.
+        ValueError: if the optimiser is unknown.
     """
 
     def matrices(params):
@@ -56,16 +61,16 @@ def make_optimizer(
         if config.name != "rmsprop":
             direction = optax.sgd(schedule, 0.9, nesterov=config.name == "sgd")
         else:
-            # As in Torch, where the papers trained: a step does not depend on the scale of the loss. Optax's own
-            # defaults put ε inside the root, which holds gradients below 1e-4 back.
+            # PyTorch's settings, which the papers trained with: a step does not depend on the scale of the loss.
+            # Optax's defaults put ε inside the root, which shrinks the steps of gradients below 1e-4.
             direction = optax.rmsprop(schedule, decay=0.99, eps=1e-8, eps_in_sqrt=False)
         step = optax.chain(optax.add_decayed_weights(config.weight_decay, matrices), direction)
     else:
-        raise ValueError(f"There is no optimizer {config.name!r}; choose adamw, sgd, momentum or rmsprop.")
+        raise ValueError(f"optim.name {config.name!r} does not exist; choose adamw, sgd, momentum or rmsprop.")
     if config.clip_norm > 0:
         step = optax.chain(optax.clip_by_global_norm(config.clip_norm), step)
     if trainable is not None:
-        # Afterwards, because of weight decay and old momentum.
+        # Applied last: weight decay and old momentum would move frozen parameters, too.
         freeze = optax.masked(
             optax.set_to_zero(), lambda params: jax.tree.map(lambda leaf: not leaf, trainable(params))
         )
@@ -76,10 +81,19 @@ def make_optimizer(
 def apply_gradients(
     optimizer: optax.GradientTransformation, ema_decay: float, state: TrainState, gradient: Any, batch_stats: Any
 ) -> tuple[TrainState, jax.Array]:
-    """One optimiser step and moving average; the average's decay is warmed up as (1 + t)/(10 + t).
+    """Takes one optimiser step and updates the moving average.
+
+    The decay of the average is warmed up: it is at most (1 + t)/(10 + t) at step t.
+
+    Args:
+        optimizer: from `make_optimizer`.
+        ema_decay: final decay of the moving average.
+        state: state before the step.
+        gradient: gradient of the loss, a tree like `state.params`.
+        batch_stats: running statistics after the step.
 
     Returns:
-        The new state and the gradient's global norm before clipping.
+        The new state and the gradient's global norm () before clipping.
     """
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

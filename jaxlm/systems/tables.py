@@ -4,7 +4,8 @@ Each system has the tables of its paper in its own `tables.py`. A config file of
 (`configs/awing_wflw.py:aw_wm`); `jaxlm ablation` trains a table.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -40,26 +41,27 @@ class Table(NamedTuple):
     rows: dict[str, Row]
 
 
-def apply_row(config: Config, name: str, tables: Mapping[str, Table], others: tuple[str, ...] = ()) -> None:
-    """Changes `config` to the row `name` of one of the tables.
+def rows_of(tables: Mapping[str, Table]) -> dict[str, Callable[[Any], None]]:
+    """Name of every row of the tables -> the change that it makes to a config, for `jaxlm.config.apply_variant`."""
+    rows = {name: row for table in tables.values() for name, row in table.rows.items()}
+    return {name: functools.partial(apply_row, name, row) for name, row in rows.items()}
 
-    Args:
-        config: with the fields that the row changes.
-        name: of the row.
-        tables: that are looked through.
-        others: further variants that the config file has, for the message.
+
+def apply_row(name: str, row: Row, config: Config) -> None:
+    """Changes a config to a row of a table.
 
     Raises:
-        ValueError: naming the variants that exist, or the field that the config does not have.
+        ValueError: naming a field that the config does not have.
     """
-    rows = {key: row for table in tables.values() for key, row in table.rows.items()}
-    if name not in rows:
-        raise ValueError(f"There is no variant {name!r}; choose one of {', '.join([*others, *rows])}.")
-    for field, value in rows[name].changes.items():
+    for field, value in row.changes.items():
         *parents, last = field.split(".")
         place: Any = config
         for parent in parents:
             place = place[parent] if parent in place else ConfigDict()
         if last not in place:
             raise ValueError(f"The row {name!r} changes {field}, which this config of {config.system!r} does not have.")
-        place[last] = ConfigDict(value) if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            with config.unlocked():
+                place[last] = ConfigDict(value)
+        else:
+            place[last] = value

@@ -1,4 +1,4 @@
-"""Landmarks over time: recurrence without recurrence, the energy of Eq. (8), filters. Micaelli et al., CVPR 2023."""
+"""Landmarks on video: recurrence without recurrence, the energy of Eq. (8) (Micaelli et al., CVPR 2023), filters."""
 
 from jaxlm.video.recurrence import Tracking, rwr
 

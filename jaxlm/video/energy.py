@@ -1,4 +1,4 @@
-"""Eq. (8) of Micaelli et al., CVPR 2023: the equilibrium of a frame near that of the frame before, by L-BFGS."""
+"""Equilibrium of a frame near that of the previous frame: Eq. (8) of Micaelli et al., CVPR 2023, by L-BFGS."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,12 +11,12 @@ from jaxtyping import Array, Float, PyTree, Shaped
 
 
 class EnergyStats(NamedTuple):
-    """What `minimize_energy` reports.
+    """Statistics of `minimize_energy`.
 
     Attributes:
         num_steps: (B,) iterations of L-BFGS.
-        energy: (B,) Eq. (8) at the minimum.
-        start_residual: (B,) ‖f(z) − z‖₂ / ‖f(z)‖₂ at the last frame's equilibrium.
+        energy: (B,) value of Eq. (8) at the returned z.
+        start_residual: (B,) ‖f(z) − z‖₂ / ‖f(z)‖₂ at the equilibrium of the previous frame.
     """
 
     num_steps: Shaped[Array, " B"]
@@ -45,19 +45,22 @@ def minimize_energy(
     tol: float = 1e-4,
     memory: int = 10,
 ) -> tuple[Float[Array, "B ..."], EnergyStats]:
-    """Minimises Eq. (8) by L-BFGS from the last frame's equilibrium, each sample on its own.
+    """Minimises Eq. (8) by L-BFGS from the previous frame's equilibrium, each sample separately.
 
     Args:
         fun: (z, args) -> z for a batch.
-        z_prev: (B, ...), equilibrium of the last frame.
-        args: what the frame brings, leaves (B, ...).
-        alpha: α ≥ 0, weight of staying where the last frame was; 0 looks for a fixed point alone.
+        z_prev: (B, ...), equilibrium of the previous frame.
+        args: inputs of `fun` for this frame, leaves (B, ...).
+        alpha: α ≥ 0, weight of the distance to `z_prev`; 0 minimises the residual alone.
         max_steps: most iterations.
-        tol: on the gradient's norm.
-        memory: pairs that L-BFGS keeps.
+        tol: tolerance for the norm of the energy's gradient.
+        memory: number of update pairs that L-BFGS keeps.
+
+    Returns:
+        z (B, ...) and the statistics.
 
     Raises:
-        ValueError: for a negative α.
+        ValueError: if α is negative.
     """
     if not alpha >= 0:
         raise ValueError(f"alpha must not be negative, got {alpha}.")

@@ -1,8 +1,8 @@
-"""Temporal filters: the conventional cure for flicker, as baselines for any system's landmarks or scores.
+"""Temporal filters against flicker: conventional baselines for the landmarks or scores of any system.
 
-Every filter takes one video's values (T, ...) and returns the same shape; what is NaN (a lost face) stays NaN and the
-filter starts anew behind it. The exponential average, the causal Savitzky–Golay and the One Euro filter use frames of
-the past alone; the centred Savitzky–Golay looks ahead.
+Every filter takes the values (T, ...) of one video and returns the same shape. Frames with a NaN (a lost face) become
+NaN, and the filter restarts after them. The exponential average, the causal Savitzky–Golay and the One Euro filter use
+no later frames; the centred Savitzky–Golay filter does.
 """
 
 from collections.abc import Callable
@@ -14,17 +14,17 @@ Filter = Callable[[np.ndarray], np.ndarray]
 
 
 def exponential_moving_average(values: np.ndarray, alpha: float, score: np.ndarray | None = None) -> np.ndarray:
-    """yₙ = α xₙ + (1 − α) yₙ₋₁, the filter of section 6.2 of Micaelli et al., CVPR 2023.
+    """Exponential moving average, yₙ = α xₙ + (1 − α) yₙ₋₁, section 6.2 of Micaelli et al., CVPR 2023.
 
     Args:
         values: (T, ...).
-        alpha: in (0, 1]; 1 changes nothing.
-        score: (T, K) for values (T, K, ...), weights of the frames landmark by landmark, so that an unsure frame
-            counts for less: yₙ = Σ wₙ₋ᵢ xₙ₋ᵢ / Σ wₙ₋ᵢ with wₙ₋ᵢ = α (1 − α)ⁱ scoreₙ₋ᵢ, the first frame weighing
-            1 / α of the others.
+        alpha: α in (0, 1]; 1 leaves the values as they are.
+        score: (T, K) for values (T, K, ...), weight of each landmark in each frame, so that uncertain frames count
+            for less: yₙ = Σ wₙ₋ᵢ xₙ₋ᵢ / Σ wₙ₋ᵢ with wₙ₋ᵢ = α (1 − α)ⁱ scoreₙ₋ᵢ. The weight of the first frame has no
+            factor α.
 
     Raises:
-        ValueError: for an α outside (0, 1].
+        ValueError: if α is outside (0, 1].
     """
     _check("alpha", alpha, 0, 1)
     weights = np.ones(values.shape[:1]) if score is None else np.asarray(score, np.float64)
@@ -46,16 +46,16 @@ def exponential_moving_average(values: np.ndarray, alpha: float, score: np.ndarr
 
 
 def savitzky_golay(values: np.ndarray, window: int, degree: int = 2, *, causal: bool = False) -> np.ndarray:
-    """Value of the polynomial fitted to a window of frames (Savitzky & Golay, 1964), by SciPy.
+    """Value of a polynomial fitted to a window of frames (Savitzky & Golay, 1964), by SciPy.
 
     Args:
         values: (T, ...).
-        window: odd number of frames; a video or a run that is shorter takes the largest odd number that fits.
-        degree: of the polynomial, below `window`.
-        causal: the window ends at the frame instead of being centred on it.
+        window: odd number of frames; a shorter run of frames uses the largest odd number that fits.
+        degree: degree of the polynomial, below `window`.
+        causal: the window ends at the frame instead of being centred on it; it is shorter at the start of a run.
 
     Raises:
-        ValueError: for an even window, or one not larger than the degree.
+        ValueError: if the window is not a positive odd number, or the degree is negative or not below the window.
     """
     if window < 1 or window % 2 == 0 or degree >= window or degree < 0:
         raise ValueError(f"window must be odd and larger than degree, got {window} and {degree}.")
@@ -79,17 +79,17 @@ def savitzky_golay(values: np.ndarray, window: int, degree: int = 2, *, causal: 
 def one_euro(
     values: np.ndarray, *, fps: float = 25.0, min_cutoff: float = 1.0, beta: float = 0.05, speed_cutoff: float = 1.0
 ) -> np.ndarray:
-    """The One Euro filter (Casiez et al., CHI 2012): a low-pass whose cutoff grows with the speed.
+    """One Euro filter (Casiez et al., CHI 2012): a low-pass filter whose cutoff grows with the speed.
 
     Args:
         values: (T, ...).
-        fps: frames a second.
-        min_cutoff: Hz, at rest; lower is smoother.
-        beta: Hz for each unit a second of speed; higher lags less.
-        speed_cutoff: Hz, of the speed's own low-pass.
+        fps: frames per second.
+        min_cutoff: cutoff at rest in Hz; lower is smoother.
+        beta: growth of the cutoff in Hz for each unit of `values` per second; higher lags less.
+        speed_cutoff: cutoff in Hz of the low-pass filter of the speed.
 
     Raises:
-        ValueError: for an option that is not positive (β may be 0).
+        ValueError: if an option is not positive (β may be 0).
     """
     if min(fps, min_cutoff, speed_cutoff) <= 0 or beta < 0:
         raise ValueError("fps, min_cutoff and speed_cutoff must be positive and beta not negative.")
@@ -101,7 +101,7 @@ def one_euro(
         part = np.asarray(values[run], np.float64)
         result, speed = part.copy(), np.zeros(part.shape[1:])
         for time in range(1, len(part)):
-            # The speed of the filtered signal's step, as the authors' reference program has it.
+            # Speed relative to the last filtered value, as in the authors' reference program.
             speed = speed + share(speed_cutoff) * ((part[time] - result[time - 1]) * fps - speed)
             result[time] = result[time - 1] + share(min_cutoff + beta * np.abs(speed)) * (part[time] - result[time - 1])
         return result
@@ -126,15 +126,17 @@ def _check(name: str, value: float, low: float, high: float) -> None:
 
 
 def parse(spec: str) -> Callable[[np.ndarray, np.ndarray | None, float], np.ndarray]:
-    """The filter that a text names: "ema:0.7", "ema_score:0.7", "savgol:7,2", "savgol_causal:7,2", "one_euro:1,0.05".
+    """Returns the filter that a text describes.
 
-    The numbers are α; window and degree; minimal cutoff and β, for landmarks in units of the face's size over 100.
+    Args:
+        spec: "ema:0.7" or "ema_score:0.7" (α), "savgol:7,2" or "savgol_causal:7,2" (window, degree), or
+            "one_euro:1,0.05" (minimal cutoff, β, for landmarks in hundredths of the face's size).
 
     Returns:
-        (values (T, K, 2), scores (T, K), frames a second) -> filtered values.
+        (values (T, K, 2), scores (T, K), frames per second) -> filtered values.
 
     Raises:
-        ValueError: for an unknown filter, or numbers that it does not take.
+        ValueError: if the filter is unknown or its numbers are too few, too many or out of range.
     """
     name, _, text = spec.partition(":")
     filters = {
@@ -159,6 +161,6 @@ def parse(spec: str) -> Callable[[np.ndarray, np.ndarray | None, float], np.ndar
     def apply(values, score, fps):
         return filters[name](values, score, fps, *numbers)
 
-    # Numbers that are out of range are found out here, and not after an hour of tracking.
+    # Raises here, before any video is tracked, if a number is out of range.
     apply(np.zeros((9, 1, 2)), np.ones((9, 1)), 25.0)
     return apply

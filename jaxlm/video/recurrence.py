@@ -1,9 +1,9 @@
 """Recurrence without recurrence (RwR): stable landmarks on video from a model that was trained on stills.
 
-Micaelli et al., CVPR 2023, section 4. Of the fixed points of f(·, xₙ) a video wants the one nearest to the last frame's
-(Eq. 6). Relaxed, that is the minimum of an energy (Eq. 8), which `minimize_energy` finds by L-BFGS. `rwr` gets the
-same effect cheaply: the solver starts at the last frame's equilibrium and is stopped early, which acts as the prior of
-Eq. (9b). Nothing here knows about heatmaps: z is any pytree with a leading batch axis.
+Micaelli et al., CVPR 2023, section 4. The wanted fixed point of f(·, xₙ) is the one nearest to that of the previous
+frame (Eq. 6). A relaxation is the minimum of an energy (Eq. 8), which `jaxlm.video.energy.minimize_energy` finds by
+L-BFGS. `rwr` has the same effect at a lower cost: the solver starts at the previous frame's equilibrium and stops
+early, which acts as the prior of Eq. (9b). z may be any pytree with a leading batch axis.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,12 @@ Step = Callable[[Any, Any], tuple[Any, Array, Any]]
 
 
 class Tracking(NamedTuple):
-    """What a video leaves behind for its next frame.
+    """State of each video that the next frame starts from.
 
     Attributes:
-        z: leaves (B, ...), equilibrium of the last frame.
-        started: (B,) false before the first frame.
+        z: leaves (B, ...), equilibrium of the previous frame.
+        started: (B,) whether to start from `z`. It is false before the first frame, after a frame that does not exist
+            and after a frame whose residual is not finite.
     """
 
     z: PyTree
@@ -31,12 +32,12 @@ class Tracking(NamedTuple):
 
 
 class Tracked(NamedTuple):
-    """One frame, or with a time axis after B all frames of the videos.
+    """Result of one frame of each video, or of all frames with a time axis after B.
 
     Attributes:
-        output: of the step.
-        residual: (B,) or (B, T), of what the solver started from: how little the last frame said of this one.
-        restarted: (B,) or (B, T), true where the solver started from z⁰ and not from the last frame.
+        output: output of the step.
+        residual: (B,) or (B, T), residual at this frame of the z that the solver started from.
+        restarted: (B,) or (B, T), true where the solver started from `z0` instead of the previous frame's equilibrium.
     """
 
     output: Any
@@ -45,7 +46,7 @@ class Tracked(NamedTuple):
 
 
 def begin(z0: PyTree) -> Tracking:
-    """Before the first frame; `z0` as for stills, leaves (B, ...)."""
+    """State before the first frame; `z0` is the first iterate for stills, leaves (B, ...)."""
     return Tracking(z0, jnp.zeros(jax.tree.leaves(z0)[0].shape[0], bool))
 
 
@@ -60,27 +61,28 @@ def track(
     exists: Bool[Array, " B"] | None = None,
     max_residual: float = float("inf"),
 ) -> tuple[Tracking, Tracked]:
-    """One frame of each video, for live use and inside `rwr`.
+    """Solves one frame of each video, for live use and for `rwr`.
 
     Args:
-        step: solves a frame within a hard limit of steps; it starts at the last frame's equilibrium.
-        z0: where a video without a past starts, leaves (B, ...).
-        tracking: from `begin` or the last call.
-        frame: leaves (B, ...).
-        cold_step: solves a frame from `z0`, with as many steps as a still takes; `step` where it is None.
-        restart: true where the past is of no use: a scene cut, a lost face.
-        exists: false where a video has no frame or its face is lost: it starts anew behind that, and the result is to
-            be ignored.
-        max_residual: of the last frame's equilibrium at this frame; above it, at a scene cut, a video restarts.
+        step: solves a frame in a limited number of steps, starting at the previous frame's equilibrium.
+        z0: first iterate of a video that has not started, leaves (B, ...).
+        tracking: state from `begin` or from the previous call.
+        frame: input of `step`, leaves (B, ...).
+        cold_step: solves a frame from `z0`, with as many steps as a still takes; None takes `step`.
+        restart: true where a video must not start from the previous frame: a scene cut, a lost face.
+        exists: false where a video has no frame or its face is lost. The result is to be ignored, and the video
+            restarts at the next frame.
+        max_residual: largest residual, at this frame, of the previous frame's equilibrium. A video restarts above it,
+            as at a scene cut.
 
     Returns:
-        The past of the next frame, and this frame's result.
+        State for the next frame, and the result of this frame.
     """
     cold_step = step if cold_step is None else cold_step
     exists = jnp.ones_like(tracking.started) if exists is None else exists
     fresh = ~tracking.started if restart is None else ~tracking.started | restart
     warm = step(_select(fresh, z0, tracking.z), frame)
-    # A NaN is no equilibrium to start from either.
+    # The negated comparison also restarts where the residual is NaN.
     fresh = (fresh | ~(warm[1] <= max_residual)) & exists
     # The cold solver runs only at frames where some video needs it.
     z, residual, output = lax.cond(fresh.any(), lambda: _select(fresh, cold_step(z0, frame), warm), lambda: warm)
@@ -99,18 +101,18 @@ def rwr(
     restart: Bool[Array, "B T"] | None = None,
     max_residual: float = float("inf"),
 ) -> tuple[Tracked, Tracking]:
-    """Recurrence without recurrence over a batch of videos: one `lax.scan` over their frames.
+    """Runs recurrence without recurrence on a batch of videos, in one `lax.scan` over their frames.
 
     Args:
-        step: see `track`, as are `z0`, `cold_step` and `max_residual`.
-        frames: leaves (B, T, ...).
-        exists: (B, T), false where there is no frame: behind the end of a shorter video, or where the face is lost.
-            A video starts anew behind such a frame, whose results are to be ignored.
-        tracking: of the frames before these, so that a video can come in pieces.
-        restart: (B, T).
+        step: see `track`, which also describes `z0`, `cold_step` and `max_residual`.
+        frames: inputs of `step`, leaves (B, T, ...).
+        exists: (B, T), false where there is no frame (after the end of a shorter video) or the face is lost. The
+            result of such a frame is to be ignored, and the video restarts after it.
+        tracking: state after the frames before these, for a video that is given in pieces; None starts the videos.
+        restart: (B, T), true where a video must not start from the previous frame.
 
     Returns:
-        Results with leaves (B, T, ...), and the past of the frame after the last one.
+        Results with leaves (B, T, ...), and the state for the frame after the last one.
     """
     leaf = jax.tree.leaves(frames)[0]
     batch, time = leaf.shape[:2]
@@ -137,7 +139,7 @@ def rwr(
 
 
 def _select(condition: Bool[Array, " B"], yes: PyTree, no: PyTree) -> PyTree:
-    """Sample by sample, leaves (B, ...)."""
+    """Selects `yes` or `no` for each sample; leaves (B, ...)."""
 
     def choose(a, b):
         return jnp.where(condition.reshape(-1, *[1] * (a.ndim - 1)), a, b)

@@ -1,1 +1,1 @@
-"""The folder of one training: config, checkpoints, metric log, and how they are restored."""
+"""Workdir, the folder of one training: its config, checkpoints and metric log, and how they are restored."""

@@ -1,6 +1,6 @@
-"""Checkpoints of a run: Orbax, asynchronous and atomic, the last one and the best one kept, the config beside them.
+"""Checkpoints of a training, written by Orbax asynchronously and atomically; the last and the best one are kept.
 
-A workdir holds `config.json`, `checkpoints/<step>/` and what training and evaluation write.
+A workdir holds `config.json`, `checkpoints/<step>/` and the other files that training and evaluation write.
 """
 
 import shutil
@@ -14,7 +14,16 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 
 class Checkpoints:
-    """Saves and restores (state, iterator state) pairs; `metric` is the key of the metrics that "best" minimises."""
+    """Saves and restores training states together with the states of the data iterator.
+
+    Args:
+        workdir: folder of the training.
+        read_only: whether checkpoints are only restored.
+        metric: key of the metric whose lowest value makes a checkpoint the best one.
+
+    Raises:
+        ValueError: if it is read-only and the workdir has no checkpoints.
+    """
 
     def __init__(self, workdir: str | Path, *, read_only: bool = False, metric: str = "nme"):
         self.workdir = Path(workdir).expanduser().resolve()
@@ -24,7 +33,7 @@ class Checkpoints:
         self._metric = metric
         best = policies.BestN(get_metric_fn=self._score, reverse=True, n=1)
         keep = policies.AnyPreservationPolicy([policies.LatestN(1), best])
-        # best_fn makes Orbax write the metrics; what is kept is the policy's choice.
+        # best_fn makes Orbax write the metrics; the policy decides which checkpoints are kept.
         options = ocp.CheckpointManagerOptions(
             best_fn=self._score,
             best_mode="min",
@@ -38,17 +47,17 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """The complete checkpoints, oldest first."""
+        """Steps of the complete checkpoints, the oldest first."""
         return sorted(self._manager.all_steps())
 
     @property
     def last_step(self) -> int | None:
-        """The newest complete checkpoint, None where there is none."""
+        """Step of the newest complete checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     @property
     def best_step(self) -> int | None:
-        """The checkpoint with the lowest metric; the newest one where none has a metric."""
+        """Step of the checkpoint with the lowest metric; of the newest one if none has a metric."""
         scores = [(self._score(self._manager.metrics(step)), step) for step in self.steps]
         measured = [(score, step) for score, step in scores if np.isfinite(score)]
         return min(measured)[1] if measured else self.last_step
@@ -58,15 +67,19 @@ class Checkpoints:
         return np.inf if np.isnan(value) else float(value)
 
     def save(self, step: int, state: Any, iterator: dict[str, Any], metrics: dict[str, float]) -> None:
-        """Starts writing; the checkpoint exists once everything of it is on disk."""
+        """Starts writing a checkpoint, which exists only once all of it is on disk."""
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), iterator=ocp.args.JsonSave(iterator))
         self._manager.save(step, args=args, metrics={key: float(value) for key, value in metrics.items()})
 
     def restore(self, step: int, state: Any) -> tuple[Any, dict[str, Any]]:
-        """State like `state` (arrays or shapes, with their shardings) and the iterator's state.
+        """Training state and iterator's state of a checkpoint.
+
+        Args:
+            step: step of the checkpoint.
+            state: arrays or shapes like those of the checkpoint, with the shardings of the result.
 
         Raises:
-            ValueError: if the checkpoint's arrays are not those of `state`.
+            ValueError: if the checkpoint's arrays are not like those of `state`.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), iterator=ocp.args.JsonRestore())
@@ -81,11 +94,11 @@ class Checkpoints:
         return restored["state"], restored["iterator"]
 
     def wait(self) -> None:
-        """Blocks until what was saved is on disk."""
+        """Blocks until all saved checkpoints are on disk."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for what is being written and releases the folder; what could not be finished is removed."""
+        """Waits for running writes, releases the folder, and removes checkpoints that could not be finished."""
         try:
             self._manager.close()
         finally:

@@ -7,11 +7,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxlm import systems
 from jaxlm.config import Config
 from jaxlm.support.files import write_atomically
-
-# What must agree between a workdir and the config that continues or evaluates it.
-IDENTITY = ("system", "scheme", "model")
 
 
 def write_config(workdir: Path, config: Config) -> None:
@@ -28,14 +26,9 @@ def check_workdir(workdir: Path, config: Config) -> None:
     check_same_model(saved, config, workdir)
     if not checkpoint_exists(workdir, after=0):
         return  # converted weights: no training to continue
-    fields = ["seed", "image_size", "train.batch_size", "data.sources"]
-    if "phases" in config:
-        fields += ["phases", "train.num_steps"]  # they say where each training step begins and ends
-    if "morphable" in config:
-        fields += ["loss", "meta", "synthesis", "train.num_steps"]
-    for field in fields:
-        ours, theirs = (_plain(functools.reduce(getattr, field.split("."), c)) for c in (config, saved))
-        if json.loads(json.dumps(ours)) != json.loads(json.dumps(theirs)):
+    for field in systems.continuation(config):
+        ours, theirs = (_plain(functools.reduce(getattr, field.split("."), whole)) for whole in (config, saved))
+        if ours != theirs:
             raise ValueError(
                 f"{workdir} was begun with another {field}, so it cannot be continued to the same bits; "
                 "choose another workdir or the same value."
@@ -65,7 +58,7 @@ def load_config(workdir: str | Path) -> Config:
 
 
 def config_from_json(content: dict[str, Any]) -> Config:
-    """The config of what its `to_json` wrote, parsed.
+    """The config of a parsed `config.json`, with the defaults of the keys that it lacks.
 
     Raises:
         ValueError: if it is none.
@@ -75,7 +68,7 @@ def config_from_json(content: dict[str, Any]) -> Config:
     content = _with_tuples(content)
     if isinstance(content.get("loss"), str):  # as it was written before there were losses on heatmaps
         content["loss"] = dict(on="landmarks", name=content["loss"], options={})
-    return ConfigDict(content)
+    return systems.completed(ConfigDict(content))  # pyright: ignore[reportArgumentType]
 
 
 def _with_tuples(value: Any) -> Any:
@@ -86,33 +79,25 @@ def _with_tuples(value: Any) -> Any:
 
 
 def check_same_model(saved: Config, config: Config, workdir: Path) -> None:
-    """Raises a ValueError that names the first field in which two configs are not the same model."""
-    # What a morphable model says of landmarks holds for every scheme that is made of its own.
-    keys = [key for key in IDENTITY if key != "scheme" or "morphable" not in saved]
-    if "morphable" in saved and _face_model(saved) != _face_model(config):
+    """Raises a ValueError that names the fields in which two configs are not the same model, see `systems.identity`."""
+    if saved.system != config.system:
+        different = ["system"]
+    else:
+        ours, theirs = (_plain(systems.identity(whole)) for whole in (config, saved))
+        different = []
+        for key in ours:
+            if isinstance(ours[key], dict):
+                names = sorted(set(ours[key]) | set(theirs[key]))
+                different += [f"{key}.{name}" for name in names if ours[key].get(name) != theirs[key].get(name)]
+            elif ours[key] != theirs[key]:
+                different.append(key)
+    if different:
         raise ValueError(
-            f"{workdir} was trained with another face model: {_face_model(saved)}, not {_face_model(config)} "
-            "(kind, identity and expression modes); choose another workdir or the same config."
+            f"{workdir} was trained with another model: {', '.join(different)} differ from its config.json; "
+            "choose another workdir or the same config."
         )
-    for key in keys:
-        ours, theirs = json.loads(json.dumps(_plain(config[key]))), _plain(saved.get(key))
-        if ours != theirs:
-            fields = [key]
-            if isinstance(ours, dict) and isinstance(theirs, dict):
-                names = sorted(set(ours) | set(theirs))
-                fields = [f"{key}.{name}" for name in names if ours.get(name) != theirs.get(name)]
-            raise ValueError(
-                f"{workdir} was trained with another model: {', '.join(fields)} differ from its config.json; "
-                "choose another workdir or the same config."
-            )
-
-
-def _face_model(config: Config) -> tuple[str, int, int]:
-    """What must agree; its file may have moved."""
-    settings = config.morphable
-    kind = "head" if settings.path == "head" else "file"
-    return kind, settings.identity, settings.expression
 
 
 def _plain(value: Any) -> Any:
-    return json.loads(value.to_json()) if isinstance(value, Config) else value
+    """The value as JSON holds it."""
+    return json.loads(json.dumps(value, default=lambda block: block.to_dict()))

@@ -12,7 +12,12 @@ from jaxlm.support.files import write_atomically
 
 
 class MetricLog:
-    """Metrics as lines of `metrics.jsonl` and as TensorBoard events; what lies after `start` is from a lost future."""
+    """Writes metrics as lines of `metrics.jsonl` and as TensorBoard events.
+
+    Args:
+        workdir: folder of the training.
+        start: step from which training continues; earlier entries of later steps are removed.
+    """
 
     def __init__(self, workdir: Path, start: int):
         self.path = workdir / "metrics.jsonl"

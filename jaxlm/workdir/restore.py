@@ -14,12 +14,12 @@ def restore_variables(config: Config, workdir: str | Path, step: int | str | Non
     """Averaged parameters and running statistics of a checkpoint, and its step.
 
     Args:
-        config: of the workdir.
-        workdir: with checkpoints.
+        config: config of the workdir.
+        workdir: folder of the training.
         step: a number, "best" (by the first validation set) or "last"; the last one where it is None.
 
     Raises:
-        ValueError: if there is no such checkpoint, or it is another model's.
+        ValueError: if there is no such checkpoint, or it is one of another model.
     """
     saved = checkpoints.Checkpoints(workdir, read_only=True)
     try:
@@ -32,7 +32,7 @@ def restore_variables(config: Config, workdir: str | Path, step: int | str | Non
         if chosen is None or chosen not in saved.steps:
             known = ", ".join(map(str, saved.steps)) or "none"
             raise ValueError(
-                f"{workdir} has no checkpoint {step or 'at all'}: it has {known}; last and best are names, too."
+                f"{workdir} has no checkpoint {step or 'at all'}: it has {known}; name one of them, last or best."
             )
         state, _ = saved.restore(chosen, _abstract_state(config))
     finally:

@@ -1,4 +1,4 @@
-"""Annotations in NumPy's own files, read as numbers and nothing else."""
+"""Reads annotations from NumPy files, without unpickling."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,38 +10,38 @@ from jaxlm.support.errors import BadSample, first_line
 
 
 def read_npy(path: Path, shape: tuple[int | None, ...] | None = None) -> np.ndarray:
-    """Numbers of a `.npy` file as float64; never anything pickled.
+    """Array of numbers of a `.npy` file as float64; a pickled array is refused.
 
     Args:
-        path: of the file.
-        shape: that they must have, None for any length of an axis; any shape where it is None.
+        path: path of the file.
+        shape: required shape, in which None stands for an axis of any length; None accepts any shape.
 
     Raises:
-        BadSample: if the file is missing, cannot be read, or holds something else.
+        BadSample: if the file is missing, cannot be read, or does not hold numbers of this shape.
     """
     try:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise BadSample(f"{path} is missing.") from None
     except (ValueError, OSError, EOFError) as error:
-        raise BadSample(f"{path} cannot be read as an array of numbers ({first_line(error)}).") from None
+        raise BadSample(f"{path} is not an array of numbers ({first_line(error)}).") from None
     if not isinstance(array, np.ndarray):
         raise BadSample(f"{path} holds several arrays; expected one, as numpy.save writes it.")
     wanted = array.shape if shape is None else shape
     fits = array.ndim == len(wanted) and all(n in (None, m) for n, m in zip(wanted, array.shape, strict=True))
     if not fits or not np.issubdtype(array.dtype, np.number):
         expected = " × ".join("any" if n is None else str(n) for n in wanted)
-        raise BadSample(f"{path} holds {array.dtype} numbers of shape {array.shape}; expected {expected}.")
+        raise BadSample(f"{path} holds {array.dtype} of shape {array.shape}; expected numbers of shape {expected}.")
     return array.astype(np.float64)
 
 
 def read_npz(path: Path, num_landmarks: int) -> Iterator[Sample]:
     """Samples of an `.npz` file with `image` (N,), names of pictures, and `landmarks` (N, K, 2), 0-based pixels.
 
-    NaN is a missing landmark. Pictures are looked for beside the file and in a folder `images` beside it.
+    NaN marks a missing landmark. Pictures lie beside the file or in a folder `images` beside it.
 
     Raises:
-        BadSample: for a file that is not of this form.
+        BadSample: if the file is not of this form.
     """
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
@@ -50,7 +50,7 @@ def read_npz(path: Path, num_landmarks: int) -> Iterator[Sample]:
         raise BadSample(f"{path} has no arrays image and landmarks ({first_line(error)}).") from None
     if names.ndim != 1 or landmarks.shape != (len(names), num_landmarks, 2):
         raise BadSample(
-            f"{path}: landmarks is {landmarks.shape} where {len(names)} pictures of the scheme need "
+            f"{path}: landmarks has the shape {landmarks.shape}; for {len(names)} pictures the scheme needs "
             f"({len(names)}, {num_landmarks}, 2)."
         )
     for number, name in enumerate(map(str, names)):

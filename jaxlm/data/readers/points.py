@@ -1,4 +1,4 @@
-"""Samples of folders with a file of points beside each picture: 300-W's `.pts`, counted `.txt`."""
+"""Reads samples from folders with a file of points beside each picture: 300-W's `.pts`, or `.txt` with a count."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,15 +10,15 @@ from jaxlm.support.errors import BadSample
 
 
 def read_pts(path: Path, num_landmarks: int, columns: int = 2) -> np.ndarray:
-    """Landmarks (K, columns) of a 300-W `.pts` file, turned from 1-based to 0-based pixels.
+    """Landmarks (K, columns) of a 300-W `.pts` file, converted from 1-based to 0-based pixels.
 
     Raises:
-        BadSample: for a file that is not of this form, a wrong number of points, or a coordinate that is no number.
+        BadSample: if the file is not of this form, has another number of points, or a coordinate is not a number.
     """
     text = path.read_text(errors="replace")
     start, end = text.find("{"), text.find("}")
     if start < 0 or end < start:
-        raise BadSample(f"{path} is not a .pts file: the points must stand between braces.")
+        raise BadSample(f"{path} is not a .pts file: the points must be between braces.")
     rows = [line.split() for line in text[start + 1 : end].splitlines() if line.strip()]
     if len(rows) != num_landmarks:
         raise BadSample(f"{path} has {len(rows)} points where the scheme has {num_landmarks}: choose another scheme.")
@@ -33,10 +33,10 @@ def read_pts(path: Path, num_landmarks: int, columns: int = 2) -> np.ndarray:
 
 
 def read_counted_points(path: Path, num_landmarks: int) -> np.ndarray:
-    """Landmarks (K, 2) of a `.txt` file that begins with their number and has x y on every line, 0-based pixels.
+    """Landmarks (K, 2) in 0-based pixels of a `.txt` file with their number on the first line, then x y on each line.
 
     Raises:
-        BadSample: for a file that is not of this form, a wrong number of points, or a coordinate that is no number.
+        BadSample: if the file is not of this form, has another number of points, or a coordinate is not a number.
     """
     lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
     try:
@@ -52,14 +52,14 @@ def read_counted_points(path: Path, num_landmarks: int) -> np.ndarray:
 
 
 def points_files(folder: Path) -> list[Path]:
-    """The `.pts` files of a folder, searched to any depth; without any, the `.txt` files with a picture beside them."""
+    """All `.pts` files of a folder and its subfolders, or else all `.txt` files with a picture beside them."""
     return sorted(folder.rglob("*.pts")) or [path for path in sorted(folder.rglob("*.txt")) if _picture_of(path)]
 
 
 def read_points_folder(folder: Path, num_landmarks: int) -> Iterator[Sample | BadSample]:
-    """Samples of a folder, searched to any depth, that holds a picture beside each file of `points_files`.
+    """Samples of a folder and its subfolders: one for each of its `points_files`, with the picture beside the file.
 
-    A `.rct` file beside them, x1 y1 x2 y2, is the face's box.
+    A `.rct` file beside them holds the face's box x1 y1 x2 y2. A file that cannot be used is yielded as a BadSample.
     """
     for path in points_files(folder):
         read = read_pts if path.suffix == ".pts" else read_counted_points

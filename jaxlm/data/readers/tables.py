@@ -1,4 +1,4 @@
-"""Samples of tables: CSV files and COCO-keypoints JSON. A mistake is named with its line or field."""
+"""Reads samples from tables: CSV files and COCO-keypoints JSON. Messages name the line or field of an error."""
 
 import csv
 import json
@@ -12,11 +12,15 @@ from jaxlm.support.errors import BadSample
 
 
 def read_csv(path: Path, num_landmarks: int) -> Iterator[Sample | BadSample]:
-    """Samples of a CSV file with a header: `image`, `x0`, `y0` … `x{K-1}`, `y{K-1}`.
+    """Samples of a CSV file with the columns `image`, `x0`, `y0` … `x{K-1}`, `y{K-1}` and a header.
 
-    Optional columns: `visibility0` … (0 visible, otherwise occluded, as MERL-RAV counts), the face box as
-    `left`, `top`, `right`, `bottom`, and `yaw` in degrees. Others are ignored. Coordinates are 0-based pixels; an empty
-    or `nan` cell is a missing landmark. Pictures are looked for beside the file and in a folder `images` beside it.
+    Optional columns: `visibility0` … (0 or empty visible, otherwise occluded, as in MERL-RAV), the face box as
+    `left`, `top`, `right`, `bottom`, and `yaw` in degrees. Other columns are ignored. Coordinates are 0-based pixels;
+    an empty or `nan` cell marks a missing landmark. Pictures lie beside the file or in a folder `images` beside it.
+    A line that cannot be used is yielded as a BadSample.
+
+    Raises:
+        BadSample: if the header is missing or does not fit the scheme.
     """
     coordinates = [f"{axis}{i}" for i in range(num_landmarks) for axis in "xy"]
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
@@ -82,8 +86,12 @@ def _csv_sample(path: Path, row: list[str], columns: dict[str, int], num_landmar
 def read_coco(path: Path, num_landmarks: int) -> Iterator[Sample | BadSample]:
     """Samples of a COCO-keypoints JSON: `images`, `annotations` with `keypoints` (x, y, v) × K and `bbox` x y w h.
 
-    v = 0 with x = y = 0 is a missing landmark, v = 1 an occluded one. Coordinates are 0-based pixels. `file_name` is
-    looked for beside the file and in a folder `images` beside it.
+    `bbox` is optional. v = 0 with x = y = 0 marks a missing landmark, v = 1 an occluded one. Coordinates are 0-based
+    pixels. Pictures lie beside the file or in a folder `images` beside it. An annotation that cannot be used is yielded
+    as a BadSample.
+
+    Raises:
+        BadSample: if the file is not COCO-keypoints JSON.
     """
     try:
         content = json.loads(path.read_text())
@@ -108,7 +116,7 @@ def read_coco(path: Path, num_landmarks: int) -> Iterator[Sample | BadSample]:
             yield BadSample(f"{where}: bbox has {len(box)} numbers; expected x, y, width, height.")
             continue
         if annotation.get("image_id") not in names or not np.isfinite(keypoints).all():
-            yield BadSample(f"{where}: image_id must be one of images and keypoints must be finite numbers.")
+            yield BadSample(f"{where}: image_id must be the id of one of images and keypoints must be finite numbers.")
             continue
         missing = (keypoints[:, 2] == 0) & (keypoints[:, :2] == 0).all(axis=1)
         points = np.where(missing[:, None], np.nan, keypoints[:, :2])

@@ -1,1 +1,1 @@
-"""Rendered faces and videos: the data that needs no download."""
+"""Rendered faces and videos, which need no download."""

@@ -1,4 +1,4 @@
-"""Rendered faces: the data that needs no download. The built-in head, posed, lit, dressed, occluded, photographed.
+"""Rendered faces of the built-in head with random pose, light, appearance, occlusion and blur; need no download.
 
 Landmarks, visibility and boxes are exact. The same seed and index give the same pixels.
 """
@@ -22,27 +22,27 @@ from jaxlm.face3d import head, morphable, rasterizer
 from jaxlm.schemes import FACES68_OF_FACES98
 from jaxlm.support.progress import progress
 
-# Version of the pictures. Raise it when the head, the paint, the rasteriser or this module draws other pixels: the
-# faces that users have in their caches are then rendered again (tests/test_render.py notices).
+# Version of the pictures. Raise it when the head, the paint, the rasteriser or this module draws other pixels, so that
+# cached faces are rendered again (tests/test_render.py fails if the pixels have changed).
 RENDERER = 1
 _BATCH = 16
-_LARGEST_SCALE = 0.8 / 160  # pixels a millimetre and a pixel of the picture's side
+_LARGEST_SCALE = 0.8 / 160  # pixels per millimetre and per pixel of the picture's side
 SUBSETS = ("frontal", "pose", "expression", "occlusion", "blur")
 
 
 class Scene(NamedTuple):
-    """What a face is rendered from; every array has a leading batch axis.
+    """Input of the renderer for one face; in a batch every array has a leading batch axis.
 
     Attributes:
         identity: (40,) coefficients in standard deviations.
         expression: (10,) strengths of `head.EXPRESSIONS`.
         angles: (3,) yaw, pitch, roll in radians; see `jaxlm.face3d.morphable.rotation`.
-        scale: () pixels a millimetre.
-        center: (2,) pixel of the point between the eyes.
+        scale: () pixels per millimetre.
+        center: (2,) pixel x, y of the point between the eyes.
         light: (3,) direction towards the light, unit length.
-        ambient: () share of light from everywhere.
+        ambient: () strength of the ambient light.
         shine: () strength of the highlight.
-        tint: (3,) colour of the light.
+        tint: (3,) RGB colour of the light.
     """
 
     identity: Any
@@ -57,13 +57,13 @@ class Scene(NamedTuple):
 
 
 class Rendering(NamedTuple):
-    """Faces without their backgrounds.
+    """Rendered faces without background.
 
     Attributes:
-        color: (B, S, S, 3) in [0, 255].
-        alpha: (B, S, S) 1 where the head is.
-        landmarks: (B, 98, 2) in pixels; hidden contour points slide onto the outline where they were asked to.
-        visible: (B, 98) whether the head itself does not hide the landmark.
+        color: (B, S, S, 3) RGB in [0, 255].
+        alpha: (B, S, S), 1 where the head is, 0 elsewhere.
+        landmarks: (B, 98, 2) in pixels; hidden contour points lie on the outline if the contour is "2d".
+        visible: (B, 98), 1 where the head itself does not hide the landmark, 0 where it does.
     """
 
     color: Float[Array, "B S S 3"]
@@ -73,12 +73,12 @@ class Rendering(NamedTuple):
 
 
 def sample_scene(rng: np.random.Generator, size: int, grins: float = 0.0) -> Scene:
-    """A random person, pose up to ±60° yaw, expression and light, in a picture of `size` pixels.
+    """Random scene: identity, pose (yaw up to ±60°), expression and light, for a picture of `size` × `size` pixels.
 
     Args:
-        rng: of everything that is random.
-        size: side of the picture.
-        grins: share of faces that smile with their teeth showing, beyond the other expressions.
+        rng: source of all randomness.
+        size: side of the picture in pixels.
+        grins: probability of a smile that shows the teeth, instead of another expression.
     """
     identity = np.clip(rng.standard_normal(40) * 0.85, -2, 2)
     yaw = np.deg2rad(np.clip(rng.standard_normal() * 20, -60, 60) if rng.random() < 0.85 else rng.uniform(-60, 60))
@@ -127,9 +127,12 @@ def _sample_expression(rng: np.random.Generator, grins: float) -> np.ndarray:
 
 
 def _patches(scale: float) -> tuple[tuple[int, int], ...]:
-    """Window sizes for the head's triangles, smallest first, at up to `scale` pixels a millimetre."""
+    """Pairs (number of triangles, side of their window in pixels) for `rasterizer.rasterize`, smallest first.
+
+    The windows are large enough for up to `scale` pixels per millimetre.
+    """
     model = head.head()
-    # Identity modes stretch some triangles, but an edge seldom lies along an axis in full view.
+    # Identity modes, which stretch some triangles, are ignored: few edges appear along an axis at full length.
     pixels = scale * head.triangle_sizes(*map(np.asarray, (model.mean, model.expression, model.triangles))) + 1
     bounds = [math.ceil(np.quantile(pixels, share)) for share in (0.3, 0.6, 0.85, 0.97, 0.99, 1.0)]
     counts = np.diff([0, *np.searchsorted(pixels, bounds[:-1], side="right"), len(pixels)])
@@ -168,7 +171,7 @@ def _render(
 
 
 def _shade(albedo, normals, scene: Scene):
-    """Lambert with a wrapped terminator, and a Blinn highlight."""
+    """Shaded colour in [0, 1]: Lambert shading with a wrapped terminator, and a Blinn highlight."""
     normals = normals / jnp.maximum(jnp.linalg.norm(normals, axis=-1, keepdims=True), 1e-6)
     lambert = jnp.clip((normals @ scene.light + 0.15) / 1.15, 0.0, 1.0)
     half = scene.light + jnp.array([0.0, 0.0, 1.0])
@@ -180,7 +183,7 @@ def _shade(albedo, normals, scene: Scene):
 
 
 def _landmarks(pixels, vertices, candidates, yaw, slide: bool):
-    """Projected landmarks (98, 2) and depths; the contour's hidden side may slide along its rows to the outline."""
+    """Projected landmarks (98, 2) and depths (98,); with `slide`, hidden contour points move to the outline."""
     points = pixels[vertices]
     along = pixels[candidates]
     turned_right = yaw > 0
@@ -196,7 +199,8 @@ def _landmarks(pixels, vertices, candidates, yaw, slide: bool):
 def render_faces(scenes: Scene, textures: np.ndarray, size: int, contour: str = "2d") -> Rendering:
     """Renders a batch of scenes with textures (B, T, T, 3) at `size` × `size`.
 
-    Hidden contour points are on the outline, as annotators put them ("2d"), or stay on the jaw ("3d").
+    With the contour "2d" hidden contour points lie on the outline, where annotators put them; with "3d" they stay on
+    the jaw.
     """
     model = head.head()
     candidates = jnp.asarray(head.contour_candidates(model), jnp.int32)
@@ -206,7 +210,7 @@ def render_faces(scenes: Scene, textures: np.ndarray, size: int, contour: str = 
 
 
 def params_of_scene(scene: Scene) -> np.ndarray:
-    """Parameters (62,) of the built-in head in the picture's frame (`jaxlm.face3d.parameters`)."""
+    """Parameters (62,) of the built-in head for a scene, in the picture's frame (`jaxlm.face3d.parameters`)."""
     turn = np.asarray(morphable.rotation(*map(jnp.asarray, scene.angles)), np.float64)
     shift = np.array([scene.center[0], -scene.center[1], 0.0])
     transform = np.concatenate([scene.scale * turn, shift[:, None]], axis=1)
@@ -216,10 +220,13 @@ def params_of_scene(scene: Scene) -> np.ndarray:
 def photographs(
     seed: int, start: int, count: int, size: int, contour: str = "2d", grins: float = 0.0
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Faces `start` to `start + count` of an endless, seeded set; see `render_faces` and `sample_scene`.
+    """Yields faces `start` to `start + count - 1` of the endless set that `seed` determines.
+
+    See `render_faces` for `contour` and `sample_scene` for `grins`.
 
     Yields:
-        image (size, size, 3) uint8, landmarks (98, 2), visibility (98,), params (62,), subsets: tuple of names.
+        image (size, size, 3) uint8 RGB, landmarks (98, 2) in pixels, visibility (98,), params (62,), subsets (a tuple
+        of names).
     """
     pending = None
     for first in range(start, start + count, _BATCH):
@@ -276,7 +283,7 @@ def _blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     size = image.shape[0]
     if rng.random() < 0.5:
         return cv2.GaussianBlur(image, (0, 0), rng.uniform(0.8, 0.018 * size))
-    length = 2 * int(rng.integers(1, max(size // 36, 2))) + 1  # odd, or the picture would move half a pixel
+    length = 2 * int(rng.integers(1, max(size // 36, 2))) + 1  # odd, so that the picture does not move by half a pixel
     kernel = np.zeros((length, length), np.float32)
     angle = rng.uniform(0, np.pi)
     middle = (length - 1) / 2
@@ -286,19 +293,19 @@ def _blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def check_contour(contour: str) -> None:
-    """Raises a ValueError for another contour than "2d" and "3d"."""
+    """Raises ValueError if `contour` is neither "2d" nor "3d"."""
     if contour not in ("2d", "3d"):
         raise ValueError(f'contour must be "2d" or "3d", got {contour!r}.')
 
 
 class RenderedFaces(FaceBuilder):
-    """Splits "train" and "test" of rendered faces; other people in each. `root` is not used.
+    """Rendered faces in the splits "train" and "test", with different people in each. `root` is not used.
 
     Args:
-        num_train: faces of the split "train".
-        num_test: faces of the split "test".
-        size: side of the pictures in pixels; a face takes about two thirds.
-        seed: of everything.
+        num_train: number of faces in the split "train".
+        num_test: number of faces in the split "test".
+        size: side of the pictures in pixels; a face takes about two thirds of it.
+        seed: seed of all randomness.
         contour: "2d" or "3d", see `render_faces`.
         grins: see `sample_scene`.
     """
@@ -325,7 +332,7 @@ class RenderedFaces(FaceBuilder):
         check_contour(contour)
         super().__init__(root, cache, **options)
         if self.scheme.name not in ("faces98", "faces68"):
-            raise ValueError(f"Rendered faces have 98 or 68 landmarks; the scheme {self.scheme.name!r} does not.")
+            raise ValueError(f"The scheme of rendered faces must be faces98 or faces68, not {self.scheme.name!r}.")
 
     def annotation_files(self):
         return []

@@ -1,7 +1,7 @@
-"""What the rendered head wears: skin, eyes, lips, brows, hair, and what stands behind and in front of it.
+"""Paints the rendered head (skin, eyes, lips, brows, hair), its background and the objects in front of it.
 
-Everything is drawn through the landmarks of the mean head in texture coordinates, so that an eyelid's edge is where
-its landmarks are, under every identity and expression.
+Features are drawn at the landmarks of the mean head in texture coordinates, so that their edges, such as those of the
+eyelids, coincide with the landmarks under every identity and expression.
 """
 
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 from jaxlm.face3d import head
 
 TEXTURE = 320  # side of a texture in pixels
-_UNIT = 0.5  # texture pixels a drawing unit; a drawing unit is about half a millimetre
+_UNIT = 0.5  # texture pixels per drawing unit; a drawing unit is about half a millimetre
 
 _SKIN = np.array([[244, 214, 196], [232, 190, 165], [205, 158, 126], [160, 112, 82], [112, 74, 53], [78, 51, 38]])
 _HAIR = np.array([[28, 22, 20], [52, 36, 28], [92, 62, 40], [150, 112, 70], [196, 160, 108], [150, 150, 150]])
@@ -21,7 +21,7 @@ _IRIS = np.array([[70, 46, 30], [96, 66, 38], [74, 96, 62], [84, 112, 138], [110
 
 
 class _Layout(NamedTuple):
-    """Landmarks and the grid of texture pixels on the mean head."""
+    """Landmarks of the mean head, and the position of each texture pixel on it."""
 
     points: np.ndarray  # (98, 2) landmarks in drawing units
     azimuth: np.ndarray  # (TEXTURE, TEXTURE) degrees
@@ -40,13 +40,13 @@ def _layout() -> _Layout:
 
 
 def _drawing(x: float, y: float) -> np.ndarray:
-    """Drawing units of a point of the front, x millimetres along the surface from the middle, y its height."""
+    """Point (2,) in drawing units, `x` millimetres along the surface from the middle of the face, at height `y`."""
     azimuth = np.array([x / 85.0])
     return head.texture_coordinates(azimuth, np.array([y]))[0] * TEXTURE / _UNIT
 
 
 def paint_texture(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Albedo (TEXTURE, TEXTURE, 3) uint8 of a person, and the hair's colour (3,)."""
+    """Albedo (TEXTURE, TEXTURE, 3) uint8 of a random person, and the RGB colour (3,) of the hair."""
     skin = skin_tone(rng) * (1 + rng.uniform(-0.05, 0.05, size=3))
     hair = _tone(_HAIR, rng) * rng.uniform(0.7, 1.3)
     lips = np.clip(
@@ -71,7 +71,7 @@ def paint_texture(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def skin_tone(rng: np.random.Generator) -> np.ndarray:
-    """A colour of skin, (3,) RGB."""
+    """Random skin colour (3,) RGB."""
     return _tone(_SKIN, rng)
 
 
@@ -97,7 +97,7 @@ class _Mask(NamedTuple):
         return self._replace(coverage=self.coverage * np.float32(factor))
 
     def within(self, other: "_Mask") -> "_Mask":
-        """Coverage times that of `other`, which is zero outside its own window."""
+        """This mask multiplied by the coverage of `other`, which is zero outside the window of `other`."""
         full = np.zeros((TEXTURE, TEXTURE), np.float32)
         rows, columns = other.coverage.shape
         full[other.top : other.top + rows, other.left : other.left + columns] = other.coverage
@@ -107,7 +107,7 @@ class _Mask(NamedTuple):
 
 
 def _blend(canvas: np.ndarray, mask: _Mask, color: np.ndarray, blur: float = 0.0) -> None:
-    """Paints `color` where `mask` says, its edge softened by `blur` drawing units."""
+    """Blends `color` into `canvas` in place by `mask`, whose edge is blurred by `blur` drawing units."""
     coverage = mask.coverage
     if blur:
         coverage = cv2.GaussianBlur(coverage, (0, 0), blur * _UNIT, borderType=cv2.BORDER_CONSTANT)
@@ -116,12 +116,12 @@ def _blend(canvas: np.ndarray, mask: _Mask, color: np.ndarray, blur: float = 0.0
     window += coverage[..., None] * (np.asarray(color, np.float32) - window)
 
 
-_MARGIN = 14  # pixels around a shape, room for its blur
-_SUB = 4  # OpenCV draws at 1/16 pixel
+_MARGIN = 14  # pixels around a shape, for its blur
+_SUB = 4  # fractional bits of the coordinates that OpenCV draws: 1/16 pixel
 
 
 def _window(points: np.ndarray, spread: float = 0.0) -> tuple[np.ndarray, int, int]:
-    """An empty window around texture pixels (N, 2), and its upper left pixel."""
+    """Empty window around texture pixels (N, 2), and the left and top of its upper left pixel."""
     low = np.floor(points.min(axis=0) - spread - _MARGIN).astype(int).clip(0, TEXTURE - 1)
     high = np.ceil(points.max(axis=0) + spread + _MARGIN).astype(int).clip(1, TEXTURE)
     return np.zeros((high[1] - low[1], high[0] - low[0]), np.uint8), int(low[0]), int(low[1])
@@ -156,7 +156,7 @@ def _disc(center: np.ndarray, axes: tuple[float, float]) -> _Mask:
 
 
 def _shade_features(canvas: np.ndarray, skin: np.ndarray, rng: np.random.Generator) -> None:
-    """Soft colours that no light explains: cheeks, eye sockets, the folds beside the nose, nostrils."""
+    """Paints soft colours that do not come from the light: cheeks, eye sockets, folds beside the nose, nostrils."""
     flush = rng.uniform(0, 0.35)
     for side in (-1, 1):
         _blend(canvas, flush * _disc(_drawing(side * 45, -38), (40, 34)), skin * [1.05, 0.82, 0.8], 16)
@@ -242,7 +242,7 @@ def _paint_beard(texture: np.ndarray, hair: np.ndarray, rng: np.random.Generator
 
 
 def paint_background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Something to stand in front of, (size, size, 3) uint8: blurred shapes, stripes or noise."""
+    """Random background (size, size, 3) uint8: a gradient with shapes and noise, mostly blurred."""
     canvas = np.empty((size, size, 3), np.float32)
     vivid = rng.uniform(0, 1) ** 2
     canvas[:] = rng.uniform(10, 245) + vivid * rng.uniform(-120, 120, size=3)
@@ -265,7 +265,10 @@ def paint_background(rng: np.random.Generator, size: int) -> np.ndarray:
 def paint_shoulders(
     background: np.ndarray, rng: np.random.Generator, neck: np.ndarray, scale: float, hair: np.ndarray
 ) -> np.ndarray:
-    """Draws long hair and clothes behind the head; `neck` is the pixel below the chin, `scale` pixels a millimetre."""
+    """Background with clothes and, sometimes, long hair behind the head.
+
+    `neck` (2,) is the pixel of the chin's landmark, `scale` the pixels per millimetre, `hair` (3,) the hair's colour.
+    """
     canvas = background.copy()
     x, y = float(neck[0]), float(neck[1])
     if rng.random() < 0.4:
@@ -285,7 +288,7 @@ def paint_shoulders(
 def paint_occluders(
     image: np.ndarray, rng: np.random.Generator, landmarks: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Glasses or things in front of the face; returns the picture and what is covered, (H, W) bool."""
+    """Picture with glasses or other objects in front of the face, and the mask (H, W) bool of the covered pixels."""
     size = image.shape[0]
     canvas, covered = image.copy(), np.zeros((size, size), np.uint8)
     if rng.random() < 0.5:

@@ -1,8 +1,8 @@
-"""Rendered videos: the rendered faces move, and every frame's landmarks are exact.
+"""Rendered videos of moving faces, with exact landmarks in every frame.
 
-Head, expression, light and camera follow smooth random curves. An easy clip is sharp and unobstructed. A hard one is
-what makes landmarks ambiguous: things pass in front of the face, the camera shakes and blurs along its motion, the
-light flickers, and the frames are noisy and heavily compressed. The same seed and index give the same pixels.
+Head, expression, light and camera follow smooth random curves. An easy clip is sharp and unobstructed. A hard clip
+makes landmarks ambiguous: objects pass in front of the face, the camera shakes, motion blurs the frames, the light
+flickers, and the frames are noisy and heavily compressed. The same seed and index give the same pixels.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from jaxlm.support.progress import progress
 
 FPS = 25
 _BATCH = 16
-_SHAKE_MARGIN = 0.15  # of the picture's side, background beyond its edges
+_SHAKE_MARGIN = 0.15  # width of the background beyond each edge, over the picture's side
 
 
 class Clip(NamedTuple):
@@ -37,7 +37,7 @@ class Clip(NamedTuple):
     Attributes:
         frames: (T, S, S, 3) uint8 RGB.
         landmarks: (T, 98, 2) in pixels.
-        bboxes: (T, 4) of the landmarks, smoothed over time as a stable detector's.
+        bboxes: (T, 4) boxes around the landmarks, smoothed over time like those of a stable detector.
     """
 
     frames: np.ndarray
@@ -46,10 +46,10 @@ class Clip(NamedTuple):
 
 
 class _Motion(NamedTuple):
-    """A person over time.
+    """Scene, camera offset and exposure of every frame of a video.
 
     Attributes:
-        scenes: every leaf (T, ...).
+        scenes: scenes of the frames; every array has a leading time axis (T, ...).
         shake: (T, 2) camera offset in pixels.
         exposure: (T,) factor of the brightness.
     """
@@ -60,9 +60,9 @@ class _Motion(NamedTuple):
 
 
 def film(seed: int, index: int, *, num_frames: int, size: int, hard: bool, contour: str = "2d") -> Clip:
-    """Video number `index` of an endless, seeded set, of `num_frames` frames of `size` × `size` pixels.
+    """Renders video `index` of the endless set that `seed` determines: `num_frames` frames of `size` × `size` pixels.
 
-    For the contour see `jaxlm.data.rendered.faces.render_faces`.
+    `hard` chooses a hard clip instead of an easy one. See `jaxlm.data.rendered.faces.render_faces` for `contour`.
     """
     rng = np.random.default_rng([seed, index, int(hard)])
     motion = _sample_motion(rng, num_frames, size, hard)
@@ -98,7 +98,7 @@ def _sample_motion(rng: np.random.Generator, num_frames: int, size: int, hard: b
     seconds = np.arange(num_frames) / FPS
 
     def wave(amplitude: Any, slowest: float = 0.15, fastest: float = 0.6) -> np.ndarray:
-        """Two sine waves of random phase, of `amplitude` at most together; (T, *shape of amplitude)."""
+        """Sum (T, *shape of amplitude) of two sine waves of random phase, at most `amplitude` in magnitude."""
         amplitude = np.asarray(amplitude, np.float64)
         total = np.zeros((num_frames, *amplitude.shape))
         for share in (0.65, 0.35):
@@ -126,7 +126,7 @@ def _sample_motion(rng: np.random.Generator, num_frames: int, size: int, hard: b
 
 
 def _talk(rng: np.random.Generator, start: np.ndarray, num_frames: int, wave) -> np.ndarray:
-    """Expressions (T, 10): a mouth that opens and closes, blinks, and slow changes of the rest."""
+    """Strengths (T, 10) of the expressions: the mouth speaks, the eyes blink, the others change slowly."""
     names = {name: number for number, name in enumerate(head.EXPRESSIONS)}
     strength = np.clip(start + wave(np.full(len(start), 0.25)) * (start > 0), 0, 1)
     speech = np.clip(wave(0.9, 1.5, 3.5) + wave(0.5, 0.2, 0.5), 0, 1)
@@ -144,7 +144,7 @@ def _talk(rng: np.random.Generator, start: np.ndarray, num_frames: int, wave) ->
 
 
 def _tremor(rng: np.random.Generator, num_frames: int, strength: float) -> np.ndarray:
-    """Camera shake (T, 2): an autoregressive process with a few jolts, `strength` pixels a frame."""
+    """Camera offset (T, 2) in pixels: an autoregressive process of `strength` pixels a frame, with a few jolts."""
     push = rng.standard_normal((num_frames, 2)) * strength * (1 + 3 * (rng.random((num_frames, 1)) < 0.06))
     offset = np.zeros((num_frames, 2))
     for time in range(1, num_frames):
@@ -153,17 +153,17 @@ def _tremor(rng: np.random.Generator, num_frames: int, strength: float) -> np.nd
 
 
 class _Occluder(NamedTuple):
-    """Something of one colour that crosses the picture on a straight line and turns.
+    """Object that crosses the picture on a straight line in front of the face and rotates.
 
     Attributes:
-        start: frame at which it sets out.
-        duration: frames until it has crossed.
-        path: (2, 2) its centre then and then.
+        start: frame at which the crossing starts.
+        duration: number of frames of the crossing.
+        path: (2, 2) centre in pixels at the start and at the end of the crossing.
         axes: (2,) half sides in pixels.
-        angles: (2,) degrees then and then.
-        color: RGB.
-        stripes: colour that its stripes add, 0 for none.
-        round: whether an ellipse; a rectangle otherwise.
+        angles: (2,) rotation in degrees at the start and at the end of the crossing.
+        color: (3,) RGB.
+        stripes: amplitude of the stripes, added to the colour; 0 for none.
+        round: true for an ellipse, false for a rectangle.
     """
 
     start: int
@@ -176,7 +176,7 @@ class _Occluder(NamedTuple):
     round: bool
 
     def paint(self, image: np.ndarray, time: int, shake: np.ndarray) -> np.ndarray:
-        """The picture (S, S, 3) float with the object where it is at frame `time`."""
+        """Picture (S, S, 3) float with the object painted at its position in frame `time`."""
         progress = (time - self.start) / self.duration
         if not 0 <= progress <= 1:
             return image
@@ -209,7 +209,7 @@ def _sample_occluder(rng: np.random.Generator, num_frames: int, size: int) -> _O
 
 
 def _behind(background: np.ndarray, shake: np.ndarray, size: int) -> np.ndarray:
-    """The part of the background that a camera moved by `shake` sees, (size, size, 3) uint8."""
+    """Part (size, size, 3) uint8 of the background that a camera sees after a shift by `shake` (2,) pixels."""
     margin = (background.shape[0] - size) / 2
     offset = np.clip(shake, -margin, margin) - margin
     shift = np.array([[1.0, 0.0, offset[0]], [0.0, 1.0, offset[1]]])
@@ -217,7 +217,7 @@ def _behind(background: np.ndarray, shake: np.ndarray, size: int) -> np.ndarray:
 
 
 def _spoil(frames: list[np.ndarray], landmarks: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    """Motion blur along the face's own motion, defocus that comes and goes, sensor noise, compression."""
+    """Degrades frames by blur along the face's motion, varying defocus, sensor noise and JPEG compression."""
     size = frames[0].shape[0]
     velocity = np.gradient(landmarks.mean(axis=1), axis=0) if len(frames) > 1 else np.zeros((1, 2))
     shutter, quality, noise = rng.uniform(0.5, 1.5), int(rng.integers(12, 35)), rng.uniform(4, 16)
@@ -234,7 +234,7 @@ def _spoil(frames: list[np.ndarray], landmarks: np.ndarray, rng: np.random.Gener
 
 
 def _streak(frame: np.ndarray, motion: np.ndarray) -> np.ndarray:
-    """Averages the frame along `motion` (2,) pixels, centred, so that nothing moves."""
+    """Blurs the frame along `motion` (2,) in pixels; the kernel is centred, so that the picture does not move."""
     length = float(np.linalg.norm(motion))
     if length < 1:
         return frame
@@ -252,18 +252,20 @@ def _streak(frame: np.ndarray, motion: np.ndarray) -> np.ndarray:
 
 
 def _smooth(values: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian over time (T, ...), ends repeated."""
+    """Values (T, ...) smoothed over time by a Gaussian; the first and the last value are repeated at the ends."""
     return gaussian_filter1d(values, sigma, axis=0, mode="nearest")
 
 
 class RenderedVideos(WflwV):
-    """Splits "hard" and "easy" of rendered videos, filmed once into the cache in WFLW-V's own layout.
+    """Rendered videos in the splits "hard" and "easy", written once to the cache in the layout of WFLW-V.
+
+    `root` is not used.
 
     Args:
-        num_videos: of each split.
-        num_frames: of each video.
+        num_videos: number of videos in each split.
+        num_frames: number of frames of each video.
         size: side of the pictures in pixels.
-        seed: of everything.
+        seed: seed of all randomness.
         contour: "2d" or "3d", see `jaxlm.data.rendered.faces.render_faces`.
     """
 
@@ -295,7 +297,7 @@ class RenderedVideos(WflwV):
         super().__init__(folder, cache, **options)
 
     def _film(self, folder: Path) -> None:
-        """Writes the videos; the folder appears when all are there."""
+        """Renders and writes all videos; the folder appears when it is complete."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
         count, num_frames = self.counts
@@ -315,6 +317,6 @@ class RenderedVideos(WflwV):
             os.replace(partial, folder)
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
-            # Another process may have been faster.
+            # Another process may have written the same folder first.
             if not (isinstance(error, OSError) and folder.exists()):
                 raise

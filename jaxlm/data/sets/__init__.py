@@ -1,1 +1,1 @@
-"""The data sets that are published, one module each: its reader and its TFDS builder."""
+"""Data sets, one module each, with its reader and its TFDS builder."""

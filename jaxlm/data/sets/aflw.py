@@ -1,4 +1,4 @@
-"""AFLW (Köstinger et al., ICCVW 2011): 19 landmarks in CCL's protocol, 21 by yaw in 3DDFA's."""
+"""AFLW (Köstinger et al., ICCVW 2011): 19 landmarks in the protocol of CCL, 21 by yaw in that of 3DDFA."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,15 +16,15 @@ AFLW_LIST = "AFLW_GT_crop.list"
 
 
 def read_aflw(path: Path, folder: Path) -> dict[str, list[Sample | BadSample]]:
-    """Splits "train" (20000) and "test" (4386) of AFLW as Zhu et al., CVPR 2016 (CCL), re-annotated it: 19 landmarks.
+    """Splits "train" (20000 faces) and "test" (4386) of AFLW with the 19 landmarks of Zhu et al., CVPR 2016 (CCL).
 
     Args:
         path: `AFLWinfo_release.mat` with data (N, 38: 19 x, 19 y), mask_new (N, 19, visible), bbox (N, 4: left, right,
-            top, bottom), nameList and ra, the order whose first 20000 train.
-        folder: of the pictures that nameList names, `data/flickr`.
+            top, bottom), nameList and ra, an order whose first 20000 faces are the split "train".
+        folder: folder of the pictures that nameList names, `data/flickr`.
 
     Raises:
-        BadSample: for a file that is not of this form.
+        BadSample: if the file is not of this form.
     """
     content = read_mat(path, ("data", "mask_new", "bbox", "ra"))
     points, visible, boxes, order = (content[field] for field in ("data", "mask_new", "bbox", "ra"))
@@ -52,14 +52,14 @@ def read_aflw(path: Path, folder: Path) -> dict[str, list[Sample | BadSample]]:
 
 
 def read_aflw_crops(root: Path) -> list[Sample | BadSample]:
-    """Samples of 3DDFA's crops of AFLW; see `jaxlm.data.sets.aflw.AflwCrops`.
+    """Samples of 3DDFA's crops of AFLW; see `AflwCrops`.
 
     Raises:
-        BadSample: for files that are missing or of different lengths.
+        BadSample: if files are missing or have different lengths.
     """
     listing = root / AFLW_LIST
     if not listing.is_file():
-        raise BadSample(f"{root} has no {AFLW_LIST}: it is not 3DDFA's test set of AFLW.")
+        raise BadSample(f"{root} has no {AFLW_LIST}: set root to 3DDFA's test set of AFLW.")
     names = listing.read_text().split()
     points, yaws, boxes = (read_npy(root / f"AFLW_GT_{name}.npy") for name in ("pts21", "crop_yaws", "crop_roi_box"))
     count = len(names)
@@ -79,8 +79,10 @@ def read_aflw_crops(root: Path) -> list[Sample | BadSample]:
 
 
 class Aflw(FaceBuilder):
-    """AFLW (Köstinger et al., ICCVW 2011) in the protocol of CCL: `AFLWinfo_release.mat` beside AFLW's own
-    `data/flickr/{0,2,3}/`. The subset "frontal" has all 19 landmarks visible; its normaliser is "box".
+    """AFLW (Köstinger et al., ICCVW 2011) in the protocol of CCL.
+
+    `root` holds `AFLWinfo_release.mat` and AFLW's pictures in `data/flickr/{0,2,3}/`. The subset "frontal" holds the
+    faces with all 19 landmarks visible. The protocol's normaliser is "box".
     """
 
     SUBSETS = ("frontal",)
@@ -92,7 +94,7 @@ class Aflw(FaceBuilder):
     def check_root(self):
         super().check_root()
         if self.scheme.name != "aflw19":
-            raise ValueError(f"This protocol has 19 landmarks: choose the scheme aflw19, not {self.scheme.name!r}.")
+            raise ValueError(f"AFLW (CCL) has 19 landmarks: choose the scheme aflw19, not {self.scheme.name!r}.")
         for name in (self.ANNOTATIONS, self.PICTURES):
             if not (self.root / name).exists():
                 raise ValueError(f"{self.root} lacks {name}: expected {self.ANNOTATIONS} and {self.PICTURES}/.")
@@ -103,11 +105,11 @@ class Aflw(FaceBuilder):
 
 
 class AflwCrops(ParamsBuilder):
-    """AFLW by yaw with 21 landmarks (scheme aflw21), split "test", as 3DDFA's tests have it.
+    """AFLW with 21 landmarks (scheme aflw21) by yaw, as in the tests of 3DDFA: the split "test".
 
-    `root` holds `AFLW_GT_crop/` of 120 × 120 crops and, with one entry for each in its list, `AFLW_GT_crop.list`,
-    `AFLW_GT_pts21.npy` (N, 2, 21; what is not positive is missing), `AFLW_GT_crop_yaws.npy` (N,) in degrees and
-    `AFLW_GT_crop_roi_box.npy` (N, 4), the box of AFLW's picture that the crop shows.
+    `root` holds the 120 × 120 crops in `AFLW_GT_crop/`, their names in `AFLW_GT_crop.list` and, in the order of the
+    list, `AFLW_GT_pts21.npy` (N, 2, 21; a point that is not positive is missing), `AFLW_GT_crop_yaws.npy` (N,) in
+    degrees and `AFLW_GT_crop_roi_box.npy` (N, 4), the box of AFLW's picture that the crop shows.
     """
 
     SCHEME = "aflw21"

@@ -13,14 +13,14 @@ from jaxlm.support.matlab import DAMAGED, open_hdf5, png_of, read_mat
 
 
 def read_cofw(path: Path, suffix: str) -> Iterator[Sample | BadSample]:
-    """Samples of `COFW_train.mat` or `COFW_test.mat` (Burgos-Artizzu et al., ICCV 2013), grey or colour: HDF5.
+    """Samples of `COFW_train.mat` or `COFW_test.mat` (Burgos-Artizzu et al., ICCV 2013), grey or colour.
 
     Args:
-        path: with IsTr (pictures), phisTr (29 x, 29 y, 29 occluded) and bboxesTr (x y width height).
-        suffix: of the three fields: "Tr" for the training set, "T" for the test set.
+        path: HDF5 file with IsTr (pictures), phisTr (29 x, 29 y, 29 occluded) and bboxesTr (x y width height).
+        suffix: suffix of the three fields: "Tr" for the training set, "T" for the test set.
 
     Raises:
-        BadSample: for a file that is not of this form.
+        BadSample: if the file is not of this form.
     """
     images, shapes, boxes = (f"{field}{suffix}" for field in ("Is", "phis", "bboxes"))
     with open_hdf5(path) as file:
@@ -67,11 +67,11 @@ def read_cofw(path: Path, suffix: str) -> Iterator[Sample | BadSample]:
 
 
 def read_cofw68(path: Path, folder: Path) -> Iterator[Sample | BadSample]:
-    """COFW's test set with the 68 landmarks of Ghiasi & Fowlkes (2015): pictures and boxes of COFW's own file.
+    """Samples of COFW's test set with the 68 landmarks of Ghiasi & Fowlkes (2015).
 
     Args:
-        path: `COFW_test.mat`.
-        folder: `annotations/` of `<number>_points.mat` with Points (68, 2) and Occ (68).
+        path: `COFW_test.mat`, with the pictures and boxes.
+        folder: folder `annotations/` of the files `<number>_points.mat` with Points (68, 2) and Occ (68).
     """
     for number, sample in enumerate(read_cofw(path, "T"), start=1):
         if isinstance(sample, Sample):
@@ -89,7 +89,7 @@ def read_cofw68(path: Path, folder: Path) -> Iterator[Sample | BadSample]:
 
 
 def corners(box: np.ndarray) -> np.ndarray:
-    """x1 y1 x2 y2 from 0 of MATLAB's x y width height from 1."""
+    """Box (4,) x1 y1 x2 y2 in 0-based pixels from MATLAB's x y width height in 1-based pixels."""
     x, y, width, height = np.asarray(box, np.float64)
     return np.array([x - 1, y - 1, x - 1 + width, y - 1 + height])
 
@@ -97,7 +97,7 @@ def corners(box: np.ndarray) -> np.ndarray:
 class Cofw(FaceBuilder):
     """COFW (Burgos-Artizzu et al., ICCV 2013): `COFW_train.mat` and `COFW_test.mat`, or their `_color` versions.
 
-    Under the scheme `faces68` it is COFW-68: the test set with the annotations of Ghiasi & Fowlkes (2015), in
+    With the scheme `faces68` it is COFW-68: the test set with the annotations of Ghiasi & Fowlkes (2015), in
     `COFW68_Data/annotations/` beside the `.mat` files.
     """
 
@@ -115,7 +115,9 @@ class Cofw(FaceBuilder):
     def check_root(self):
         super().check_root()
         if self.scheme.name not in ("cofw29", "faces68"):
-            raise ValueError(f"COFW has 29 landmarks (or 68 in COFW-68), not the scheme {self.scheme.name!r}.")
+            raise ValueError(
+                f"COFW has 29 landmarks, COFW-68 has 68: choose the scheme cofw29 or faces68, not {self.scheme.name!r}."
+            )
         there = [path.exists() for path in self.annotation_files()]
         if not (all(there) if self.scheme.name == "faces68" else any(there)):
             names = " or ".join(str(path.relative_to(self.root)) for path in self.annotation_files())

@@ -15,11 +15,11 @@ from jaxlm.support.matlab import read_mat
 def read_lsp(folder: Path) -> Iterator[Sample | BadSample]:
     """Samples of Leeds Sports Pose or its extension: `joints.mat` beside `images/im0001.jpg`, …
 
-    Johnson & Everingham, BMVC 2010 and CVPR 2011. The first holds joints (3, 14, N), all of them annotated; the
-    extension (14, 3, N), where a flag 0 means that there is no annotation. The box is the whole picture.
+    Johnson & Everingham, BMVC 2010 and CVPR 2011. LSP holds joints (3, 14, N), all of them annotated; the extension
+    holds joints (14, 3, N), where the flag 0 marks a joint without annotation. The box is the whole picture.
 
     Raises:
-        BadSample: for a file that is not of this form, or another number of pictures.
+        BadSample: if the file is not of this form, or the number of pictures is not N.
     """
     path = folder / "joints.mat"
     joints = read_mat(path, ("joints",))["joints"]
@@ -43,12 +43,12 @@ def read_lsp(folder: Path) -> Iterator[Sample | BadSample]:
 
 
 class Lsp(FaceBuilder):
-    """Leeds Sports Pose, or its extension: `joints.mat` and `images/`. Person-centric joints.
+    """Leeds Sports Pose, or its extension: `joints.mat` and `images/`. Left and right are the person's.
 
     Args:
         root, cache, scheme and the rest: see `FaceBuilder`.
-        num_train: the first pictures are the split "train", the rest "test"; 1000 in LSP; 0 makes all of them "train",
-            as in the extension.
+        num_train: number of pictures of the split "train", the first ones; the rest are "test". 1000 for LSP; 0 puts
+            all pictures into "train", as for the extension.
     """
 
     def __init__(self, root, cache, *, scheme: str, num_train: int = 0, **options):
@@ -75,5 +75,7 @@ class Lsp(FaceBuilder):
         if not self.num_train:
             return {"train": samples}
         if self.num_train >= len(samples):
-            raise ValueError(f"num_train = {self.num_train} leaves no test set of the {len(samples)} of {self.root}.")
+            raise ValueError(
+                f"num_train = {self.num_train} leaves no test set of the {len(samples)} pictures of {self.root}."
+            )
         return {"train": samples[: self.num_train], "test": samples[self.num_train :]}

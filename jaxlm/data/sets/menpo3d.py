@@ -10,14 +10,14 @@ from jaxlm.support.errors import BadSample
 
 
 class Menpo3D(ThreeHundredVW):
-    """Menpo-3D (Zafeiriou et al., ICCVW 2017), split "test": 55 videos of 300-VW in its folders.
+    """Menpo-3D (Zafeiriou et al., ICCVW 2017), split "test": 55 videos of 300-VW, in the folders of 300-VW.
 
-    Their `.pts` files have 84 landmarks x y z, of which 68 are evaluated.
+    The `.pts` files have 84 landmarks x y z, of which 68 are evaluated.
 
     Args:
         root, cache, scheme and the rest: see `FaceBuilder`.
-        indices: text file with the numbers, from 0, of the 68 landmarks among those of a `.pts` file, which Menpo-3D
-            does not name; "" where the files have 68.
+        indices: text file with the indices, from 0, of the 68 evaluated landmarks among those of a `.pts` file, which
+            Menpo-3D does not publish; "" if the files have 68.
     """
 
     SPLITS = {}
@@ -29,9 +29,9 @@ class Menpo3D(ThreeHundredVW):
             try:
                 self.indices = np.array([int(word) for word in path.read_text().split()])
             except (OSError, ValueError) as error:
-                raise ValueError(f"{path} must hold 68 numbers of landmarks ({error}).") from None
+                raise ValueError(f"{path} must hold the indices of 68 landmarks ({error}).") from None
             if len(self.indices) != 68 or self.indices.min() < 0:
-                raise ValueError(f"{path} holds {len(self.indices)} numbers; expected 68 landmarks counted from 0.")
+                raise ValueError(f"{path} holds {len(self.indices)} numbers; expected 68 indices of landmarks from 0.")
         super().__init__(root, cache, scheme=scheme, **options)
 
     def fingerprint(self):
@@ -47,6 +47,6 @@ class Menpo3D(ThreeHundredVW):
         if self.indices.max() >= count or columns not in (2, 3):
             raise BadSample(
                 f"{path} has {count} points of {columns} numbers: expected at least {self.indices.max() + 1} x y or "
-                "x y z; name the 68 that are evaluated by the source's indices."
+                "x y z; set the source's indices to a file that names the 68 evaluated landmarks."
             )
         return read_pts(path, count, columns)[self.indices, :2]

@@ -1,4 +1,4 @@
-"""Faces of the user's own: CSV, COCO JSON, `.npz`, or a folder of points."""
+"""The user's own faces: a CSV, COCO JSON or `.npz` file, or a folder of points."""
 
 from pathlib import Path
 
@@ -12,15 +12,15 @@ from jaxlm.data.samples import YAW_BINS
 class OwnData(FaceBuilder):
     """The user's own faces, split "train": a CSV file, a COCO-keypoints JSON file, an `.npz`, or a folder of points.
 
-    A folder that holds one `landmarks.csv` or one `.json` file is read by that file; any other by its `.pts` or `.txt`
-    files, see `jaxlm.data.readers.points`. Where a CSV file has a column `yaw`, the subsets are its bins.
+    A folder with exactly one `landmarks.csv` or `.json` file is read from that file, any other folder from its `.pts`
+    or `.txt` files, see `jaxlm.data.readers.points`. If a CSV file has a column `yaw`, the subsets are the bins of yaw.
     """
 
     SUBSETS = YAW_BINS
 
     def _source(self) -> Path:
         if self.root.is_dir():
-            files = [*self.root.glob("landmarks.csv"), *self.root.glob("*.json")]  # an .npz is named itself
+            files = [*self.root.glob("landmarks.csv"), *self.root.glob("*.json")]  # an .npz must be the root itself
             if len(files) == 1:
                 return files[0]
         return self.root
@@ -36,7 +36,7 @@ class OwnData(FaceBuilder):
         super().check_root()
         if not self.annotation_files():
             raise ValueError(
-                f"{self.root} holds no .pts or .txt files of points, no landmarks.csv and not exactly one .json."
+                f"{self.root} holds no .pts or .txt files of points; expected these, one landmarks.csv or one .json."
             )
 
     def published_splits(self):

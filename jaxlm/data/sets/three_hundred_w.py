@@ -17,7 +17,7 @@ from jaxlm.support.errors import BadSample
 class ThreeHundredW(FaceBuilder):
     """300-W (Sagonas et al., ICCVW 2013) in its folders: `afw`, `helen`, `lfpw`, `ibug`, `300W` (private test).
 
-    A partial copy works with what is there and says what is missing.
+    Folders that are missing are left out and named in a message.
     """
 
     SUBSETS = ("common", "challenge", "indoor", "outdoor")
@@ -56,8 +56,8 @@ class ThreeHundredW(FaceBuilder):
 class ThreeHundredVW(VideoBuilder):
     """300-VW (Shen et al., ICCVW 2015): folders `ID/` with `vid.avi` (or pictures in `imgs/`) and `annot/NNNNNN.pts`.
 
-    The splits are "train" and the three test categories. Frames without a `.pts` file are lost faces; the box is the
-    landmarks', because the data set gives none.
+    The splits are "train" and the three test categories. A frame without a `.pts` file counts as one without
+    the face. The box is the one around the landmarks, because the data set gives no box.
     """
 
     SPLITS = {
@@ -73,7 +73,7 @@ class ThreeHundredVW(VideoBuilder):
     def check_root(self):
         super().check_root()
         if self.scheme.name != "faces68":
-            raise ValueError(f"300-VW has 68 landmarks, not the scheme {self.scheme.name!r}.")
+            raise ValueError(f"300-VW has 68 landmarks: choose the scheme faces68, not {self.scheme.name!r}.")
         if not any(self.root.glob("*/annot")):
             raise ValueError(f"{self.root} is not 300-VW: no folder in it has a folder annot.")
 
@@ -94,7 +94,7 @@ class ThreeHundredVW(VideoBuilder):
     def _sample(self, folder: Path) -> VideoSample:
         video = next((p for p in sorted(folder.iterdir()) if p.suffix.lower() in VIDEOS), folder / "imgs")
         if not video.exists():
-            raise BadSample(f"{folder} has neither vid.avi nor imgs/; fetch it again.")
+            raise BadSample(f"{folder} has neither vid.avi nor imgs/; download it again.")
         # Frames are numbered from 1, and so are the pictures that some copies hold instead of the video.
         annotations = {int(p.stem): p for p in sorted((folder / "annot").glob("*.pts")) if p.stem.isdigit()}
         if video.is_dir():
@@ -102,7 +102,7 @@ class ThreeHundredVW(VideoBuilder):
         else:
             numbers = list(range(1, max(annotations, default=0) + 1))
         if not set(numbers) & set(annotations):
-            raise BadSample(f"{folder / 'annot'} has no NNNNNN.pts of a frame of {video.name}; fetch it again.")
+            raise BadSample(f"{folder / 'annot'} has no NNNNNN.pts of a frame of {video.name}; download it again.")
         landmarks = np.full((len(numbers), self.scheme.num_landmarks, 2), np.nan)
         for frame, number in enumerate(numbers):
             if number in annotations:

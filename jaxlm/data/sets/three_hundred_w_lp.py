@@ -1,4 +1,4 @@
-"""Builders of 3DDFA's training and test sets: faces with 3DMM parameters, tested by yaw."""
+"""300W-LP and AFLW2000-3D (Zhu et al., CVPR 2016): faces with 3DMM parameters, evaluated by yaw."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,35 +17,40 @@ from jaxlm.support.errors import BadSample
 from jaxlm.support.matlab import read_mat
 from jaxlm.support.pictures import decode_image
 
-BFM_MODES = (199, 29)  # of identity and expression in the files
+BFM_MODES = (199, 29)  # numbers of identity and expression modes in the files
 
 
 def params_of_pose(pose: np.ndarray, shape: np.ndarray, expression: np.ndarray, height: int) -> np.ndarray:
-    """Parameters in the picture's frame (`jaxlm.face3d.parameters`) of 300W-LP's fields.
+    """Parameters (12 + I + E,) in the picture's frame (`jaxlm.face3d.parameters`) from the fields of 300W-LP.
 
     Args:
-        pose: (7,) Pose_Para: pitch, yaw, roll in radians, a translation in pixels from 1 with y up, the scale.
+        pose: (7,) Pose_Para: pitch, yaw, roll in radians, translation (3) in 1-based pixels with y up, scale.
         shape: (I,) Shape_Para.
         expression: (E,) Exp_Para.
-        height: of the picture.
+        height: height of the picture in pixels.
     """
     pose = pose.astype(np.float64)
     rotation = parameters.rotation_of_angles(*np.rad2deg(pose[:3]))
-    # There a vertex lies at column x − 1 and row height − y, counted from 0.
+    # In 300W-LP a vertex lies at column x − 1 and row height − y, counted from 0.
     shift = np.array([pose[3] - 1.0, pose[4] - height, 0.0])
     transform = np.concatenate([pose[6] * rotation, shift[:, None]], axis=1)
     return np.concatenate([transform.ravel(), shape, expression])
 
 
 def read_3ddfa_folder(folder: Path, labels: np.ndarray | None = None) -> Iterator[Sample | BadSample]:
-    """Samples of a folder, searched to any depth, of pictures with 3DDFA's `.mat` files beside them.
+    """Samples of a folder and its subfolders: one for each picture with a `.mat` file of 3DDFA beside it.
 
-    Landmarks are `pt3d_68` (AFLW2000-3D) or `pt2d` (300W-LP), parameters all those of Pose_Para, Shape_Para and
-    Exp_Para; the subset is the bin of the yaw.
+    Landmarks are `pt3d_68` (AFLW2000-3D) or `pt2d` (300W-LP). The parameters are those of Pose_Para, Shape_Para and
+    Exp_Para with all coefficients. The subset is the bin of the yaw. A file that cannot be used is yielded as a
+    BadSample.
 
     Args:
-        folder: of the data set.
-        labels: (N, 2 or 3, 68) of other annotators, in the order of the file names; pixels from 1.
+        folder: folder of the data set.
+        labels: (N, 2 or 3, 68) landmarks of other annotators in 1-based pixels, in the order of the file names; None
+            for those of the `.mat` files.
+
+    Raises:
+        ValueError: if the number of labels is not the number of faces.
     """
     paths = sorted(path for path in folder.rglob("*.mat") if path.with_suffix(".jpg").exists())
     if labels is not None and len(labels) != len(paths):
@@ -88,14 +93,14 @@ def _read_3ddfa(path: Path, folder: Path, label: np.ndarray | None) -> Sample:
 def read_catalogue(folder: Path) -> Iterator[Sample]:
     """Samples of `the300w_lp` or `aflw2k3d` of the TFDS catalogue, prepared with `file_format="array_record"`.
 
-    The catalogue keeps no file names, so that faces of one picture are not known to be one's, and AFLW2000-3D comes
-    without parameters: its yaw is that of the built-in head laid over its 3D landmarks.
+    The catalogue has no file names, so the faces of one picture cannot be kept together. Its AFLW2000-3D has no
+    parameters; the yaw is that of the built-in head, aligned with the 3D landmarks.
 
     Args:
-        folder: of the prepared version, with `dataset_info.json`.
+        folder: folder of the prepared version, with `dataset_info.json`.
 
     Raises:
-        BadSample: if it was prepared for TensorFlow alone, or is another data set.
+        BadSample: if it was prepared as TFRecords, which only TensorFlow reads, or is another data set.
     """
     builder: Any = tfds.builder_from_directory(folder)
     features: Any = builder.info.features
@@ -130,14 +135,14 @@ def _head_landmarks() -> np.ndarray:
 
 
 def _rotation_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Rotation (3, 3) that lays points (K, 3) over others best, after centring (Kabsch)."""
+    """Rotation (3, 3) that best aligns points `source` (K, 3) with `target` (K, 3), after centring (Kabsch)."""
     left, _, right = np.linalg.svd((target - target.mean(axis=0)).T @ (source - source.mean(axis=0)))
     sign = np.sign(np.linalg.det(left @ right))
     return left @ np.diag([1.0, 1.0, sign]) @ right
 
 
 class ParamsBuilder(FaceBuilder):
-    """Base of the builders here. Their SUBSETS are bins of the yaw, whose mean the papers print."""
+    """Base of the builders of faces by yaw. SUBSETS are the bins of yaw; the papers report the mean over the bins."""
 
     SUBSETS = YAW_BINS
     SCHEME = "faces68"
@@ -151,7 +156,7 @@ class ParamsBuilder(FaceBuilder):
 class ThreeHundredWLP(ParamsBuilder):
     """300W-LP (Zhu et al., CVPR 2016): the folder as published, or the TFDS catalogue's `the300w_lp/1.0.0`.
 
-    The parameters are 3DDFA's, of the Basel Face Model; mirrored faces (`*_Flip`) are samples of their own.
+    The parameters are those of 3DDFA for the Basel Face Model. Mirrored faces (`*_Flip`) are separate samples.
     """
 
     MODES = BFM_MODES
@@ -167,14 +172,14 @@ class Aflw2000(ParamsBuilder):
 
     Args:
         root, cache, scheme and the rest: see `FaceBuilder`.
-        labels: file of other annotators' landmarks, `.npy` (N, 2 or 3, 68) in the order of the pictures' names, as
-            3DDFA publishes the re-annotation (`AFLW2000-3D-Reannotated.pts68.npy`); "" for the original ones.
+        labels: `.npy` file (N, 2 or 3, 68) with landmarks of other annotators in the order of the pictures' names, such
+            as 3DDFA's re-annotation (`AFLW2000-3D-Reannotated.pts68.npy`); "" for the original landmarks.
     """
 
     def __init__(self, root, cache, *, scheme: str, labels: str = "", **options):
         self.labels = Path(labels).expanduser() if labels else None
         if not (Path(root).expanduser() / "dataset_info.json").exists():
-            self.MODES = BFM_MODES  # which the catalogue leaves out
+            self.MODES = BFM_MODES  # the catalogue has no parameters
         super().__init__(root, cache, scheme=scheme, **options)
 
     def fingerprint(self):
@@ -188,7 +193,10 @@ class Aflw2000(ParamsBuilder):
     def published_splits(self) -> dict[str, Iterable[Sample | BadSample]]:
         if (self.root / "dataset_info.json").exists():
             if self.labels is not None:
-                raise ValueError("The TFDS catalogue keeps no file names: other labels need AFLW2000-3D as published.")
+                raise ValueError(
+                    "The TFDS catalogue has no file names, which labels need: set root to AFLW2000-3D as published, or "
+                    "labels to ''."
+                )
             return {"test": read_catalogue(self.root)}
         labels = None if self.labels is None else read_npy(self.labels)
         return {"test": read_3ddfa_folder(self.root, labels)}

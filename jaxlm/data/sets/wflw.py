@@ -17,7 +17,7 @@ WFLW_SUBSETS = ("pose", "expression", "illumination", "make-up", "occlusion", "b
 
 
 def read_wflw(annotations: Path, images: Path) -> Iterator[Sample | BadSample]:
-    """Samples of a WFLW list: 196 coordinates, the box, six attribute flags, the picture."""
+    """Samples of a WFLW list. A line holds 196 coordinates, the box, six attribute flags and the picture's name."""
     with annotations.open() as file:
         for line, text in enumerate(file, start=1):
             row = text.split(maxsplit=206)
@@ -44,7 +44,7 @@ def read_wflw(annotations: Path, images: Path) -> Iterator[Sample | BadSample]:
 class Wflw(FaceBuilder):
     """WFLW (Wu et al., CVPR 2018): `WFLW_images/` and `WFLW_annotations/` side by side, as published.
 
-    Under the scheme `faces68` the 68 points among the 98 are read, so that a 68-point model can be evaluated on it.
+    With the scheme `faces68` the 68 landmarks among the 98 are read, so that a model of 68 landmarks can be evaluated.
     """
 
     SUBSETS = WFLW_SUBSETS
@@ -56,7 +56,7 @@ class Wflw(FaceBuilder):
     def check_root(self):
         super().check_root()
         if self.scheme.name not in ("faces98", "faces68"):
-            raise ValueError(f"WFLW has 98 landmarks (or the 68 among them), not the scheme {self.scheme.name!r}.")
+            raise ValueError(f"WFLW has 98 landmarks: choose scheme faces98 or faces68, not {self.scheme.name!r}.")
         if not any(path.exists() for path in self.annotation_files()):
             raise ValueError(f"{self.root} is not WFLW: it has no {self.LIST.format('train')}.")
 
@@ -73,10 +73,10 @@ class Wflw(FaceBuilder):
 
 
 class WflwV(VideoBuilder):
-    """WFLW-V (Micaelli et al., CVPR 2023): `landmarks/ID.npy`, `bboxes/ID.npy`, `videos/ID.mp4`, one ID a video.
+    """WFLW-V (Micaelli et al., CVPR 2023): `landmarks/ID.npy`, `bboxes/ID.npy`, `videos/ID.mp4`, one ID for each video.
 
-    Beside the folders `hard_video_IDs.txt` and `easy_video_IDs.txt` list the IDs of the splits "hard" and "easy";
-    without them all videos are the split "test". Videos that are gone from the web are left out and listed.
+    `hard_video_IDs.txt` and `easy_video_IDs.txt` beside the folders list the IDs of the splits "hard" and "easy";
+    without them all videos are the split "test". Videos that are missing are left out and named in a message.
     """
 
     LISTS = {"hard": "hard_video_IDs.txt", "easy": "easy_video_IDs.txt"}
@@ -87,7 +87,7 @@ class WflwV(VideoBuilder):
     def check_root(self):
         super().check_root()
         if self.scheme.name not in ("faces98", "faces68"):
-            raise ValueError(f"WFLW-V has 98 landmarks (or the 68 among them), not the scheme {self.scheme.name!r}.")
+            raise ValueError(f"WFLW-V has 98 landmarks: choose scheme faces98 or faces68, not {self.scheme.name!r}.")
         missing = [path.name for path in WflwV.annotation_files(self) if not path.is_dir()]
         if missing:
             raise ValueError(f"{self.root} is not WFLW-V: it has no folder {', '.join(missing)}.")
@@ -115,7 +115,7 @@ class WflwV(VideoBuilder):
                 if landmarks.shape[1] not in (98, self.scheme.num_landmarks):
                     raise BadSample(
                         f"landmarks/{key}.npy has {landmarks.shape[1]} points a frame; expected 98, "
-                        "or what the scheme has."
+                        "or as many as the scheme has."
                     )
                 boxes = load_boxes(self.root / "bboxes" / f"{key}.npy")
             except BadSample as error:
@@ -126,4 +126,4 @@ class WflwV(VideoBuilder):
             yield VideoSample(video, landmarks, boxes, key)
         if absent:
             names = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
-            self.notices.append(f"{self.root} lacks {len(absent)} of {len(ids)} videos ({names}); going on without.")
+            self.notices.append(f"{self.root} lacks {len(absent)} of {len(ids)} videos ({names}); they are left out.")

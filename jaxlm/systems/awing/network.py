@@ -1,7 +1,8 @@
-"""The boundary-aware stacked hourglass of Wang et al., ICCV 2019 (sections 3, 5 and 6).
+"""Boundary-aware stacked hourglass network of Wang et al., ICCV 2019 (sections 3, 5 and 6).
 
-Newell's stack of hourglasses with the hierarchical, parallel, multi-scale block of Bulat & Tzimiropoulos (ICCV 2017),
-coordinates added before the first convolution and before every hourglass, and a boundary channel beside the landmarks'.
+It is Newell's stack of hourglasses, built from the hierarchical, parallel, multi-scale block of Bulat & Tzimiropoulos
+(ICCV 2017). Coordinate channels are concatenated before the first convolution and before every hourglass. One more
+heatmap channel predicts the boundary lines.
 """
 
 from typing import Any
@@ -13,18 +14,18 @@ from jaxtyping import Array, Float
 from jaxlm.networks.blocks import average_pool, check_sides, imagenet_normalize, normalize_heatmaps, upsample_nearest
 
 STRIDE = 4  # image pixels per heatmap cell
-BOUNDARY_THRESHOLD = 0.05  # of Eq. (6)
+BOUNDARY_THRESHOLD = 0.05  # cells of the boundary heatmap from this value on keep their coordinates, Eq. (6)
 
 
 class MultiScaleBlock(nn.Module):
-    """Three 3×3 convolutions in a row, of C/2, C/4 and C/4 channels, their outputs concatenated; plus the input.
+    """Residual block of three consecutive 3×3 convolutions with C/2, C/4 and C/4 channels.
 
-    Batch norm and ReLU come before each convolution. Where the number of channels changes, the input is projected by a
-    1×1 convolution, with norm and ReLU before it as well.
+    The outputs of the three are concatenated and the input is added. Batch norm and ReLU precede each convolution. If
+    the input has another number of channels, a 1×1 convolution projects it, also after norm and ReLU.
 
     Attributes:
-        features: C, output channels; divisible by 4.
-        dtype: of the activations; parameters and statistics are float32.
+        features: C, number of output channels; divisible by 4.
+        dtype: type of the activations; parameters and statistics are float32.
     """
 
     features: int
@@ -44,12 +45,14 @@ class MultiScaleBlock(nn.Module):
 
 
 class BlockHourglass(nn.Module):
-    """Hourglass of multi-scale blocks: `depth` levels of average pooling, one block a level on each side and the skip.
+    """Hourglass of multi-scale blocks, with `depth` levels of average pooling.
+
+    Each level has one block on the way down, one on the way up and one on the skip connection.
 
     Attributes:
-        features: channels in and out.
-        depth: levels; the input's sides are divisible by 2^depth.
-        dtype: of the activations.
+        features: number of input and output channels.
+        depth: number of levels; the input's sides must be divisible by 2^depth.
+        dtype: type of the activations.
     """
 
     features: int
@@ -72,15 +75,15 @@ class BlockHourglass(nn.Module):
 
 
 class Stage(nn.Module):
-    """One hourglass with its coordinates before it and its heatmaps behind it.
+    """One stage of the stack: coordinate channels, one hourglass, and the layers that predict heatmaps.
 
     Attributes:
-        features: channels in and out.
-        channels: heatmaps; the last one is the boundary's where the next stage gates coordinates by it.
-        depth: levels of the hourglass.
-        coordinates: whether x, y and the radius are added.
-        last: whether nothing follows; then only the heatmaps are computed.
-        dtype: of the activations.
+        features: number of input and output channels.
+        channels: number of heatmaps; the boundary heatmap, if there is one, is the last.
+        depth: number of levels of the hourglass.
+        coordinates: whether x, y and the radius are concatenated to the input.
+        last: whether this is the last stage, which computes only heatmaps and no features for a next stage.
+        dtype: type of the activations; heatmaps are float32.
     """
 
     features: int
@@ -102,7 +105,7 @@ class Stage(nn.Module):
         h = MultiScaleBlock(self.features, self.dtype, name="top")(h, train)
         h = _conv(self.features, 1, self.dtype, "linear")(h)
         h = nn.relu(_norm(train, self.dtype, "norm")(h))
-        # In float32: bfloat16 rounds a peak by 0.002, where the Adaptive Wing loss is steep.
+        # Heatmaps are float32: bfloat16 rounds a peak by 0.002, where the Adaptive Wing loss is steep.
         heatmaps = _conv(self.channels, 1, jnp.float32, "heatmaps")(h)
         if not self.last:
             x = x + _conv(self.features, 1, self.dtype, "merge_features")(h)
@@ -111,20 +114,22 @@ class Stage(nn.Module):
 
 
 class StackedHourglass(nn.Module):
-    """Heatmaps of every stage, at a quarter of the image's resolution.
+    """Stacked hourglass network: predicts heatmaps at every stage, at a quarter of the image's resolution.
 
     Attributes:
-        num_landmarks: K.
+        num_landmarks: K, number of landmarks.
         stacks: number of hourglasses, 1 to 8; 4 in the paper.
-        features: channels, divisible by 16; 256 in the paper.
-        depth: levels of each hourglass; 4 in the paper.
+        features: number of channels of every stage, divisible by 16; 256 in the paper.
+        depth: number of levels of each hourglass; 4 in the paper.
         boundary: whether one more channel predicts all boundary lines (section 5).
-        coordinates: whether x, y and radius are added to the image and to every hourglass's input (section 6).
-        boundary_coordinates: whether x and y where the boundary of the stage before is at least 0.05 are, too, Eq. (6).
-        temperature: T of `normalize_heatmaps`, which puts the heatmaps into (0, 1] with peak 1 for a soft-argmax; at 0
-            they are the last convolution's, unbounded, for a regression of gaussians.
-        remat: whether the activations of a stage are computed again in the backward pass instead of kept.
-        dtype: of the activations. Heatmaps are float32.
+        coordinates: whether x, y and the radius are concatenated to the image and to every hourglass's input
+            (section 6).
+        boundary_coordinates: whether x and y, set to 0 where the previous stage's boundary heatmap is below 0.05, are
+            concatenated to every hourglass's input as well, Eq. (6).
+        temperature: T of `normalize_heatmaps`, which scales the heatmaps to (0, 1] with peak 1, for a soft-argmax. With
+            0 the heatmaps are the unbounded output of the last convolution, for a regression of gaussians.
+        remat: whether the backward pass recomputes the activations of a stage instead of keeping them.
+        dtype: type of the activations; heatmaps are float32.
     """
 
     num_landmarks: int
@@ -140,18 +145,18 @@ class StackedHourglass(nn.Module):
 
     def __post_init__(self):
         if not 1 <= self.stacks <= 8:
-            raise ValueError(f"A stack has 1 to 8 hourglasses, got stacks={self.stacks}.")
+            raise ValueError(f"stacks must be 1 to 8, got {self.stacks}.")
         if self.features % 16 or self.features < 16 or self.depth < 1:
             raise ValueError(
                 f"features must be divisible by 16 and depth at least 1, got {self.features} and {self.depth}."
             )
         if self.boundary_coordinates and not (self.boundary and self.coordinates):
-            raise ValueError("boundary_coordinates needs boundary and coordinates.")
+            raise ValueError("boundary_coordinates needs boundary and coordinates to be True.")
         super().__post_init__()
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], train: bool = False) -> Float[Array, "stacks B h w channels"]:
-        """Heatmaps of RGB images in [0, 255]; K channels and, with `boundary`, one more.
+        """Heatmaps of every stage for RGB images in [0, 255], with K channels, or K + 1 with `boundary`.
 
         Raises:
             ValueError: if the image's sides are not divisible by 4 · 2^depth.
@@ -190,15 +195,15 @@ class StackedHourglass(nn.Module):
 def coordinate_channels(
     x: Float[Array, "B H W C"], boundary: Float[Array, "B H W 1"] | None
 ) -> Float[Array, "B H W c"]:
-    """Coordinates to be concatenated to `x` (CoordConv; section 6 of Wang et al., ICCV 2019).
+    """Coordinate channels to concatenate to `x` (CoordConv; section 6 of Wang et al., ICCV 2019).
 
     Args:
-        x: whose size and dtype are taken.
-        boundary: predicted boundary; None leaves its channels out.
+        x: feature map; the channels have its size and dtype.
+        boundary: predicted boundary heatmap, or None.
 
     Returns:
-        x and y from −1 to 1 and the radius from the centre, 1 in the corners; with a boundary two more: x and y where
-        it is at least 0.05 and 0 elsewhere, Eq. (6).
+        Three channels: x and y from −1 to 1, and the distance from the centre, 1 in the corners. With a boundary there
+        are two more: x and y where the boundary is at least 0.05, and 0 elsewhere, Eq. (6).
     """
     batch, height, width, _ = x.shape
     columns = jnp.broadcast_to(jnp.linspace(-1.0, 1.0, width).reshape(1, 1, -1, 1), (batch, height, width, 1))

@@ -75,3 +75,7 @@ TABLES = {
         },
     ),
 }
+
+# On faces, and on bodies: rows of the last table have names of the others.
+FACES = {name: TABLES[name] for name in ("awing_5", "awing_6", "awing_7")}
+BODIES = {"awing_8": TABLES["awing_8"]}

@@ -1,8 +1,8 @@
-"""The landmark deep equilibrium model (LDEQ), Micaelli et al., CVPR 2023, section 3.
+"""Landmark deep equilibrium model (LDEQ), Micaelli et al., CVPR 2023, section 3.
 
-z* = f(z*, x; θ) with f(z, x; θ) = σ(h([x, z]; θ)) (Eqs. 1–3), landmarks p = Φ(z*). What the paper leaves open
-(the stem, the hourglass h, the norms) follows the released model. `LDEQ` holds the sizes and nothing else;
-all its methods are pure functions of the variables they are given.
+The equilibrium is z* = f(z*, x; θ) with f(z, x; θ) = σ(h([x, z]; θ)) (Eqs. 1–3); the landmarks are p = Φ(z*). The
+stem, the hourglass h and the norms, which the paper does not specify, follow the released model. `LDEQ` holds only
+sizes; its methods are pure functions of the variables passed to them.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from jaxlm.solvers import SolverStats
 
 STRIDE = 4  # image pixels per heatmap cell
 
-# (channels of the injection, hourglass width, growth, depth)
+# Arguments of `LDEQ`: channels of the injection; width, growth and depth of the hourglass.
 PRESETS = {
     "nano": dict(channels=16, width=16, growth=8, depth=1),
     "tiny": dict(channels=32, width=32, growth=8, depth=3),
@@ -33,7 +33,7 @@ PRESETS = {
 
 
 class Stem(nn.Module):
-    """Image to injection x at a quarter of its resolution, with batch norm."""
+    """Computes the injection x from images, at a quarter of their resolution; uses batch norm."""
 
     channels: int
     dtype: Any = jnp.float32
@@ -50,7 +50,7 @@ class Stem(nn.Module):
 
 
 class Cell(nn.Module):
-    """f(z, x; θ) of Eq. (2): heatmaps and injection in, heatmaps in (0, 1] out."""
+    """Cell f(z, x; θ) of Eq. (2): maps heatmaps z and injection x to heatmaps in (0, 1]."""
 
     num_landmarks: int
     width: int
@@ -76,13 +76,13 @@ class Cell(nn.Module):
 
 
 class Output(NamedTuple):
-    """What the model returns.
+    """Output of the LDEQ.
 
     Attributes:
         landmarks: (B, K, 2) in pixels of the input image.
-        heatmaps: (B, H/4, W/4, K) in (0, 1], the equilibrium; the warm start of a next frame.
-        stats: of the forward solver.
-        batch_stats: updated running statistics of the stem (unchanged ones at inference).
+        heatmaps: (B, H/4, W/4, K) in (0, 1], the equilibrium z*; warm start of the next frame.
+        stats: statistics of the forward solver; None for `LDEQ.explicit`.
+        batch_stats: running statistics of the stem, updated in training and unchanged at inference.
     """
 
     landmarks: Float[Array, "B K 2"]
@@ -93,16 +93,16 @@ class Output(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LDEQ:
-    """Sizes of the network.
+    """Landmark deep equilibrium model of given sizes.
 
     Attributes:
-        num_landmarks: K.
-        channels: C of the injection; divisible by 4.
-        width: w of the hourglass; divisible by 8.
-        growth: δ, channels that a level adds; divisible by 8.
-        depth: levels of the hourglass.
+        num_landmarks: K, number of landmarks.
+        channels: C, number of channels of the injection; divisible by 4.
+        width: w, number of channels of the hourglass's first level; divisible by 8.
+        growth: δ, number of channels that each further level adds; divisible by 8.
+        depth: number of levels of the hourglass.
         temperature: T of Eq. (3).
-        dtype: of the activations inside stem and hourglass. z, σ and all sums stay in float32.
+        dtype: type of the activations inside stem and hourglass; z, σ and all sums are float32.
     """
 
     num_landmarks: int
@@ -129,7 +129,7 @@ class LDEQ:
         return Cell(self.num_landmarks, self.width, self.growth, self.depth, self.temperature, self.dtype)
 
     def init(self, rng: Array) -> dict[str, Any]:
-        """Variables {"params": {"stem", "cell"}, "batch_stats"}; their shapes do not depend on the image size."""
+        """Initial variables {"params": {"stem", "cell"}, "batch_stats"}, of the same shapes for every image size."""
         side = 2**self.depth
         stem_rng, cell_rng = jax.random.split(rng)
         stem = self._stem.init(stem_rng, jnp.zeros((1, STRIDE * side, STRIDE * side, 3)), False)
@@ -143,7 +143,7 @@ class LDEQ:
     def inject(
         self, variables: Mapping[str, Any], images: Float[Array, "B H W 3"], train: bool = False
     ) -> tuple[Float[Array, "B h w C"], Any]:
-        """Injection x of the images (RGB, [0, 255]) and the stem's running statistics.
+        """Injection x of the images (RGB, [0, 255]) and the stem's running statistics, updated if `train`.
 
         Raises:
             ValueError: if the image's sides are not divisible by 4 · 2^depth.
@@ -158,13 +158,13 @@ class LDEQ:
         return x, updated["batch_stats"]
 
     def cell(self, z: Float[Array, "B h w K"], args: tuple[Any, Float[Array, "B h w C"]]) -> Float[Array, "B h w K"]:
-        """f(z, x; θ) with args = (params of the cell, x): the form that `equilibrium` takes."""
+        """Applies the cell f(z, x; θ), with args = (parameters of the cell, x) as `equilibrium` passes them."""
         params, x = args
         heatmaps: Any = self._cell.apply({"params": params}, z, x)
         return heatmaps
 
     def initial_heatmaps(self, images: Num[Array, "B H W 3"]) -> Float[Array, "B h w K"]:
-        """z⁰ = 0 for these images."""
+        """First iterate z⁰ = 0 for these images."""
         batch, height, width, _ = images.shape
         return jnp.zeros((batch, height // STRIDE, width // STRIDE, self.num_landmarks))
 
@@ -178,15 +178,15 @@ class LDEQ:
         train: bool = False,
         **equilibrium_options: Any,
     ) -> Output:
-        """Landmarks of the images at the equilibrium.
+        """Landmarks and heatmaps of the images at the equilibrium, with gradients for training.
 
         Args:
             variables: from `init` or a checkpoint.
             images: RGB in [0, 255].
-            solver: of the forward fixed point.
-            z0: warm start; zeros where it is None.
-            train: use and update batch statistics.
-            **equilibrium_options: of `jaxlm.implicit.equilibrium`: gradient, adjoint solver, probe.
+            solver: solver of the forward fixed point.
+            z0: first iterate, such as the previous frame's heatmaps; zeros if None.
+            train: whether the stem uses the batch's statistics and updates the running ones.
+            **equilibrium_options: options of `jaxlm.implicit.equilibrium`: gradient, adjoint solver, probe.
         """
         x, batch_stats = self.inject(variables, images, train)
         z0 = self.initial_heatmaps(images) if z0 is None else z0
@@ -202,13 +202,16 @@ class LDEQ:
         solver: Solver,
         z0: Float[Array, "B h w K"] | None = None,
     ) -> Output:
-        """The numbers of `__call__` outside training, without its last application of the cell, which is for gradients.
+        """Landmarks and heatmaps of the images at the equilibrium, for inference.
+
+        Gives the same numbers as `__call__` outside training, but skips its last application of the cell, which only
+        gradients need.
 
         Args:
             variables: from `init` or a checkpoint.
             images: RGB in [0, 255].
-            solver: of the fixed point, with an option `image`; see `jaxlm.solvers`.
-            z0: warm start; zeros where it is None.
+            solver: fixed-point solver with the option `image`; see `jaxlm.solvers`.
+            z0: first iterate, such as the previous frame's heatmaps; zeros if None.
         """
         x, batch_stats = self.inject(variables, images)
         z0 = self.initial_heatmaps(images) if z0 is None else z0
@@ -224,10 +227,11 @@ class LDEQ:
         num_steps: int,
         train: bool = False,
     ) -> tuple[Output, Float[Array, "S B h w K"]]:
-        """The weight-tied explicit network: `num_steps` applications of the cell from 0, plainly backpropagated.
+        """Weight-tied explicit network: applies the cell `num_steps` times from z⁰ = 0, with plain backpropagation.
 
         Returns:
-            The output of the last application, and the heatmaps of every one, for supervision at each stage.
+            The output after the last application, and the heatmaps (num_steps, B, h, w, K) after every application,
+            for supervision at each stage.
         """
         x, batch_stats = self.inject(variables, images, train)
         args = (variables["params"]["cell"], x)
@@ -241,5 +245,5 @@ class LDEQ:
 
 
 def to_landmarks(z: Float[Array, "B h w K"]) -> Float[Array, "B K 2"]:
-    """Φ: soft-argmax in image pixels."""
+    """Landmarks Φ(z) in image pixels, by soft-argmax."""
     return geometry.rescale_points(heatmaps.soft_argmax(z), STRIDE)

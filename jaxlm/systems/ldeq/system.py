@@ -1,20 +1,23 @@
 """The LDEQ as a system: Eq. (4) of Micaelli et al., CVPR 2023, trained on still images from z⁰ = 0."""
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
 
-from jaxlm import heatmaps, implicit, metrics, solvers
-from jaxlm.config import Config
+from jaxlm import heatmaps, implicit, metrics, solvers, video
 from jaxlm.networks.blocks import make_dtype
 from jaxlm.schemes import get_scheme
 from jaxlm.systems import Prediction, System, TrainState, initial_state
 from jaxlm.systems.ldeq.network import LDEQ, PRESETS, Output, to_landmarks
-from jaxlm.systems.objective import make_objective
+from jaxlm.systems.ldeq.settings import Config, Solver
+from jaxlm.systems.objective import Objective, make_objective
 from jaxlm.systems.optim import apply_gradients, make_optimizer, make_schedule
-from jaxlm.video import energy, recurrence
+from jaxlm.video import energy
 
 SOLVERS = {
     "fixed_point_iteration": solvers.fixed_point_iteration,
@@ -29,24 +32,61 @@ def build(config: Config) -> System:
     Raises:
         ValueError: for an unknown preset, solver, gradient, loss or type.
     """
-    model = make_model(config)
-    optimizer = make_optimizer(config.optim, make_schedule(config.optim, config.train.num_steps))
-    solver, adjoint_solver = make_solver(config.solver), make_solver(config.adjoint)
-    objective = make_objective(config)
+    system = LdeqSystem(
+        config,
+        model=make_model(config),
+        optimizer=make_optimizer(config.optim, make_schedule(config.optim, config.train.num_steps)),
+        solver=make_solver(config.solver),
+        adjoint_solver=make_solver(config.adjoint),
+        objective=make_objective(config),
+    )
+    return System(
+        system.init,
+        system.train_step,
+        system.predict,
+        track=None if config.model.explicit else system.track,
+        loop_steps=config.solver.max_steps,
+    )
 
-    def init(rng: Array) -> TrainState:
-        return initial_state(model.init(rng), optimizer)
 
-    def forward(variables, images, probe=None) -> tuple[Output, Array]:
-        """Output, and the heatmaps of every stage: one, but for the explicit network."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class LdeqSystem:
+    """The functions of `System`, over what they share.
+
+    Attributes:
+        config: of the experiment.
+        model: the network.
+        optimizer: of the parameters.
+        solver: of the fixed point.
+        adjoint_solver: of the implicit gradient.
+        objective: heatmaps of S stages and a batch -> loss.
+    """
+
+    config: Config
+    model: LDEQ
+    optimizer: optax.GradientTransformation
+    solver: implicit.Solver
+    adjoint_solver: implicit.Solver
+    objective: Objective
+
+    def init(self, rng: Array) -> TrainState:
+        """State before the first step."""
+        return initial_state(self.model.init(rng), self.optimizer)
+
+    def forward(self, variables: Any, images: Array, probe: Any = None) -> tuple[Output, Array]:
+        """The network in training: its output, and the heatmaps (S, B, h, w, K) of every stage.
+
+        There is one stage, but for the explicit network. The gradient of `probe` is the adjoint solver's statistics.
+        """
+        config = self.config
         if config.model.explicit:
-            return model.explicit(variables, images, num_steps=config.solver.max_steps, train=True)
-        output = model(
+            return self.model.explicit(variables, images, num_steps=config.solver.max_steps, train=True)
+        output = self.model(
             variables,
             images,
-            solver=solver,
+            solver=self.solver,
             train=True,
-            adjoint_solver=adjoint_solver,
+            adjoint_solver=self.adjoint_solver,
             gradient=config.gradient,
             phantom_steps=config.phantom.steps,
             phantom_damping=config.phantom.damping,
@@ -54,48 +94,53 @@ def build(config: Config) -> System:
         )
         return output, output.heatmaps[None]
 
-    def loss_of(params, probe, state: TrainState, batch, rng):
+    def loss(self, params: Any, probe: Any, state: TrainState, batch: dict[str, Array], rng: Array):
+        """Loss of a batch; its logs, and the network's output."""
         images = batch["image"].astype(jnp.float32)
         variables = {"params": params, "batch_stats": state.batch_stats}
-        output, stages = forward(variables, images, probe)
-        loss = objective(stages, batch)
+        output, stages = self.forward(variables, images, probe)
+        loss = self.objective(stages, batch)
         logs = {}
-        if config.jacobian_weight > 0:
-            x, _ = model.inject(variables, images, train=True)
+        if self.config.jacobian_weight > 0:
+            x, _ = self.model.inject(variables, images, train=True)
             args = (params["cell"], x)
-            penalty = implicit.jacobian_regularization(model.cell, output.heatmaps, args, rng).mean()
-            loss = loss + config.jacobian_weight * penalty
+            penalty = implicit.jacobian_regularization(self.model.cell, output.heatmaps, args, rng).mean()
+            loss = loss + self.config.jacobian_weight * penalty
             logs["jacobian"] = penalty
         if output.stats is not None:
             logs["solver_steps"] = output.stats.num_steps.astype(jnp.float32)
             logs["residual"] = output.stats.residual.mean()
         return loss, (logs, output)
 
-    def train_step(state: TrainState, batch: dict[str, Array], rng: Array):
+    def train_step(self, state: TrainState, batch: dict[str, Array], rng: Array):
+        """One step of the optimiser; the logs have the solvers' steps and residuals."""
         probe = None
-        if config.gradient == "implicit" and not config.model.explicit:
-            probe = implicit.adjoint_probe(adjoint_solver, model.initial_heatmaps(batch["image"]))
-        differentiate = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
+        if self.config.gradient == "implicit" and not self.config.model.explicit:
+            probe = implicit.adjoint_probe(self.adjoint_solver, self.model.initial_heatmaps(batch["image"]))
+        differentiate = jax.value_and_grad(self.loss, argnums=(0, 1), has_aux=True)
         (loss, (logs, output)), (gradient, backward) = differentiate(state.params, probe, state, batch, rng)
-        state, grad_norm = apply_gradients(optimizer, config.optim.ema, state, gradient, output.batch_stats)
+        ema = self.config.optim.ema
+        state, grad_norm = apply_gradients(self.optimizer, ema, state, gradient, output.batch_stats)
         error = metrics.nme(output.landmarks, batch["landmarks"], batch["normalizer"], batch["mask"])
         logs |= {"loss": loss, "grad_norm": grad_norm, "nme": jnp.nanmean(error)}
         if backward is not None:
             logs |= {"adjoint_steps": backward.num_steps, "adjoint_residual": backward.residual.mean()}
         return state, logs
 
-    def predict_once(variables, images: Float[Array, "B H W 3"]) -> Output:
-        if config.model.explicit:
-            return model.explicit(variables, images, num_steps=config.solver.max_steps)[0]
-        return model.predict(variables, images, solver=solver)
+    def predict_once(self, variables: Any, images: Float[Array, "B H W 3"]) -> Output:
+        """The network in evaluation, without the mirrored image."""
+        if self.config.model.explicit:
+            return self.model.explicit(variables, images, num_steps=self.config.solver.max_steps)[0]
+        return self.model.predict(variables, images, solver=self.solver)
 
-    def predict(variables, images: Array) -> Prediction:
+    def predict(self, variables: Any, images: Array) -> Prediction:
+        """Landmarks of crops; `aux` has the heatmaps, the residuals and the best steps."""
         images = images.astype(jnp.float32)
-        output = predict_once(variables, images)
+        output = self.predict_once(variables, images)
         landmarks, score = output.landmarks, heatmaps.confidence(output.heatmaps)
-        if config.eval.flip_average:
-            order = get_scheme(config.scheme).flip
-            mirrored = predict_once(variables, images[:, :, ::-1])
+        if self.config.eval.flip_average:
+            order = get_scheme(self.config.scheme).flip
+            mirrored = self.predict_once(variables, images[:, :, ::-1])
             back = mirrored.landmarks[:, order] * jnp.array([[[-1.0, 1.0]]])
             back = back + jnp.array([[[images.shape[2] - 1.0, 0.0]]])
             landmarks = (landmarks + back) / 2
@@ -105,31 +150,13 @@ def build(config: Config) -> System:
             aux |= {"residual": output.stats.residual, "best_step": output.stats.best_step}
         return Prediction(landmarks, score, aux)
 
-    def track(method, variables, image, restart, exists, past: recurrence.Tracking | None = None):
-        z0 = model.initial_heatmaps(image[:, 0])
-
-        def solve_with(chosen):
-            def step(z, frame):
-                traced = functools.partial(chosen, trace=True)
-                output = model.predict(variables, frame.astype(jnp.float32), solver=traced, z0=z)
-                start_residual = output.stats.trace[0]  # pyright: ignore[reportOptionalSubscript, reportOptionalMemberAccess]
-                return output.heatmaps, start_residual, (output.landmarks, heatmaps.confidence(output.heatmaps))
-
-            return step
-
-        def descend(z, frame):
-            x, _ = model.inject(variables, frame.astype(jnp.float32))
-            z, stats = energy.minimize_energy(
-                lambda z, x: model.cell(z, (variables["params"]["cell"], x)),
-                z,
-                x,
-                alpha=config.video.alpha,
-                max_steps=config.video.energy_steps,
-            )
-            return z, stats.start_residual, (to_landmarks(z), heatmaps.confidence(z))
-
-        cold_step = solve_with(functools.partial(solver, max_steps=config.video.still_steps))
-        warm_step = solve_with(make_solver(config.video.solver))
+    def track(self, method: str, variables, image, restart, exists, past: video.Tracking | None = None):
+        """Landmarks of frames (B, T, H, W, 3) by a method of `System.track`."""
+        z0 = self.model.initial_heatmaps(image[:, 0])
+        settings = self.config.video
+        still_solver = functools.partial(self.solver, max_steps=settings.still_steps)
+        cold_step = functools.partial(self._solve, variables, still_solver)
+        warm_step = functools.partial(self._solve, variables, make_solver(settings.solver))
         if method in ("frame", "early"):
             step = cold_step if method == "frame" else warm_step
             frames = jnp.moveaxis(image, 1, 0)
@@ -137,20 +164,37 @@ def build(config: Config) -> System:
                 jnp.moveaxis(leaf, 0, 1) for leaf in jax.lax.map(lambda frame: step(z0, frame)[2], frames)
             )
             return Prediction(landmarks, score, {"restarted": jnp.ones(image.shape[:2], bool)}), past
-        tracked, past = recurrence.rwr(
-            {"rwr": warm_step, "energy": descend}[method],
+        tracked, past = video.rwr(
+            {"rwr": warm_step, "energy": functools.partial(self._descend, variables)}[method],
             z0,
             image,
             cold_step=cold_step,
             restart=restart,
             exists=exists,
             tracking=past,
-            max_residual=config.video.max_residual,
+            max_residual=settings.max_residual,
         )
         landmarks, score = tracked.output
         return Prediction(landmarks, score, {"residual": tracked.residual, "restarted": tracked.restarted}), past
 
-    return System(init, train_step, predict, None if config.model.explicit else track)
+    def _solve(self, variables, solver: implicit.Solver, z: Array, frame: Array):
+        """One frame by a solver from z: equilibrium, residual of z at this frame, (landmarks, scores)."""
+        traced = functools.partial(solver, trace=True)
+        output = self.model.predict(variables, frame.astype(jnp.float32), solver=traced, z0=z)
+        start_residual = output.stats.trace[0]  # pyright: ignore[reportOptionalSubscript, reportOptionalMemberAccess]
+        return output.heatmaps, start_residual, (output.landmarks, heatmaps.confidence(output.heatmaps))
+
+    def _descend(self, variables, z: Array, frame: Array):
+        """One frame by the energy of Eq. (8); returns as `_solve` does."""
+        x, _ = self.model.inject(variables, frame.astype(jnp.float32))
+        z, stats = energy.minimize_energy(
+            lambda z, x: self.model.cell(z, (variables["params"]["cell"], x)),
+            z,
+            x,
+            alpha=self.config.video.alpha,
+            max_steps=self.config.video.energy_steps,
+        )
+        return z, stats.start_residual, (to_landmarks(z), heatmaps.confidence(z))
 
 
 def make_model(config: Config) -> LDEQ:
@@ -165,8 +209,8 @@ def make_model(config: Config) -> LDEQ:
     )
 
 
-def make_solver(settings: Config) -> implicit.Solver:
-    """Solver of {name, tol, max_steps, relative, beta, memory}; `memory` is for Anderson and Broyden."""
+def make_solver(settings: Solver) -> implicit.Solver:
+    """The solver of the settings; `memory` is an option of Anderson and Broyden alone."""
     if settings.name not in SOLVERS:
         raise ValueError(f"There is no solver {settings.name!r}; choose one of {', '.join(SOLVERS)}.")
     options = {key: settings[key] for key in ("tol", "max_steps", "relative", "beta")}

@@ -1,7 +1,7 @@
-"""Fits between landmark shapes: least-squares maps, the normalised state of a face, and the mean shape of many.
+"""Least-squares maps between landmark shapes, the map to a normalised face, and the mean shape of a training set.
 
-Shapes are (..., K, 2) in any unit; a weight (..., K) of 0 marks a missing landmark. Everything is differentiable and
-stays finite where the landmarks do not determine a map.
+Shapes are (..., K, 2) in any unit. A weight (..., K) of 0 marks a missing landmark. The maps are differentiable, and
+finite even if the landmarks do not determine them.
 """
 
 from typing import Literal
@@ -13,13 +13,13 @@ from jaxtyping import Array, Bool, Float
 from jaxlm import geometry
 
 Kind = Literal["affine", "similarity"]
-_COLLINEAR = 1e-4  # ratio of determinant to squared trace below which points count as one line
+_COLLINEAR = 1e-4  # ratio of determinant to squared trace below which points count as collinear
 
 
 def fit_similarity(
     source: Float[Array, "*B K 2"], target: Float[Array, "*B K 2"], weight: Float[Array, "*B K"]
 ) -> Float[Array, "*B 2 3"]:
-    """Least-squares rotation, scale and translation source → target; a translation where all points coincide."""
+    """Least-squares similarity from source to target; a translation if all source points coincide."""
     source_mean, target_mean, s, t = _centered(source, target, weight)
     spread = (weight[..., None] * s * s).sum(axis=(-1, -2))
     cos = (weight[..., None] * s * t).sum(axis=(-1, -2))
@@ -33,7 +33,7 @@ def fit_similarity(
 def fit_affine(
     source: Float[Array, "*B K 2"], target: Float[Array, "*B K 2"], weight: Float[Array, "*B K"]
 ) -> Float[Array, "*B 2 3"]:
-    """Least-squares affine map source → target; a similarity where the points lie on one line."""
+    """Least-squares affine map from source to target; a similarity if the source points lie on one line."""
     source_mean, target_mean, s, t = _centered(source, target, weight)
     weighted = (weight[..., None] * s).swapaxes(-1, -2)
     moments, cross = weighted @ s, weighted @ t
@@ -61,7 +61,7 @@ def _with_offset(linear, source_mean, target_mean):
 def bounding_box(
     landmarks: Float[Array, "*B K 2"], mask: Bool[Array, "*B K"]
 ) -> tuple[Float[Array, "*B 2"], Float[Array, "*B 2"]]:
-    """Centre and half sides of the box around the landmarks that exist; without any, of nothing finite."""
+    """Centre and half sides of the box around the landmarks that exist; not finite if none exists."""
     low = jnp.where(mask[..., None], landmarks, jnp.inf).min(axis=-2)
     high = jnp.where(mask[..., None], landmarks, -jnp.inf).max(axis=-2)
     return (low + high) / 2, (high - low) / 2
@@ -75,20 +75,21 @@ def normalizing_map(
     kind: Kind = "affine",
     margin: float = 1.2,
 ) -> tuple[Float[Array, "*B 2 3"], Bool[Array, "*B"]]:
-    """Algorithm 1 of Shao et al., TPAMI 2021: the map to the normalised state, the inverse of its θ*.
+    """Map to the normalised state: the inverse of θ* of Algorithm 1, Shao et al., TPAMI 2021.
 
-    The landmarks are fitted to the reference (θ_int); the box around the fitted landmarks times `margin` then becomes
+    The landmarks are fitted to the reference (θ_int). The box around the fitted landmarks, times `margin`, becomes
     [−1, 1]². With a similarity the box is a square.
 
     Args:
-        landmarks: in the unit of the image that is to be normalised.
+        landmarks: landmarks in the unit of the image to be normalised.
         mask: true where a landmark exists.
         reference: frontal mean shape, in any unit.
-        kind: of map.
-        margin: side of the normalised state over that of the landmarks' box.
+        kind: type of the map, "affine" or "similarity".
+        margin: side of the normalised state divided by the side of the landmarks' box.
 
     Returns:
-        The map, landmarks' unit → [−1, 1]², and whether the landmarks determine it; the identity where not.
+        The map from the landmarks' unit to [−1, 1]², and whether the landmarks determine it. The map is the identity if
+        they do not.
     """
     fit = fit_affine if kind == "affine" else fit_similarity
     weight = mask.astype(landmarks.dtype)
@@ -110,23 +111,23 @@ def normalizing_map(
 def mean_shape(landmarks: np.ndarray, mask: np.ndarray, flip: np.ndarray, *, rounds: int = 10) -> np.ndarray:
     """Frontal mean shape of a training set, by generalised Procrustes analysis.
 
-    Every shape counts together with its mirror image, which makes the mean symmetric, hence frontal.
+    Every shape is used together with its mirror image, so the mean is symmetric and therefore frontal.
 
     Args:
         landmarks: (N, K, 2) in each image's pixels.
         mask: (N, K), true where a landmark exists.
         flip: (K,) permutation of a mirror image, see `jaxlm.schemes.Scheme.flip`.
-        rounds: of aligning all shapes to their mean.
+        rounds: how many times all shapes are aligned to their mean.
 
     Returns:
-        (K, 2) with the box around it [−1, 1]².
+        (K, 2) mean shape whose bounding box is [−1, 1]².
 
     Raises:
-        ValueError: if some landmark exists in no shape.
+        ValueError: if a landmark exists in no shape.
     """
     if not mask.any(axis=0).all():
         missing = ", ".join(map(str, np.flatnonzero(~mask.any(axis=0))))
-        raise ValueError(f"No training face has the landmarks {missing}, so there is no mean shape.")
+        raise ValueError(f"The mean shape needs every landmark in some training face; none has landmarks {missing}.")
     shapes = np.where(mask[..., None], landmarks, 0.0)
     shapes = np.concatenate([shapes, shapes[:, flip] * np.array([-1.0, 1.0])]).astype(np.float32)
     weight = np.concatenate([mask, mask[:, flip]]).astype(np.float32)
@@ -137,7 +138,7 @@ def mean_shape(landmarks: np.ndarray, mask: np.ndarray, flip: np.ndarray, *, rou
         fitted = np.asarray(geometry.apply_affine(maps, jnp.asarray(shapes)))
         mean = (weight[..., None] * fitted).sum(axis=0) / weight.sum(axis=0)[:, None]
         mean = mean - mean.mean(axis=0)
-        # Its own mirror image: upright, whichever way the first shape was turned.
+        # Symmetrised, so that the mean is upright even if the first shape is rotated.
         mean = (mean + mean[flip] * np.array([-1.0, 1.0], mean.dtype)) / 2
         mean, known = mean / np.sqrt(np.square(mean).mean()), np.ones_like(known)
     low, high = mean.min(axis=0), mean.max(axis=0)

@@ -1,7 +1,7 @@
 """Progressive re-initialisation: spatial transformers for the face, then for its parts. Shao et al., TPAMI 2021.
 
-All coordinates are those of `jaxlm.geometry`'s unit images, [−1, 1] from edge to edge. F_0 is the crop of the given
-box, F_g the normalised face, F_l the normalised parts.
+Coordinates are those of `jaxlm.geometry`'s unit images: an image spans [−1, 1] from edge to edge. F_0 is the crop of
+the given box, F_g the normalised face, F_l a normalised part.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -24,10 +24,12 @@ BACKBONES = (*mobilenet.LAYOUTS, "resnet50")
 
 
 class LocalizationNetwork(nn.Module):
-    """The global re-initialisation network: a face of 128×128 pixels to θ. As in the released weights.
+    """Global re-initialisation network: predicts θ from a face of 128×128 pixels.
+
+    The layers are those of the released weights.
 
     Attributes:
-        kind: an affine θ has six numbers, a similarity four.
+        kind: type of the map θ: "affine" (six numbers) or "similarity" (four).
     """
 
     kind: alignment.Kind = "affine"
@@ -49,16 +51,16 @@ class LocalizationNetwork(nn.Module):
             if pool:
                 x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
             x = nn.PReLU(negative_slope_init=0.25, name=f"prelu{number}")(x)
-        # Channels first, as the released weights count them.
+        # Channels first: the order in which the released weights flatten the features.
         return ThetaHead((32,), self.kind, name="head")(x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1))
 
 
 class ThetaHead(nn.Module):
-    """Fully connected layers to a 2×3 matrix, the identity at first.
+    """Fully connected layers that predict a 2×3 matrix; it is the identity before training.
 
     Attributes:
-        widths: of the hidden layers.
-        kind: of the map.
+        widths: widths of the hidden layers.
+        kind: type of the map, "affine" or "similarity".
     """
 
     widths: tuple[int, ...]
@@ -75,11 +77,11 @@ class ThetaHead(nn.Module):
 
 
 class ShapeRegressor(nn.Module):
-    """A backbone and fully connected layers: an image to the displacement of each landmark.
+    """Backbone and fully connected layers that predict the displacement of each landmark from an image.
 
     Attributes:
         backbone: one of `BACKBONES`.
-        num_landmarks: K.
+        num_landmarks: K, number of landmarks.
     """
 
     backbone: str
@@ -92,18 +94,18 @@ class ShapeRegressor(nn.Module):
         else:
             widths = (256,) if self.backbone == "medium" else (256, 256)
             x = MobileNetV2(mobilenet.LAYOUTS[self.backbone], name="trunk")(images, train)
-            x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # channels first, as the released weights count them
+            x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # channels first, as the released weights have them
         return RegressionHead(widths, 2 * self.num_landmarks, name="head")(x).reshape(-1, self.num_landmarks, 2)
 
 
 class PartRegressor(nn.Module):
-    """Six residual blocks and two fully connected layers: a patch to the displacement of a part's landmarks.
+    """Residual blocks and two fully connected layers that predict displacements of a part's landmarks from its patch.
 
-    The paper gives no widths; these come closest to what Table 7 says of parameters and FLOPs.
+    The paper has six blocks and gives no widths. The widths come closest to the parameters and FLOPs of Table 7.
 
     Attributes:
-        num_landmarks: of the part.
-        blocks: expansion, channels and stride of each.
+        num_landmarks: k, number of landmarks of the part.
+        blocks: expansion, channels and stride of each residual block.
     """
 
     num_landmarks: int
@@ -124,13 +126,13 @@ class PartRegressor(nn.Module):
 
 
 class Locals(NamedTuple):
-    """One part at the local stage.
+    """Result of the local stage for one part.
 
     Attributes:
-        matrix: (B, 2, 3) T_θl, the part's unit square → F_g.
-        initial: (B, k, 2) the initial shape S_l0 in the part's unit square.
-        shape: (B, k, 2) the refined shape there.
-        patch: (B, side, side, 3), the normalised part.
+        matrix: (B, 2, 3) map T_θl from the part's unit square F_l to F_g.
+        initial: (B, k, 2) initial shape S_l0 in F_l.
+        shape: (B, k, 2) refined shape in F_l.
+        patch: (B, side, side, 3) image of the normalised part, RGB in [0, 255].
     """
 
     matrix: Array
@@ -140,17 +142,18 @@ class Locals(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """Everything that the losses of the four training steps look at.
+    """Outputs of `ProgressiveNetwork`: landmarks, and what the losses of the four training steps need.
 
     Attributes:
-        matrix: (B, 2, 3) T_θg, F_g → F_0; the identity without re-initialisation.
-        theta: (B, 2, 3) as the network gives it; see `ProgressiveNetwork.direction`.
-        first: (B, K, 2) the first shape in F_0 of a network that re-initialises by shape, or None.
-        initial: (B, K, 2) S_g0, in F_g.
-        shape: (B, K, 2) the shape after the global stage, in F_g.
-        locals: of each part; empty without the local stage.
-        local_thetas: (B, 2, 3) of each part, as the networks give them; empty without any.
-        landmarks: (B, K, 2) the final shape, in F_0.
+        matrix: (B, 2, 3) map T_θg from F_g to F_0; the identity without re-initialisation.
+        theta: (B, 2, 3) θ as the localization network predicts it, see `ProgressiveNetwork.direction`; the normalising
+            map F_0 → F_g if a first shape re-initialises; the identity without re-initialisation.
+        first: (B, K, 2) shape of the first regressor in F_0 if it re-initialises (B2), else None.
+        initial: (B, K, 2) initial shape S_g0 in F_g.
+        shape: (B, K, 2) shape after the global stage in F_g.
+        locals: result of the local stage for each part; empty without the local stage.
+        local_thetas: (B, 2, 3) θ_l of each part as the networks predict it; empty without these networks.
+        landmarks: (B, K, 2) final shape in F_0.
     """
 
     matrix: Array
@@ -167,19 +170,21 @@ class ProgressiveNetwork(nn.Module):
     """Global and local shape regression with re-initialisation.
 
     Attributes:
-        num_landmarks: K.
-        parts: landmarks of each part of the local stage; all others, the contour, stay as the global stage has them.
-        backbone: of the global regression, one of `BACKBONES`.
+        num_landmarks: K, number of landmarks.
+        parts: landmark indices of each part of the local stage; the others (the contour) keep the global stage's
+            positions.
+        backbone: backbone of the global regression, one of `BACKBONES`.
         reinitialize: none (the baseline B1), shape (B2: a first regressor's shape normalises the face) or network
             (GSR).
         refine: none, box (G&LSR*: patches around the global stage's shape) or network (G&LSR).
-        kind: of the maps, affine or similarity.
-        direction: whether the localization networks give T_θ, which samples ("sampling", the paper), or its inverse,
+        kind: type of the maps, affine or similarity.
+        direction: whether the localization networks predict T_θ, which samples ("sampling", the paper), or its inverse,
             which normalises ("normalizing", the released weights).
-        local_input: shape of the part (the paper) or of the whole face (the released weights).
-        margin: side of a normalised state over that of the landmarks' box.
+        local_input: input of the local re-initialisation: the shape of the part ("part", the paper) or of the whole
+            face ("face", the released weights).
+        margin: side of the normalised face or part divided by the side of the landmarks' box.
         reinit_side, global_side, local_side: sides of the networks' inputs in pixels.
-        bgr: whether the networks see BGR instead of RGB, as the released weights do.
+        bgr: whether the networks take BGR instead of RGB, as the released weights do.
     """
 
     num_landmarks: int
@@ -211,11 +216,11 @@ class ProgressiveNetwork(nn.Module):
             self.local_regressor = LocalRegression(tuple(map(len, self.parts)), blocks)
 
     def __call__(self, images: Float[Array, "B S S 3"], train: tuple[str, ...] = ()) -> Outputs:
-        """All stages.
+        """Predicts landmarks through all stages.
 
         Args:
-            images: F_0, RGB in [0, 255], at any resolution that is a multiple of `reinit_side`.
-            train: the stages (of `STAGES`) whose batch norms use and update the batch's statistics.
+            images: crops F_0, RGB in [0, 255]; the side S is a multiple of `reinit_side`.
+            train: stages (of `STAGES`) whose batch norms use the batch's statistics and update the running ones.
         """
         matrix, theta, first = self.locate(images, train)
         face = images if self.reinitialize == "none" else warp(images, matrix, self.global_side)
@@ -224,7 +229,11 @@ class ProgressiveNetwork(nn.Module):
         return Outputs(matrix, theta, first, initial, shape, parts, thetas, landmarks)
 
     def locate(self, images: Float[Array, "B S S 3"], train: tuple[str, ...] = ()):
-        """T_θg (B, 2, 3), θ as the network gave it, and the first shape (B, K, 2) of B2 or None, of images F_0."""
+        """Runs the global re-initialisation on crops F_0.
+
+        Returns:
+            `matrix` (B, 2, 3), `theta` (B, 2, 3) and `first` (B, K, 2) or None, as `Outputs` describes them.
+        """
         identity = jnp.broadcast_to(jnp.eye(2, 3), (images.shape[0], 2, 3))
         if self.reinitialize == "none":
             return identity, identity, None
@@ -240,7 +249,12 @@ class ProgressiveNetwork(nn.Module):
         return geometry.invert_affine(normalizing), normalizing, first
 
     def regress(self, face: Float[Array, "B S S 3"], train: tuple[str, ...] = ()):
-        """S_g0, S_g, the parts, their θ and the refined shape of normalised faces; shapes (B, K, 2) in F_g."""
+        """Runs the global and the local regression on normalised faces F_g.
+
+        Returns:
+            The initial shape S_g0, the global stage's shape S_g, the `Locals` of each part, θ_l of each part, and the
+            refined shape. Shapes are (B, K, 2) in F_g.
+        """
         initial = jnp.broadcast_to(self._mean(), (face.shape[0], self.num_landmarks, 2))
         shape = initial + self.regressor(self._input(face, self.global_side), "regressor" in train)
         if self.refine == "none":
@@ -258,12 +272,12 @@ class ProgressiveNetwork(nn.Module):
         for part, matrix, patch, change in zip(self.parts, matrices, patches, changes, strict=True):
             start = geometry.apply_affine(geometry.invert_affine(matrix), shape[:, list(part)])
             parts.append(Locals(matrix, start, start + change, patch))
-            # The shape inverse transformer, Eq. (7); the contour keeps the global stage's place.
+            # Shape inverse transformer, Eq. (7). The contour keeps the global stage's positions.
             refined = refined.at[:, list(part)].set(geometry.apply_affine(matrix, start + change))
         return initial, shape, tuple(parts), tuple(thetas), refined
 
     def _mean(self) -> Array:
-        """S_g0: the mean shape where a normalised face has it."""
+        """Initial shape S_g0 (1, K, 2): the mean shape as it lies in a normalised face."""
         return (self.mean_shape.value / self.margin)[None]
 
     def _box_map(self, shape: Float[Array, "B k 2"]) -> Float[Array, "B 2 3"]:
@@ -281,7 +295,7 @@ class ProgressiveNetwork(nn.Module):
 
 
 class LocalReinitialization(nn.Module):
-    """Three fully connected layers for each part: a shape to θ_l."""
+    """Local re-initialisation: three fully connected layers for each part, which predict θ_l from a shape."""
 
     num_parts: int
     kind: alignment.Kind
@@ -293,7 +307,7 @@ class LocalReinitialization(nn.Module):
 
 
 class LocalRegression(nn.Module):
-    """A regressor for each part."""
+    """Local regression: one `PartRegressor` for each part."""
 
     sizes: tuple[int, ...]
     blocks: tuple[tuple[int, int, int], ...]
@@ -305,5 +319,5 @@ class LocalRegression(nn.Module):
 
 
 def scale_pixels(images: Array, bgr: bool) -> Array:
-    """[0, 255] to [−1, 1]; RGB to BGR where asked for."""
+    """Scales pixels from [0, 255] to [−1, 1], and reorders RGB to BGR if `bgr`."""
     return (images[..., ::-1] if bgr else images) / 127.5 - 1.0

@@ -1,4 +1,4 @@
-"""The differentiable sampler of spatial transformers (Jaderberg et al., NeurIPS 2015): bilinear, black outside."""
+"""Differentiable bilinear sampler of spatial transformers (Jaderberg et al., NeurIPS 2015); black outside the image."""
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,13 @@ from jaxlm import geometry
 
 
 def sample_bilinear(images: Float[Array, "B H W C"], points: Float[Array, "B N 2"]) -> Float[Array, "B N C"]:
-    """Images at points (x, y) in pixels, bilinearly; zero outside. Differentiable in both.
+    """Samples images bilinearly at points (x, y) in pixels; the samples outside an image are zero.
 
-    One read of 2 × 2 pixels per point; the gradient to the images adds them back.
+    Differentiable with respect to images and points. Each point reads one square of 2 × 2 pixels; the gradient is added
+    to the same pixels.
     """
     height, width = images.shape[1:3]
-    # A border of two zeros, so that every square of neighbours that is read lies inside.
+    # A border of two zeros, so that every square of pixels that is read lies inside the array.
     padded = jnp.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
     low = jnp.array([-2.0, -2.0], points.dtype).reshape(1, 1, 2)
     high = jnp.array([width, height], points.dtype).reshape(1, 1, 2)
@@ -35,12 +36,12 @@ def _read_squares(image: Float[Array, "H W C"], start: Array) -> Float[Array, "N
 
 
 def warp(images: Float[Array, "B H W C"], matrix: Float[Array, "B 2 3"], side: int) -> Float[Array, "B side side C"]:
-    """Ψ of Eqs. (1)–(2), Shao et al., TPAMI 2021: resamples images through an affine map.
+    """Resamples images through an affine map: Ψ of Eqs. (1)–(2), Shao et al., TPAMI 2021.
 
     Args:
-        images: square, spanning [−1, 1]².
-        matrix: T_θ, from the new image's [−1, 1]² to that of the old one.
-        side: of the new image in pixels.
+        images: square images, each spanning [−1, 1]².
+        matrix: T_θ, from [−1, 1]² of the new image to [−1, 1]² of the old one.
+        side: side of the new image in pixels.
     """
     batch, size, _, channels = images.shape
     pixels = geometry.unit_to_pixels(matrix, side, size)

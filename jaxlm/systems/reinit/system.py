@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,13 +12,13 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxlm import geometry, losses, metrics
-from jaxlm.config import Config
-from jaxlm.schemes import get_scheme
-from jaxlm.systems import Halves, Phase, Prediction, System, TrainState, initial_state
+from jaxlm.schemes import Scheme, get_scheme
+from jaxlm.systems import Halves, Prediction, System, TrainState, TrainStep, initial_state
 from jaxlm.systems.objective import make_loss
 from jaxlm.systems.optim import apply_gradients, make_optimizer
 from jaxlm.systems.reinit import alignment
 from jaxlm.systems.reinit.network import BACKBONES, STAGES, Outputs, ProgressiveNetwork
+from jaxlm.systems.reinit.settings import Config
 
 # What each training step trains; everything else stays as it is, running statistics included.
 PHASES = {
@@ -34,130 +35,179 @@ def build(config: Config) -> System:
     Raises:
         ValueError: for an unknown loss, model field or phase, or sides that do not fit.
     """
-    model = make_model(config)
-    scheme = get_scheme(config.scheme)
-    elementwise = make_loss(config.loss, losses.LANDMARK_LOSSES)
-    plan = phase_plan(config)
-    schedule = phase_schedule(config, plan)
-    fit_map = functools.partial(alignment.normalizing_map, kind=model.kind, margin=model.margin)
+    system = ReinitSystem(
+        config,
+        model=make_model(config),
+        scheme=get_scheme(config.scheme),
+        elementwise=make_loss(config.loss, losses.LANDMARK_LOSSES),
+        plan=tuple(phase_plan(config)),
+    )
+    first, steps = 0, []
+    for name, last in system.plan:
+        steps.append((name, last, functools.partial(system.train_step, name, first)))
+        first = last
+    return System(
+        system.init,
+        steps[-1][2],
+        system.predict,
+        schedule=functools.partial(_of_phases, steps),
+        fit=system.fit,
+        halves=None
+        if system.model.reinitialize == "none"
+        else Halves(system.model.global_side, system.locate, system.regress),
+    )
 
-    def optimizer_of(stages: tuple[str, ...]) -> optax.GradientTransformation:
-        return make_optimizer(config.optim, schedule, functools.partial(_trainable, stages))
 
-    def init(rng: Array) -> TrainState:
-        variables = model.init(rng, jnp.zeros((1, model.reinit_side, model.reinit_side, 3)), STAGES)
-        return initial_state(variables, optimizer_of(STAGES))
+def continuation(config: Config) -> tuple[str, ...]:
+    """Fields that say where each training step begins and ends."""
+    del config
+    return ("phases", "train.num_steps")
 
-    def fit(state: TrainState, labels: dict[str, np.ndarray]) -> TrainState:
-        mean = jnp.asarray(alignment.mean_shape(labels["landmarks"], labels["mask"], scheme.flip))
+
+def _of_phases(steps: Sequence[tuple[str, int, TrainStep]], number: int) -> tuple[str, TrainStep]:
+    """Name and step of the phase that takes a batch; phases are (name, last batch, step)."""
+    return next((name, step) for name, last, step in steps if number <= last or last == steps[-1][1])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReinitSystem:
+    """The functions of `System`, over what they share.
+
+    Attributes:
+        config: of the experiment.
+        model: the network with all its stages.
+        scheme: of the landmarks.
+        elementwise: (pred, target, mask) -> unreduced loss.
+        plan: (name, last batch) of the training steps that the model has.
+    """
+
+    config: Config
+    model: ProgressiveNetwork
+    scheme: Scheme
+    elementwise: Callable[..., Array]
+    plan: tuple[tuple[str, int], ...]
+
+    def optimizer(self, stages: tuple[str, ...]) -> optax.GradientTransformation:
+        """The optimiser that trains some stages and leaves the others as they are."""
+        schedule = phase_schedule(self.config, list(self.plan))
+        return make_optimizer(self.config.optim, schedule, functools.partial(_trainable, stages))
+
+    def init(self, rng: Array) -> TrainState:
+        """State before the first step."""
+        side = self.model.reinit_side
+        return initial_state(self.model.init(rng, jnp.zeros((1, side, side, 3)), STAGES), self.optimizer(STAGES))
+
+    def fit(self, state: TrainState, labels: dict[str, np.ndarray]) -> TrainState:
+        """The state with the training set's mean shape."""
+        mean = jnp.asarray(alignment.mean_shape(labels["landmarks"], labels["mask"], self.scheme.flip))
         ema = {**state.ema, "batch_stats": {**state.ema["batch_stats"], "mean_shape": mean}}
         return state._replace(batch_stats={**state.batch_stats, "mean_shape": jnp.copy(mean)}, ema=ema)
 
-    def shape_loss(shape: Array, target: Array, mask: Array, length: Array | None) -> Array:
+    def shape_loss(self, shape: Array, target: Array, mask: Array, length: Array | None) -> Array:
         """Eqs. (5), (6) and (8): over the landmarks that exist, in units of `length` where it is given."""
         scale = 1.0 if length is None else 1.0 / length[:, None, None]
         both = jnp.broadcast_to(mask[..., None], shape.shape)
-        return losses.masked_mean(elementwise(shape * scale, target * scale, both).sum(axis=-1), mask)
+        return losses.masked_mean(self.elementwise(shape * scale, target * scale, both).sum(axis=-1), mask)
 
-    def eye_distance(shape: Array, mask: Array, mean: Array) -> Array:
-        """d of Eq. (5). A profile's is near zero, and one without corners has none: at least half the mean shape's."""
-        corners = scheme.outer_eye_corners
+    def eye_distance(self, shape: Array, mask: Array, mean: Array) -> Array:
+        """d of Eq. (5), at least half of the mean shape's: a profile's is near zero.
+
+        It is the mean shape's where an eye corner is missing, and 1 for a scheme without eye corners.
+        """
+        corners = self.scheme.outer_eye_corners
         if corners is None:
             return jnp.ones(shape.shape[0])
         left, right = corners
-        usual = jnp.linalg.norm(mean[left] - mean[right]) / model.margin
+        usual = jnp.linalg.norm(mean[left] - mean[right]) / self.model.margin
         distance = jnp.linalg.norm(jax.lax.stop_gradient(shape[:, left] - shape[:, right]), axis=-1)
         return jnp.where(mask[:, left] & mask[:, right], jnp.maximum(distance, 0.5 * usual), usual)
 
-    def theta_loss(theta: Array, target: Array, mask: Array, reference: Array) -> Array:
+    def theta_loss(self, theta: Array, target: Array, mask: Array, reference: Array) -> Array:
         """Eq. (3), towards Algorithm 1's θ* of landmarks and mean shape."""
-        normalizing, usable = fit_map(jax.lax.stop_gradient(target), mask, reference)
-        wanted = geometry.invert_affine(normalizing) if model.direction == "sampling" else normalizing
+        kind, margin = self.model.kind, self.model.margin
+        target = jax.lax.stop_gradient(target)
+        normalizing, usable = alignment.normalizing_map(target, mask, reference, kind=kind, margin=margin)
+        wanted = geometry.invert_affine(normalizing) if self.model.direction == "sampling" else normalizing
         return losses.masked_mean(jnp.square(theta - wanted).sum(axis=(-1, -2)), usable)
 
-    def first_loss(outputs: Outputs, target: Array, mask: Array, mean: Array) -> Array:
+    def first_loss(self, outputs: Outputs, target: Array, mask: Array, mean: Array) -> Array:
+        """Loss of the first training step: of θ or, for B2, of the first shape."""
         if outputs.first is None:
-            return theta_loss(outputs.theta, target, mask, mean)
-        return shape_loss(outputs.first, target, mask, eye_distance(target, mask, mean))
+            return self.theta_loss(outputs.theta, target, mask, mean)
+        return self.shape_loss(outputs.first, target, mask, self.eye_distance(target, mask, mean))
 
-    def local_loss(outputs: Outputs, target: Array, mask: Array, mean: Array) -> Array:
+    def local_loss(self, outputs: Outputs, target: Array, mask: Array, mean: Array) -> Array:
+        """Loss of the third training step: of the parts' shapes and, for G&LSR, of their θ."""
         total = jnp.zeros(())
-        for number, (part, local) in enumerate(zip(model.parts, outputs.locals, strict=True)):
+        for number, (part, local) in enumerate(zip(self.model.parts, outputs.locals, strict=True)):
             points, exists = target[:, list(part)], mask[:, list(part)]
             # θ_l is held by its own loss; through these coordinates it would learn to zoom out.
             start, matrix = jax.lax.stop_gradient((local.initial, local.matrix))
             inside = geometry.apply_affine(geometry.invert_affine(matrix), points)
-            total += shape_loss(start + local.shape - local.initial, inside, exists, None)
-            if model.refine == "network":
-                total += theta_loss(outputs.local_thetas[number], points, exists, mean[jnp.array(part)])
+            total += self.shape_loss(start + local.shape - local.initial, inside, exists, None)
+            if self.model.refine == "network":
+                total += self.theta_loss(outputs.local_thetas[number], points, exists, mean[jnp.array(part)])
         return total
 
-    def loss_of(params, state: TrainState, batch: dict[str, Array], phase: str):
+    def loss(self, params: Any, state: TrainState, batch: dict[str, Array], phase: str):
+        """Loss of a batch in a training step; the landmarks, and the new running statistics."""
         variables = {"params": params, "batch_stats": state.batch_stats}
         outputs: Any
-        outputs, updated = model.apply(
-            variables, batch["image"].astype(jnp.float32), PHASES[phase], mutable=["batch_stats"]
-        )
+        images = batch["image"].astype(jnp.float32)
+        outputs, updated = self.model.apply(variables, images, PHASES[phase], mutable=["batch_stats"])
         mask, mean = batch["mask"], state.batch_stats["mean_shape"]
         target = geometry.to_unit(batch["landmarks"], batch["image"].shape[1])
         normalized = geometry.apply_affine(geometry.invert_affine(outputs.matrix), target)  # S_g*, Eq. (4)
         loss = jnp.zeros(())
         if phase == "reinit":
-            loss += first_loss(outputs, target, mask, mean)
+            loss += self.first_loss(outputs, target, mask, mean)
         if phase == "regress":
-            loss += shape_loss(outputs.shape, normalized, mask, eye_distance(normalized, mask, mean))
+            loss += self.shape_loss(outputs.shape, normalized, mask, self.eye_distance(normalized, mask, mean))
         if phase == "local":
-            loss += local_loss(outputs, normalized, mask, mean)
+            loss += self.local_loss(outputs, normalized, mask, mean)
         if phase == "finetune":
             # Measured in F_0: in the normalised states errors would shrink by zooming out, which nothing forbids now.
-            length = eye_distance(target, mask, mean)
-            loss += shape_loss(geometry.apply_affine(outputs.matrix, outputs.shape), target, mask, length)
+            length = self.eye_distance(target, mask, mean)
+            loss += self.shape_loss(geometry.apply_affine(outputs.matrix, outputs.shape), target, mask, length)
             if outputs.locals:
-                loss += shape_loss(outputs.landmarks, target, mask, length)
+                loss += self.shape_loss(outputs.landmarks, target, mask, length)
         return loss, (outputs.landmarks, updated["batch_stats"])
 
-    def make_train_step(phase: str, begin: int):
-        optimizer = optimizer_of(PHASES[phase])
+    def train_step(self, phase: str, begin: int, state: TrainState, batch: dict[str, Array], rng: Array):
+        """One step of the optimiser in a training step that begins after batch `begin`, with fresh moments."""
+        del rng
+        optimizer = self.optimizer(PHASES[phase])
+        differentiate = jax.value_and_grad(self.loss, has_aux=True)
+        (loss, (landmarks, batch_stats)), gradient = differentiate(state.params, state, batch, phase)
+        keep = _trainable(PHASES[phase], gradient)
+        gradient = jax.tree.map(lambda value, train: value if train else jnp.zeros_like(value), gradient, keep)
+        state = state._replace(opt_state=_restart(optimizer, state, state.step == begin))
+        state, grad_norm = apply_gradients(optimizer, self.config.optim.ema, state, gradient, batch_stats)
+        landmarks = geometry.from_unit(landmarks, batch["image"].shape[1])
+        error = metrics.nme(landmarks, batch["landmarks"], batch["normalizer"], batch["mask"])
+        return state, {"loss": loss, "grad_norm": grad_norm, "nme": jnp.nanmean(error)}
 
-        def train_step(state: TrainState, batch: dict[str, Array], rng: Array):
-            del rng
-            differentiate = jax.value_and_grad(loss_of, has_aux=True)
-            (loss, (landmarks, batch_stats)), gradient = differentiate(state.params, state, batch, phase)
-            keep = _trainable(PHASES[phase], gradient)
-            gradient = jax.tree.map(lambda value, train: value if train else jnp.zeros_like(value), gradient, keep)
-            state = state._replace(opt_state=_restart(optimizer, state, state.step == begin))
-            state, grad_norm = apply_gradients(optimizer, config.optim.ema, state, gradient, batch_stats)
-            landmarks = geometry.from_unit(landmarks, batch["image"].shape[1])
-            error = metrics.nme(landmarks, batch["landmarks"], batch["normalizer"], batch["mask"])
-            return state, {"loss": loss, "grad_norm": grad_norm, "nme": jnp.nanmean(error)}
+    def _apply(self, variables: Any, images: Array, method=None) -> Any:
+        return self.model.apply(variables, images.astype(jnp.float32), method=method)
 
-        return train_step
-
-    def apply(variables, images: Array, method=None) -> Any:
-        return model.apply(variables, images.astype(jnp.float32), method=method)
-
-    def predict(variables, images: Array) -> Prediction:
-        outputs = apply(variables, images)
+    def predict(self, variables: Any, images: Array) -> Prediction:
+        """Landmarks of crops; `aux` has the matrix (B, 2, 3) of the global stage."""
+        outputs = self._apply(variables, images)
         landmarks = outputs.landmarks
-        if config.eval.flip_average:
-            mirrored = apply(variables, images[:, :, ::-1]).landmarks[:, scheme.flip]
+        if self.config.eval.flip_average:
+            mirrored = self._apply(variables, images[:, :, ::-1]).landmarks[:, self.scheme.flip]
             landmarks = (landmarks + mirrored * jnp.array([-1.0, 1.0]).reshape(1, 1, 2)) / 2
         return _prediction(landmarks, images.shape[1], {"matrix": outputs.matrix})
 
-    def locate(variables, images: Array) -> Array:
-        matrix, _, _ = apply(variables, images, ProgressiveNetwork.locate)
-        return geometry.unit_to_pixels(geometry.invert_affine(matrix), images.shape[1], model.global_side)
+    def locate(self, variables: Any, images: Array) -> Array:
+        """Matrices (B, 2, 3), crop pixels → pixels of the normalised face."""
+        matrix, _, _ = self._apply(variables, images, ProgressiveNetwork.locate)
+        return geometry.unit_to_pixels(geometry.invert_affine(matrix), images.shape[1], self.model.global_side)
 
-    def regress(variables, faces: Array) -> Prediction:
-        *_, landmarks = apply(variables, faces, ProgressiveNetwork.regress)
+    def regress(self, variables: Any, faces: Array) -> Prediction:
+        """Landmarks of normalised faces, in their pixels."""
+        *_, landmarks = self._apply(variables, faces, ProgressiveNetwork.regress)
         return _prediction(landmarks, faces.shape[1], {})
-
-    begins = [0, *(last for _, last in plan)]
-    phases = tuple(
-        Phase(name, last, make_train_step(name, begin)) for (name, last), begin in zip(plan, begins, strict=False)
-    )
-    halves = None if model.reinitialize == "none" else Halves(model.global_side, locate, regress)
-    return System(init, phases[-1].train_step, predict, phases=phases, fit=fit, halves=halves)
 
 
 def _restart(optimizer: optax.GradientTransformation, state: TrainState, now: Array) -> Any:

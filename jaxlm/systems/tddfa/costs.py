@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxlm.config import Config
 from jaxlm.face3d import parameters
 from jaxlm.face3d.morphable import MorphableModel, select_vertices
+from jaxlm.systems.tddfa.settings import Config
 
 
 def vdc(pred: Float[Array, "B P"], target: Float[Array, "B P"], model: MorphableModel) -> Float[Array, " B"]:

@@ -1,11 +1,11 @@
-"""Meta-joint optimisation, Algorithm 1 of Guo et al., ECCV 2020: several losses look ahead, the best one is followed.
+"""Meta-joint optimisation, Algorithm 1 of Guo et al., ECCV 2020: trains one branch per loss and keeps the best one.
 
-A round is k + 1 batches. From the same parameters every branch takes k optimiser steps on the same k batches, each with
-its own loss; then the branch with the lowest vertex error on the last batch becomes the start of all in the next round,
-with its optimiser's state and running statistics.
+A round takes k + 1 batches. All branches start from the same parameters and take k optimiser steps on the same k
+batches, each with its own loss. The branch with the lowest vertex error on the last batch is selected: all branches
+start the next round with its parameters, optimiser state and running statistics.
 
-The branches are kept stacked along a leading axis. A whole round is one jitted call, a scan over its batches, or every
-batch is one, so that a large k does not need k batches in the device's memory. The numbers are the same.
+The branches are stacked along a leading axis. A round is either one jitted call, which scans over its batches, or one
+call per batch, so that a large k does not need k batches in the device's memory. Both give the same numbers.
 """
 
 import functools
@@ -18,14 +18,14 @@ import optax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from jaxlm.config import Config
 from jaxlm.systems import TrainState
+from jaxlm.systems.tddfa.settings import Config
 
 BRANCHES = ("vmap", "map", "devices")
 
 
 def branch(state: TrainState, count: int) -> TrainState:
-    """The state with `count` copies, stacked, of what training changes; the average stays single."""
+    """State with `count` stacked copies of params, batch_stats and opt_state; the moving average is not copied."""
 
     def stack(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], count, axis=0), tree)
@@ -36,13 +36,14 @@ def branch(state: TrainState, count: int) -> TrainState:
 
 
 class Steps(NamedTuple):
-    """Train steps of a round; each is (state of `branch`, batch, rng) -> (state, logs).
+    """Training steps of a round, each a function (state of `branch`, batch, rng) -> (state, logs).
 
     Attributes:
-        advance: every branch takes one step.
-        select: the best branch on this batch is followed. Its logs have "chosen", the branch's index, and "chosen_vdc",
-            its vertex error; those of `advance` are NaN.
-        round: both for k + 1 batches along a leading axis; logs are means over those that train.
+        advance: takes one optimiser step in every branch.
+        select: evaluates all branches on the batch and copies the best one to the others. Its logs have "chosen", the
+            index of the best branch, and "chosen_vdc", its vertex error; both are NaN in the logs of `advance`.
+        round: takes a whole round of k + 1 batches, stacked along a leading axis: `advance` on the first k, `select` on
+            the last. Its logs are means over the first k batches, and "chosen" and "chosen_vdc" of the last.
     """
 
     advance: Callable[..., tuple[TrainState, dict[str, Array]]]
@@ -57,17 +58,17 @@ def make_steps(
     prepare: Callable[[dict[str, Array], Array], dict[str, Array]],
     config: Config,
 ) -> Steps:
-    """The steps of `config.meta`: {k, stream, branches}.
+    """Returns the training steps of `config.meta`: {k, stream, branches}.
 
     Args:
         loss_of: (params, batch_stats, batch, rng, cost) -> loss (), (new batch_stats, {"vdc": vertex error, …}).
-        costs: what tells the branches apart.
-        optimizer: of every branch.
-        prepare: (batch, rng) -> the batch that is trained on.
-        config: of the experiment.
+        costs: loss function of each branch, passed to `loss_of` as `cost`.
+        optimizer: optimiser of every branch.
+        prepare: (batch, rng) -> the batch to train on.
+        config: config of the experiment.
 
     Raises:
-        ValueError: for a k or a way to run the branches that does not exist.
+        ValueError: if meta.k is less than 1 or meta.branches is unknown.
     """
     settings = config.meta
     if settings.k < 1 or settings.branches not in BRANCHES:
@@ -84,14 +85,14 @@ def make_steps(
         return (optax.apply_updates(params, updates), batch_stats, opt_state), logs
 
     def test_one(number, params, batch_stats, batch, rng):
-        # Norms count this batch's own statistics: the running ones lag behind after a small k.
+        # The norms use this batch's statistics: the running ones lag behind after a small k.
         loss, (_, logs) = loss_of(params, batch_stats, batch, rng, cost_of(number))
         return {"loss": loss, **logs}
 
     def all_branches(function, stacked, *shared):
         numbers = jnp.arange(len(costs))
         if settings.branches == "map":
-            # As lax.map, but without a loop, in which XLA's CPU backend works on one core.
+            # Like lax.map, but unrolled: inside a loop XLA's CPU backend uses one core only.
             _, results = jax.lax.scan(
                 lambda _, one: (None, function(*one, *shared)), None, (numbers, *stacked), unroll=True
             )
@@ -124,7 +125,7 @@ def make_steps(
         stacked = (state.params, state.batch_stats, state.opt_state)
         winner = jax.tree.map(lambda leaf: leaf[best], stacked)
         params, batch_stats, opt_state = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], len(costs), axis=0), winner)
-        # As many steps of the average at once as the winner has taken.
+        # One update of the moving average stands for the k steps that the selected branch has taken.
         count = state.step.astype(jnp.float32)
         decay = jnp.minimum(config.optim.ema, (1.0 + count) / (10.0 + count)) ** settings.k
         live = {"params": winner[0], "batch_stats": winner[1]}
@@ -134,7 +135,7 @@ def make_steps(
         return state, {**jax.tree.map(_mean_of_finite, logs), **chosen}
 
     def numbered(step):
-        """With the batch's own randomness, whichever call it comes in."""
+        """Derives the step's randomness from the step number, so that both ways to run a round agree."""
 
         def run(state: TrainState, batch: dict[str, Array], rng: Array | None = None):
             del rng
@@ -157,19 +158,23 @@ def make_steps(
 
 @functools.cache
 def branch_mesh(count: int) -> jax.sharding.Mesh:
-    """All devices of this process along the axes "branch" and "data".
+    """Mesh of all devices of this process, with the axes "branch" (`count` long) and "data".
 
     Raises:
-        ValueError: if they cannot be shared out, or there are other processes, which read other samples.
+        ValueError: if the number of devices is not a multiple of `count`, or there are other processes, which read
+            other samples.
     """
     if jax.process_count() > 1 or jax.device_count() % count:
         raise ValueError(
-            f"meta.branches = devices needs one process with a multiple of {count} devices; take vmap or map."
+            f"meta.branches = devices needs one process with a multiple of {count} devices; set it to vmap or map."
         )
     kinds = (jax.sharding.AxisType.Auto,) * 2
     return jax.make_mesh((count, jax.device_count() // count), ("branch", "data"), axis_types=kinds)
 
 
 def _mean_of_finite(values: Array) -> Array:
-    """Over the branches: one that diverges will lose, and is no reason to stop; NaN if all do."""
+    """Mean of the finite values over the branches; NaN if no value is finite.
+
+    A branch that diverges is not selected, so it must not stop the training.
+    """
     return jnp.nanmean(jnp.where(jnp.isfinite(values), values, jnp.nan))

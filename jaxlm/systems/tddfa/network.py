@@ -23,11 +23,11 @@ BACKBONES = (*WIDTHS, "resnet22")
 
 
 class SeparableBlock(nn.Module):
-    """Depthwise 3×3, then 1×1, each with batch norm and ReLU.
+    """Depthwise 3×3 convolution, then 1×1 convolution, each with batch norm and ReLU.
 
     Attributes:
-        features: output channels.
-        stride: of the depthwise convolution.
+        features: number of output channels.
+        stride: stride of the depthwise convolution.
     """
 
     features: int
@@ -40,10 +40,10 @@ class SeparableBlock(nn.Module):
 
 
 class MobileNetV1(nn.Module):
-    """Images to feature maps.
+    """MobileNetV1: computes a feature map from images.
 
     Attributes:
-        width: of all channels.
+        width: factor on the number of channels of every layer.
     """
 
     width: float = 1.0
@@ -61,8 +61,8 @@ class BasicBlock(nn.Module):
     """Two 3×3 convolutions with a shortcut (He et al., CVPR 2016).
 
     Attributes:
-        features: output channels.
-        stride: of the first convolution.
+        features: number of output channels.
+        stride: stride of the first convolution.
     """
 
     features: int
@@ -81,7 +81,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet22(nn.Module):
-    """Two convolutions and stages of 3, 4 and 3 basic blocks with 128, 256 and 512 channels."""
+    """ResNet of two convolutions and stages of 3, 4 and 3 basic blocks with 128, 256 and 512 channels."""
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w 512"]:
@@ -97,13 +97,13 @@ class ResNet22(nn.Module):
 
 
 class ParameterNetwork(nn.Module):
-    """Images to z-scored parameters and, in training, landmarks.
+    """Predicts z-scored parameters from images and, with a landmark branch, landmarks.
 
     Attributes:
-        backbone: of `BACKBONES`.
-        num_params: P.
-        num_landmarks: K; 0 for no landmark branch.
-        bgr: whether channels are turned round, as in the released weights.
+        backbone: one of `BACKBONES`.
+        num_params: P, number of parameters.
+        num_landmarks: K, number of landmarks; 0 for no landmark branch.
+        bgr: whether RGB images are reordered to BGR, as the released weights need.
     """
 
     backbone: str
@@ -115,7 +115,7 @@ class ParameterNetwork(nn.Module):
     def __call__(
         self, images: Float[Array, "B H W 3"], train: bool
     ) -> tuple[Float[Array, "B P"], Float[Array, "B K 2"] | None]:
-        """Parameters and landmarks in [−1, 1] over the crop, None without the branch; images in [0, 255]."""
+        """Z-scored parameters, and landmarks in [−1, 1] over the crop or None, of RGB images in [0, 255]."""
         x = (images[..., ::-1] if self.bgr else images) / 128.0 - 127.5 / 128.0
         if self.backbone == "resnet22":
             network: nn.Module = ResNet22(name="trunk")
@@ -130,5 +130,5 @@ class ParameterNetwork(nn.Module):
 
 
 def _head_init(rng, shape, dtype=jnp.float32):
-    """Small, so that training begins at the mean face."""
+    """Small random weights, so that training begins at the mean face."""
     return nn.initializers.normal(0.1 / math.sqrt(shape[0]))(rng, shape, dtype)

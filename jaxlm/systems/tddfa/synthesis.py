@@ -1,10 +1,11 @@
-"""Short videos made of stills, Section 2.4 of Guo et al., ECCV 2020: x'_j = (M ∘ P)(x_j), x_j = (T ∘ F)(x_{j−1}).
+"""Synthesis of short videos from stills, Section 2.4 of Guo et al., ECCV 2020.
 
-F is face profiling: the image's own pixels, laid over a mesh as deep as the fitted face, turn with it about the
-vertical and the horizontal axis. The mesh is a grid over the whole image and beyond, so that the background comes along
-and fades into rest, and nothing is left empty. T is a similarity, P noise, M motion blur. F and T of all frames so far
-are joined before the pixels are sampled, once, so that frames do not blur by repeated sampling; every frame's
-parameters are exact. All of it is jitted and runs where the training step does.
+Frame j is x'_j = (M ∘ P)(x_j) with x_j = (T ∘ F)(x_{j−1}). F is face profiling: the image is the texture of a mesh that
+has the depth of the fitted face and turns about the vertical and the horizontal axis. The mesh is a grid that covers
+the whole image and a margin around it. The background turns with the face, by less the farther it is from the face, so
+that no pixel is left empty. T is a similarity, P noise, M motion blur. The motions F and T of all frames so far are
+composed and the pixels are sampled once, so that repeated sampling does not blur the frames. The parameters of every
+frame are exact. The synthesis is jitted and runs on the device of the training step.
 """
 
 import math
@@ -16,26 +17,26 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxlm.config import Config
 from jaxlm.face3d import mesh_files, parameters, rasterizer
 from jaxlm.face3d.morphable import MorphableModel, landmark_model
+from jaxlm.systems.tddfa.settings import Config, Synthesis
 
 MODES = ("none", "video", "random")
-_CELLS = 24  # of the grid across the image
-_MARGIN = 0.25  # of the image's side that the grid reaches beyond it
-_SMOOTH, _FAR = 0.1, 0.4  # of the side: how the depth goes on outside the face, and how where that says nothing
-_REST = 0.15  # of the side: how soon the background rests
+_CELLS = 24  # grid cells across the image
+_MARGIN = 0.25  # how far the grid reaches beyond the image, in image sides
+_SMOOTH, _FAR = 0.1, 0.4  # σ in image sides of the gaussians that extend the depth near the face and far from it
+_REST = 0.15  # σ in image sides of the gaussian by which the motion of the background fades
 
 
 class Motion(NamedTuple):
-    """What has happened to a face up to a frame.
+    """Motion of a face from the still to one frame.
 
     Attributes:
-        yaw: () degrees about the vertical axis.
-        pitch: () degrees about the horizontal axis.
-        roll: () degrees in the plane.
-        scale: () factor, about the image's centre.
-        shift: (2,) pixels to the right and up.
+        yaw: () rotation about the vertical axis in degrees.
+        pitch: () rotation about the horizontal axis in degrees.
+        roll: () rotation in the image plane in degrees.
+        scale: () scale factor about the image's centre.
+        shift: (2,) translation to the right and up in pixels.
     """
 
     yaw: Array
@@ -46,20 +47,23 @@ class Motion(NamedTuple):
 
 
 def make_synthesis(config: Config, model: MorphableModel) -> Callable[[dict[str, Array], Array], dict[str, Array]]:
-    """(batch of B stills, rng) -> batch of B·n frames as `config.synthesis` asks, those of a still in a row.
+    """Returns (batch of B stills, rng) -> batch of B·n frames, with the settings of `config.synthesis`.
 
-    Images become float32. With the mode "none" that is all; "random" frames do not follow each other but turn by as
-    much as the last frame of a video may, each for itself.
+    The n frames of a still are consecutive. Images become float32; the mode "none" changes nothing else. With the mode
+    "random" the frames do not form a video: each moves by itself, by up to as much as the last frame of a video.
 
     Raises:
-        ValueError: for an unknown mode or a number that does not fit.
+        ValueError: if `config.synthesis` has an unknown mode or a number out of range.
     """
     settings, size = config.synthesis, config.image_size
     if settings.mode not in MODES:
         raise ValueError(f"synthesis.mode must be one of {', '.join(MODES)}, got {settings.mode!r}.")
     ranges = ("yaw", "pitch", "roll", "scale", "translation", "noise")
     if settings.frames < 1 or not 0 <= settings.blur <= 1 or min(settings[name] for name in ranges) < 0:
-        raise ValueError("synthesis.frames must be at least 1, blur a probability, the other numbers not negative.")
+        raise ValueError(
+            "synthesis.frames must be at least 1, synthesis.blur must lie in [0, 1], and the other numbers of "
+            "config.synthesis must not be negative."
+        )
     if settings.mode == "none" or settings.frames == 1:
         return lambda batch, rng: {**batch, "image": batch["image"].astype(jnp.float32)}
     profile = make_profiling(model, size)
@@ -98,17 +102,17 @@ def make_synthesis(config: Config, model: MorphableModel) -> Callable[[dict[str,
     return prepare
 
 
-def sample_motion(key: Array, settings: Config, size: int, yaw: Float[Array, ""]) -> Motion:
-    """Motion up to each of the frames but the first, leaves (n − 1, …).
+def sample_motion(key: Array, settings: Synthesis, size: int, yaw: Float[Array, ""]) -> Motion:
+    """Motion from the still to each of the n − 1 later frames, leaves (n − 1, …).
 
-    In a video every still gets one velocity, and every step differs from it by up to a fifth. A face that is turned
-    already turns further, as in face profiling: its other side was not seen.
+    In a video every still gets one velocity, and every step differs from it by up to a fifth. A face with a yaw beyond
+    ±20° turns further to the same side, as in face profiling, because the image does not show its other side.
 
     Args:
-        key: of the randomness.
+        key: random key.
         settings: `config.synthesis`.
-        size: of the image.
-        yaw: of the face in degrees.
+        size: side of the image in pixels.
+        yaw: yaw of the face in the still in degrees.
     """
     count = settings.frames - 1
     largest = jnp.array(
@@ -124,19 +128,20 @@ def sample_motion(key: Array, settings: Config, size: int, yaw: Float[Array, ""]
         steps = velocity[None] * (1.0 + 0.2 * jax.random.uniform(second, (count, 6), minval=-1.0))
         total = jnp.cumsum(largest[None] * steps, axis=0)
         turned = total[:, 0]
-    turned = jnp.clip(turned, jnp.minimum(-90.0 - yaw, 0.0), jnp.maximum(90.0 - yaw, 0.0))  # a profile, and no more
+    turned = jnp.clip(turned, jnp.minimum(-90.0 - yaw, 0.0), jnp.maximum(90.0 - yaw, 0.0))  # at most a profile
     return Motion(turned, total[:, 1], total[:, 2], jnp.exp(total[:, 3]), total[:, 4:])
 
 
 def make_profiling(
     model: MorphableModel, size: int
 ) -> Callable[[Array, Array, Motion], tuple[Float[Array, "n S S 3"], Float[Array, "n P"]]]:
-    """(image (S, S, 3), its parameters (P,) in the crop's frame, motion with leaves (n, …)) -> n images that show the
-    face after each motion, and their parameters.
+    """Returns face profiling: (image, parameters, motion) -> images after each motion, and their parameters.
+
+    The function takes an image (S, S, 3), its parameters (P,) in the crop's frame, and a motion with leaves (n, …).
 
     Args:
-        model: of the parameters, with triangles; one of landmarks alone is coarse, but will do.
-        size: S.
+        model: morphable model of the parameters, with triangles. A model of the landmarks alone gives a coarse depth.
+        size: S, side of the image in pixels.
     """
     grid, faces = _grid(size)
     order, groups = mesh_files.draw_order(model, size)
@@ -146,7 +151,7 @@ def make_profiling(
     window = ((len(faces), math.ceil(2.0 * spacing) + 2),)
 
     def depth_and_weight(params: Array) -> tuple[Array, Array, Array]:
-        """At the grid's corners (G, G): depth, and how much a corner turns with the face; the face's middle (3,)."""
+        """Depth (G, G) at the grid's corners, weight (G, G) by which each turns, and the face's centre (3,)."""
         vertices = parameters.vertices(params, model)
         pixels = parameters.crop_pixels(vertices, size)
         seen = rasterizer.rasterize(pixels, triangles, shape=(size, size), patches=groups)
@@ -181,7 +186,7 @@ def make_profiling(
             pixels = parameters.crop_pixels(jnp.concatenate([flat, moved[:, 2:]], axis=1), size)
             seen = rasterizer.rasterize(pixels, jnp.asarray(faces), shape=(size, size), patches=window)
             where = rasterizer.interpolate(seen, jnp.asarray(faces), uv)
-            # What a torn mesh leaves open shows the background, moved in the plane.
+            # Pixels that the mesh does not cover show the background, moved by the similarity alone.
             back = _pull_back(plane, size)
             where = jnp.where((seen.triangle >= 0)[..., None], where, back)
             return rasterizer.sample_texture(image, where), _turned_params(params, turn, pivot, plane)
@@ -192,16 +197,16 @@ def make_profiling(
 
 
 def _turned_params(params: Array, turn: Array, pivot: Array, plane: Array) -> Array:
-    """Parameters after a rotation about `pivot` and a similarity of the plane."""
+    """Parameters (P,) after a rotation `turn` about `pivot` and the similarity `plane` of the image plane."""
     transform = params[:12].reshape(3, 4)
     shift = turn @ (transform[:, 3] - pivot) + pivot
     turned = jnp.concatenate([turn @ transform[:, :3], shift[:, None]], axis=1)
     moved = parameters.move(jnp.concatenate([turned.ravel(), params[12:]]), plane)
-    return moved.at[11].set(params[11])  # how far away a face is shows in no image
+    return moved.at[11].set(params[11])  # the image does not show how far away the face is
 
 
 def _similarity(motion: Motion, size: int) -> Float[Array, "2 3"]:
-    """Eq. (8) about the image's centre, in the frame of the crop; roll turns clockwise on the screen."""
+    """Similarity of Eq. (8) about the image's centre, in the crop's frame; roll turns clockwise on the screen."""
     angle = jnp.deg2rad(motion.roll)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     linear = motion.scale * jnp.stack([jnp.stack([cos, sin]), jnp.stack([-sin, cos])])
@@ -210,7 +215,7 @@ def _similarity(motion: Motion, size: int) -> Float[Array, "2 3"]:
 
 
 def _pull_back(plane: Array, size: int) -> Float[Array, "S S 2"]:
-    """Texture coordinates of every pixel before the similarity."""
+    """Texture coordinates of the point that the similarity `plane` moves to each pixel."""
     columns, rows = jnp.meshgrid(jnp.arange(size, dtype=jnp.float32), jnp.arange(size, dtype=jnp.float32))
     points = jnp.stack([columns + 1.0, size - rows], axis=-1)
     before = (points - plane[:, 2].reshape(1, 1, 2)) @ jnp.linalg.inv(plane[:, :2]).T
@@ -218,7 +223,7 @@ def _pull_back(plane: Array, size: int) -> Float[Array, "S S 2"]:
 
 
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates (G,) along both axes, and triangles (2 (G − 1)², 3) of the corners row by row."""
+    """Coordinates (G,) of the grid along both axes, and triangles (2 (G − 1)², 3) of its corners, numbered by rows."""
     cells = round(_CELLS * (1 + 2 * _MARGIN))
     margin = _MARGIN * size
     grid = np.linspace(-0.5 - margin, size - 0.5 + margin, cells + 1).astype(np.float32)
@@ -234,13 +239,13 @@ def _blur_matrix(grid: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _noise(frames: Array, key: Array, largest: float) -> Array:
-    """P: gaussian, its σ uniform up to `largest` grey levels, one for a video."""
+    """Adds gaussian noise (P); σ is drawn once for a video, uniformly up to `largest` grey levels."""
     strength, values = jax.random.split(key)
     return frames + largest * jax.random.uniform(strength) * jax.random.normal(values, frames.shape)
 
 
 def _blur(frames: Array, key: Array, probability: float) -> Array:
-    """M: along a line of up to 5 pixels, one direction for a video."""
+    """Blurs a video (M) with the given probability, along a line of up to 5 pixels, in one direction for all frames."""
     chance, direction, extent = jax.random.uniform(key, (3,))
     angle, reach = jnp.pi * direction, 2.0 * extent
     offsets = jnp.arange(-2.0, 3.0)
