@@ -20,7 +20,7 @@ from absl import app, flags
 from jaxlm import systems
 from jaxlm.config import Config, load_config_file
 from jaxlm.export import forms
-from jaxlm.predict.model import ONNX, STABLEHLO, call_graph, load, onnx_session
+from jaxlm.predict.model import ONNX, STABLEHLO, call_graph, load_model, onnx_session
 from jaxlm.support.program import quiet_logs
 
 WORKDIRS = flags.DEFINE_list("workdirs", [], "Workdirs of trained models to measure instead of the papers' networks.")
@@ -99,7 +99,7 @@ def main(argv):
     print(f"{'':<22}" + "".join(f"{form:>12}" for form in ("stablehlo", "onnx", "jit", "stablehlo", "onnx")))
     if WORKDIRS.value:
         for path in WORKDIRS.value:
-            model = load(path)
+            model = load_model(path)
             measure(Path(path).name, model.config, model.variables)
         return
     for name in NAMES.value or NETWORKS:

@@ -30,7 +30,7 @@ def main(argv):
     del argv
     quiet_logs()
     with one_sentence():
-        config = config_file.load_config(WORKDIR.value)
+        config: Any = config_file.load_config(WORKDIR.value)
         model = make_model(config)
         variables, step = restore_variables(config, WORKDIR.value)
         source = sources.open_set(config, config.eval.sets[0])

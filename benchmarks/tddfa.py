@@ -33,6 +33,7 @@ from jaxlm.networks.blocks import count_parameters
 from jaxlm.networks.multiply_adds import count_macs
 from jaxlm.predict.model import onnx_session
 from jaxlm.systems.tddfa.network import BACKBONES, ParameterNetwork
+from jaxlm.systems.tddfa.system import make_system
 
 WHAT = flags.DEFINE_list("what", ["losses", "meta", "sizes", "speed"], "Measurements to run; onnx only if named.")
 BATCH = flags.DEFINE_integer("batch", 32, "Number of images in a training step.")
@@ -102,16 +103,16 @@ def measure_meta():
     }
     batch = jax.tree.map(jnp.asarray, batch)
     key = jax.random.key(0)
-    plain = Stepper(systems.build(training_config("fwpdc")), batch, key)
+    plain = round_of(training_config("fwpdc"), batch, key)
     rounds = {}
     for branches in ("vmap", "map"):
         config: Any = training_config("meta_joint")
         config.meta.update(dict(branches=branches, stream=True))
-        rounds[branches] = Stepper(systems.build(config), batch, key)
+        rounds[branches] = round_of(config, batch, key)
     config = training_config("meta_joint")
-    config.meta.stream = False
     stacked = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], K.value + 1, axis=0), batch)
-    rounds["vmap, a round in one call"] = Stepper(systems.build(config), stacked, key)
+    whole = make_system(config)
+    rounds["vmap, a round in one call"] = Stepper(whole.init, [whole.lookahead().round], stacked, key)
     print(f"{BACKBONE.value}, {BATCH.value} images of {size}, k = {K.value}; compiled temporaries of a step:")
     for name, stepper in {"fwpdc": plain, **rounds}.items():
         print(f"  {name:<28}{stepper.temporaries() / 2**20:>8.1f} MiB")
@@ -119,7 +120,7 @@ def measure_meta():
     for _ in range(REPEATS.value):
         for name, stepper in {"fwpdc": plain, **rounds}.items():
             start = time.perf_counter()
-            stepper.run_round(K.value)
+            stepper.run_round()
             times[name].append(time.perf_counter() - start)
     base = statistics.median(times["fwpdc"])
     print(f"{K.value} steps with fwpdc: {base:.3f} s")
@@ -128,25 +129,33 @@ def measure_meta():
         print(f"a round, {name:<28}{statistics.median(ratios):>6.2f} times ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
-class Stepper:
-    """Compiled training step of a system; `run_round` runs one round of it."""
+def round_of(config: Any, batch: Any, key: Any) -> "Stepper":
+    """A round of k + 1 batches as training takes it, or k batches of a system without rounds."""
+    system = systems.build(config)
+    steps = [system.train_step] * K.value
+    if system.schedule:
+        steps = [system.schedule(number)[1] for number in range(1, K.value + 2)]
+    return Stepper(system.init, steps, batch, key)
 
-    def __init__(self, system: systems.System, batch: Any, key: Any):
-        self.system, self.batch, self.key = system, batch, key
-        self.state = jax.jit(system.init)(key)
-        self.step = jax.jit(system.train_step, donate_argnums=0).lower(self.state, batch, key).compile()
-        last = system.last_of_round
-        self.last = jax.jit(last[1], donate_argnums=0).lower(self.state, batch, key).compile() if last else None
+
+class Stepper:
+    """Compiled training steps of a round; `run_round` runs them one after the other on the same batch."""
+
+    def __init__(self, init: Any, steps: list[Any], batch: Any, key: Any):
+        self.batch, self.key, self.state = batch, key, jax.jit(init)(key)
+        compiled = {}
+        for step in dict.fromkeys(steps):
+            compiled[step] = jax.jit(step, donate_argnums=0).lower(self.state, batch, key).compile()
+        self.steps = [compiled[step] for step in steps]
 
     def temporaries(self) -> int:
-        analysis: Any = self.step.memory_analysis()
+        """Bytes that the first step needs beside its arguments."""
+        analysis: Any = self.steps[0].memory_analysis()
         return analysis.temp_size_in_bytes
 
-    def run_round(self, k: int) -> None:
-        for _ in range(1 if self.system.batches_per_step else k):
-            self.state, logs = self.step(self.state, self.batch, self.key)
-        if self.last is not None:
-            self.state, logs = self.last(self.state, self.batch, self.key)
+    def run_round(self) -> None:
+        for step in self.steps:
+            self.state, logs = step(self.state, self.batch, self.key)
         jax.block_until_ready((self.state, logs))
 
 

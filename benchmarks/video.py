@@ -8,6 +8,7 @@ before the clock starts.
 
 import functools
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -32,7 +33,7 @@ def main(argv):
 
 
 def compare(workdir: str, data: str, rounds: int, count: int = 8) -> None:
-    config = load_config(workdir)
+    config: Any = load_config(workdir)
     system = systems.build(config)
     if system.track is None:
         raise ValueError(
@@ -45,8 +46,10 @@ def compare(workdir: str, data: str, rounds: int, count: int = 8) -> None:
     source = open_videos(config, data)[0]
     videos = [video_of(source.records[index]) for index in range(min(count, len(source)))]
     frames = min(map(len, videos))
-    settings = dict(crop=config.video.crop, size=config.image_size, chunk=frames, min_iou=config.video.min_iou)
-    clips = next(crop_chunks(videos, **settings))
+    chunks = crop_chunks(
+        videos, crop=config.video.crop, size=config.image_size, chunk=frames, min_iou=config.video.min_iou
+    )
+    clips = next(chunks)
     run = {name: jax.jit(functools.partial(system.track, name)) for name in ("frame", "rwr")}
 
     def track(method, first, last):

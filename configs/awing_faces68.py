@@ -4,7 +4,7 @@
     jaxlm eval --workdir=runs/awing_faces68
     jaxlm ablation --config=awing_faces68 --table=awing_7 --workdir=runs/table7 --config.data.root=data
 
-Paper: Wang et al., ICCV 2019. Variants: rows of Tables 5, 6 and 7 (`:mse`, `:aw_wm`, `:theta0.4`, …, see `jaxlm/systems/awing/tables.py`),
+Paper: Wang et al., ICCV 2019. Variants: rows of its Tables 5 to 7 (`:mse`, `:aw_wm`, `:theta0.4`, …),
 `:soft_argmax` (L1 on landmarks through a soft-argmax), `:smoke`, `:gpu` (the paper's network at 256 × 256, bfloat16).
 """
 

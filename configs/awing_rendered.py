@@ -4,7 +4,7 @@
     jaxlm eval --workdir=runs/awing_rendered
     jaxlm figures --workdir=runs/awing_rendered --out=figures
 
-Paper: Wang et al., ICCV 2019. Variants: rows of Tables 5, 6 and 7 (`:mse`, `:aw_wm`, `:theta0.4`, …, see `jaxlm/systems/awing/tables.py`)
+Paper: Wang et al., ICCV 2019. Variants: rows of its Tables 5 to 7 (`:mse`, `:aw_wm`, `:theta0.4`, …)
 and `:smoke` (CPU seconds). The faces are those of `quickstart.py`.
 """
 

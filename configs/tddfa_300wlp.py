@@ -14,7 +14,7 @@ the network of the released MobileNet × 0.5, for `jaxlm convert tddfa_v2`.
 
 from typing import Any
 
-from jaxlm.config import apply_variant, set_sources, source
+from jaxlm.config import apply_variant, set_sources, source, test_source
 from jaxlm.systems.tables import rows_of
 from jaxlm.systems.tddfa.settings import default_config, shrink_to_smoke
 from jaxlm.systems.tddfa.tables import TABLES
@@ -22,13 +22,12 @@ from jaxlm.systems.tddfa.tables import TABLES
 
 def get_config(variant: str = "") -> Any:
     config: Any = default_config()
-    test = dict(train_split="test", weight=0.0)
     sources = {
         "300w_lp": source("300w_lp", "300W_LP"),
-        "aflw2000": source("aflw2000", "AFLW2000", labels="", **test),
+        "aflw2000": test_source("aflw2000", "AFLW2000", labels=""),
         # Further test sets: jaxlm eval --data=aflw_crops --config.scheme=aflw21, and --data=menpo3d.
-        "aflw_crops": source("aflw_crops", "AFLW_3ddfa", **test),
-        "menpo3d": source("menpo3d", "Menpo3D", indices="", **test),
+        "aflw_crops": test_source("aflw_crops", "AFLW_3ddfa"),
+        "menpo3d": test_source("menpo3d", "Menpo3D", indices=""),
     }
     set_sources(config, **sources)
     config.eval.sets = ("aflw2000",)

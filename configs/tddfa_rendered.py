@@ -24,8 +24,9 @@ def get_config(variant: str = "") -> Any:
     config.morphable.update(path="head", statistics="")
     config.loss.vertices = 100
     config.model.backbone = "mobilenet_0.25"
-    clips = dict(num_videos=6, num_frames=60, size=160, seed=1, contour="3d")
-    videos = source("rendered_videos", train_split="hard", weight=0.0, **clips)
+    videos = source(
+        "rendered_videos", train_split="hard", weight=0.0, num_videos=6, num_frames=60, size=160, seed=1, contour="3d"
+    )
     set_rendered_faces(config, videos=videos, contour="3d")  # landmarks of the jaw, as a morphable model has them
     config.data.root = "data"
     config.train.update(num_steps=1760, checkpoint_every=880)

@@ -193,6 +193,11 @@ def source(
     return ConfigDict(dict(builder=builder, root=root, train_split=train_split, weight=weight, **{**common, **options}))
 
 
+def test_source(builder: str, root: str = "", **options: Any) -> ConfigDict:
+    """An entry of `config.data.sources` that is only evaluated on, with the split "test"; see `source`."""
+    return source(builder, root, train_split="test", weight=0.0, **options)
+
+
 def set_sources(config: Config, **sources: ConfigDict) -> None:
     """Replaces the data sets of a config."""
     with config.unlocked():

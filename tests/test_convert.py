@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 from jaxlm import geometry, systems
 from jaxlm.commands import evaluate
 from jaxlm.config import load_config_file
-from jaxlm.convert import __main__, dpr
+from jaxlm.convert import dpr
+from jaxlm.convert import released as releases
 from jaxlm.convert.torch_weights import TorchWeights
 from jaxlm.networks.mobilenet import SMALL
 from jaxlm.training import train
@@ -104,7 +105,7 @@ def released(tmp_path_factory):
 @pytest.fixture(scope="module")
 def workdir(released, tmp_path_factory):
     folder = tmp_path_factory.mktemp("converted") / "run"
-    __main__.convert("dpr", released[0], folder)
+    releases.convert("dpr", released[0], folder)
     return folder
 
 
@@ -191,9 +192,9 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
 
 def test_a_workdir_in_use_is_left_alone(released, workdir):
     with pytest.raises(ValueError, match="holds checkpoints already"):
-        __main__.convert("dpr", released[0], workdir)
+        releases.convert("dpr", released[0], workdir)
     with pytest.raises(ValueError, match="choose one of dpr"):
-        __main__.convert("dlib", released[0], workdir)
+        releases.convert("dlib", released[0], workdir)
 
 
 @pytest.mark.slow
@@ -227,7 +228,7 @@ def test_training_goes_on_from_the_released_weights(workdir, tmp_path):
 
 def test_the_released_weights_on_the_five_samples(real_data, tmp_path):
     """5.18 % on average: what the published demonstration gives on its own pictures."""
-    __main__.convert("dpr", real_data / "dpr" / "weights", tmp_path / "run")
+    releases.convert("dpr", real_data / "dpr" / "weights", tmp_path / "run")
     config = config_file.load_config(tmp_path / "run")
     config.data.cache = str(tmp_path / "cache")
     written = evaluate.evaluate_workdir(

@@ -20,7 +20,7 @@ from jaxlm.data import sources
 from jaxlm.evaluation import comparison
 from jaxlm.export import forms, onnx_graph
 from jaxlm.predict import model
-from jaxlm.predict.model import load, onnx_session
+from jaxlm.predict.model import load_model, onnx_session
 from jaxlm.systems.reinit import sampler
 from jaxlm.systems.tddfa import network as tddfa_models
 from jaxlm.workdir.config_file import write_config
@@ -93,7 +93,7 @@ def test_every_format_does_what_the_model_does(exported):
     assert max(differences.values()) < 0.05
     assert np.ptp(np.asarray(expected.landmarks)) > 5
     for name in FORMATS:
-        model = load(folder / name)
+        model = load_model(folder / name)
         for count in (1, 3):  # any batch
             found = model.predict(crops.images[:count])
             np.testing.assert_allclose(found.landmarks, expected.landmarks[:count], atol=0.01)
@@ -129,7 +129,7 @@ def test_mobilenet(tmp_path, monkeypatch):
     for name in ("stablehlo", "onnx"):
         assert forms.export_model(config, variables, tmp_path, name, crops) < 0.05
     expected = systems.build(config).predict(variables, jnp.asarray(crops.images))
-    found = load(tmp_path / "model.onnx").predict(crops.images)
+    found = load_model(tmp_path / "model.onnx").predict(crops.images)
     np.testing.assert_allclose(found.aux["params"], expected.aux["params"], rtol=1e-3, atol=1e-3)
     assert "BatchNormalization" not in {node.op_type for node in onnx_nodes(tmp_path / "model.onnx")}
 
@@ -208,36 +208,36 @@ class TestBadInput:
         folder, config, *_ = exported
         (tmp_path / "model.onnx").write_bytes(b"half a model")
         with pytest.raises(ValueError, match=r"model\.onnx\.json is missing"):
-            load(tmp_path)
+            load_model(tmp_path)
         for text in ("{", "[]", '{"config": {}, "outputs": []}', '{"config": "x", "outputs": [1]}'):
             (tmp_path / "model.onnx.json").write_text(text)
             with pytest.raises(ValueError, match="is damaged"):
-                load(tmp_path / "model.onnx")
+                load_model(tmp_path / "model.onnx")
         (tmp_path / "model.onnx.json").write_text((folder / "onnx" / "model.onnx.json").read_text())
         with pytest.raises(ValueError, match="not a model that ONNX Runtime takes"):
-            load(tmp_path / "model.onnx")
+            load_model(tmp_path / "model.onnx")
         (tmp_path / "model.stablehlo").write_bytes(b"half a model")
         (tmp_path / "model.stablehlo.json").write_text((folder / "stablehlo" / "model.stablehlo.json").read_text())
         with pytest.raises(ValueError, match="not a StableHLO file"):
-            load(tmp_path / "model.stablehlo")
+            load_model(tmp_path / "model.stablehlo")
         with pytest.raises(ValueError, match="does not exist; name a workdir"):
-            load(tmp_path / "nowhere")
+            load_model(tmp_path / "nowhere")
         write_config(tmp_path / "run", config)
         with pytest.raises(ValueError, match="has no checkpoints: train there first"):
-            load(tmp_path / "run")
+            load_model(tmp_path / "run")
         (tmp_path / "run" / "config.json").write_text("[]")
         with pytest.raises(ValueError, match=r"config\.json cannot be used"):
-            load(tmp_path / "run")
+            load_model(tmp_path / "run")
         (tmp_path / "run" / "config.json").write_text('{"system": "ldeq"}')
         with pytest.raises(ValueError, match=r"it lacks scheme, model"):
-            load(tmp_path / "run")
+            load_model(tmp_path / "run")
         shutil.copytree(folder / "orbax", tmp_path / "cut")
         for file in (tmp_path / "cut").rglob("d/*"):
             file.write_bytes(file.read_bytes()[:100])
         with pytest.raises(ValueError, match="export them again"):
-            load(tmp_path / "cut")
+            load_model(tmp_path / "cut")
         with pytest.raises(ValueError, match="has no checkpoint 3"):
-            load(folder / "orbax", step=3)
+            load_model(folder / "orbax", step=3)
 
 
 EXPECTED: list[np.ndarray] = []
@@ -245,7 +245,7 @@ EXPECTED: list[np.ndarray] = []
 
 def test_models_are_compared(video_workdir, tmp_path):
     _, folder = video_workdir
-    model = load(folder)
+    model = load_model(folder)
     source = sources.open_set(model.config, "rendered:test")
     entries = [comparison.measure(model, name, source, repeats=2) for name in ("b", "a")]
     comparison.write(tmp_path, entries, "rendered:test")

@@ -16,8 +16,9 @@ from jaxlm.data.readers.points import read_points_folder, read_pts
 from jaxlm.data.rendered.faces import photographs
 from jaxlm.data.samples import validate
 from jaxlm.data.video_files import VideoFile
-from jaxlm.predict import __main__, detectors, face_boxes, outputs
-from jaxlm.predict.model import TrainedModel, _shipped, load
+from jaxlm.predict import detectors, face_boxes, outputs
+from jaxlm.predict.inputs import find_inputs, read_boxes_csv
+from jaxlm.predict.model import TrainedModel, _shipped, load_model
 from jaxlm.predict.predictor import Predictor
 from jaxlm.predict.session import Session
 from jaxlm.predict.video import LiveTracker, VideoPredictor
@@ -170,7 +171,7 @@ class TestProgram:
         (folder / "text.jpg").write_text("not a picture")
         (folder / "half.jpg").write_bytes(cv2.imencode(".jpg", picture())[1].tobytes()[:200])
         (folder / "notes.txt").write_text("no business of ours")
-        session, inputs = self.session(tmp_path / "out"), __main__.find_inputs([str(folder)])
+        session, inputs = self.session(tmp_path / "out"), find_inputs([str(folder)])
         session.pictures(inputs.pictures, None, batch_size=2)
         session.write("finder")
         printed = capsys.readouterr()
@@ -202,14 +203,14 @@ class TestProgram:
             return real(images, boxes)
 
         monkeypatch.setattr(session._predictor, "many", many)
-        session.pictures(__main__.find_inputs([str(tmp_path)]).pictures, None, batch_size=4)
+        session.pictures(find_inputs([str(tmp_path)]).pictures, None, batch_size=4)
         assert "b.png cannot be worked on: SHRT_MAX" in capsys.readouterr().err
         assert sorted(entry.get("name", "failed") for entry in session.entries) == ["a", "c", "failed"]
 
     def test_pictures_stand_upright(self, tmp_path):
         (tmp_path / "phone.jpg").write_bytes(jpeg_lying_on_its_side(picture()))
         session = self.session(tmp_path / "out", overlays=False)
-        session.pictures(__main__.find_inputs([str(tmp_path / "phone.jpg")]).pictures, None, batch_size=1)
+        session.pictures(find_inputs([str(tmp_path / "phone.jpg")]).pictures, None, batch_size=1)
         (entry,) = session.entries
         assert (entry["width"], entry["height"]) == (72, 90)
         np.testing.assert_allclose(np.mean(entry["faces"][0]["landmarks"], axis=0), [71 - SPOT[1], SPOT[0]], atol=0.5)
@@ -220,13 +221,13 @@ class TestProgram:
         table = tmp_path / "boxes.csv"
         table.write_text("image,left,top,right,bottom\na.png,30,20,54,44\na.png,20,20,60,45\nc.png,1,2,3,4\n")
         session = self.session(tmp_path / "out", overlays=False)
-        session.pictures(__main__.find_inputs([str(tmp_path)]).pictures, __main__.read_boxes(table), batch_size=4)
+        session.pictures(find_inputs([str(tmp_path)]).pictures, read_boxes_csv(table), batch_size=4)
         assert len(session.entries[-1]["faces"]) == 2
         assert "b.png has no line in the file of --boxes" in capsys.readouterr().err
         (tmp_path / "more").mkdir()
         cv2.imwrite(str(tmp_path / "more" / "a.png"), picture())
-        files = __main__.find_inputs([str(tmp_path)], tmp_path / "out").pictures
-        session.pictures([file for file in files if file[0].name == "a.png"], __main__.read_boxes(table), batch_size=4)
+        files = find_inputs([str(tmp_path)], tmp_path / "out").pictures
+        session.pictures([file for file in files if file[0].name == "a.png"], read_boxes_csv(table), batch_size=4)
         assert capsys.readouterr().err.count("several pictures are called a.png") == 2
         for text, message in (
             ("image,left\n", "line 1: the header lacks top"),
@@ -234,7 +235,7 @@ class TestProgram:
         ):
             table.write_text(text)
             with pytest.raises(ValueError, match=message):
-                __main__.read_boxes(table)
+                read_boxes_csv(table)
 
     def test_names_that_cannot_be_used(self, tmp_path):
         (tmp_path / "a.txt").write_text("")
@@ -244,7 +245,7 @@ class TestProgram:
             ([str(tmp_path / "a.txt")], "neither a picture nor a video"),
         ):
             with pytest.raises(ValueError, match=message):
-                __main__.find_inputs(names)
+                find_inputs(names)
         with pytest.raises(ValueError, match="cannot be written to"):
             program.make_folder(tmp_path / "a.txt" / "out")
 
@@ -291,8 +292,8 @@ class TestVideos:
         session = Session(predictor, program.make_folder(tmp_path / "out"))
         follow = VideoPredictor(predictor)
         assert follow.method == "rwr"
-        session.videos(__main__.find_inputs([str(tmp_path / "bad.mp4")]).videos, follow, None)
-        session.videos(__main__.find_inputs([str(tmp_path / "clip.mp4")]).videos, follow, boxes)
+        session.videos(find_inputs([str(tmp_path / "bad.mp4")]).videos, follow, None)
+        session.videos(find_inputs([str(tmp_path / "clip.mp4")]).videos, follow, boxes)
         assert "bad.mp4 is not a video" in capsys.readouterr().err
         assert [entry.get("frames") for entry in session.entries] == [None, 6]
         rows = list(csv.DictReader((tmp_path / "out" / "clip.csv").read_text().splitlines()))
@@ -301,7 +302,7 @@ class TestVideos:
 
     def test_live_starts_anew_only_where_it_must(self, video_workdir, tmp_path, monkeypatch):
         _, folder = video_workdir
-        model, asked, seen = load(folder), [], []
+        model, asked, seen = load_model(folder), [], []
         predictor = Predictor(model, detector=lambda image: asked.append(1) or np.array([[5.0, 5, 40, 40]]))
         frames = write_video(tmp_path / "clip.mp4", 6)
         tracker = LiveTracker(predictor)

@@ -71,19 +71,19 @@ EXPECTED = {
 
 @pytest.mark.parametrize("protocol", EXPECTED)
 def test_crop_protocols_by_hand(protocol):
-    box = crops.crop_box(protocol, BOX, POINTS, np.ones(2, bool))
+    box = crops.crop_box(protocol, box=BOX, points=POINTS)
     np.testing.assert_allclose(box, EXPECTED[protocol])
 
 
 def test_landmark_crop_is_the_square_times_root_two():
-    box = crops.crop_box("tddfa_landmarks", BOX, POINTS, np.ones(2, bool))
+    box = crops.crop_box("tddfa_landmarks", box=BOX, points=POINTS)
     np.testing.assert_allclose(box[2] - box[0], 60 * np.sqrt(2))
     np.testing.assert_allclose((box[:2] + box[2:]) / 2, [20, 60])
 
 
 def test_unknown_names_say_what_exists():
     with pytest.raises(ValueError, match="choose one of awing"):
-        crops.crop_box("tight", BOX, POINTS, np.ones(2, bool))
+        crops.crop_box("tight", box=BOX, points=POINTS)
     with pytest.raises(ValueError, match="choose one of faces98"):
         get_scheme("faces5")
 
@@ -95,3 +95,16 @@ def test_errors_are_reported_of_the_groups_of_table_1():
     assert {96, 97} <= set(get_scheme("faces98").groups["eyes"])
     for scheme in SCHEMES.values():
         assert sorted(i for points in scheme.groups.values() for i in points) == list(range(scheme.num_landmarks))
+
+
+@pytest.mark.parametrize("protocol", crops.PROTOCOLS)
+def test_what_is_not_known_of_a_face_is_taken_from_the_rest(protocol):
+    around = np.concatenate([POINTS.min(axis=0), POINTS.max(axis=0)])
+    np.testing.assert_allclose(
+        crops.crop_box(protocol, points=POINTS), crops.crop_box(protocol, box=around, points=POINTS)
+    )
+    np.testing.assert_allclose(
+        crops.crop_box(protocol, box=BOX), crops.crop_box(protocol, box=BOX, points=np.reshape(BOX, (2, 2)))
+    )
+    with pytest.raises(ValueError, match="without a box and without landmarks"):
+        crops.crop_box(protocol, points=np.zeros((0, 2)))

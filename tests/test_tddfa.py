@@ -10,7 +10,7 @@ import tddfa_rendered
 
 from jaxlm import systems
 from jaxlm.commands import evaluate
-from jaxlm.convert import __main__
+from jaxlm.convert import released
 from jaxlm.face3d import parameters
 from jaxlm.face3d.model_files import load_face_model, model_of
 from jaxlm.face3d.morphable import landmark_model
@@ -243,7 +243,7 @@ def write_released(folder, network, torch):
 def test_the_released_network_gives_the_same_numbers(tmp_path):
     torch, network = make_torch_mobilenet()
     statistics = write_released(tmp_path, network, torch)
-    __main__.convert("tddfa_v2", tmp_path, tmp_path / "run")
+    released.convert("tddfa_v2", tmp_path, tmp_path / "run")
     config = config_file.load_config(tmp_path / "run")
     variables, step = restore.restore_variables(config, tmp_path / "run")
     images = np.random.default_rng(0).integers(0, 255, (2, 120, 120, 3), dtype=np.uint8)
@@ -258,19 +258,19 @@ def test_the_released_network_gives_the_same_numbers(tmp_path):
 def test_released_files_that_do_not_fit_are_named(tmp_path):
     torch, network = make_torch_mobilenet(width=0.25)
     with pytest.raises(ValueError, match=r"must hold one of mb05_120x120\.pth, mb1_120x120\.pth, and holds none"):
-        __main__.convert("tddfa_v2", tmp_path, tmp_path / "run")
+        released.convert("tddfa_v2", tmp_path, tmp_path / "run")
     write_released(tmp_path, network, torch)
     with pytest.raises(ValueError, match=r"mb05_120x120\.pth: conv1\.weight is \(8, 3, 3, 3\) where the network needs"):
-        __main__.convert("tddfa_v2", tmp_path, tmp_path / "run")
+        released.convert("tddfa_v2", tmp_path, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     (tmp_path / "bfm68.npz").unlink()
     with pytest.raises(ValueError, match="holds no face model"):
-        __main__.convert("tddfa_v2", tmp_path, tmp_path / "run")
+        released.convert("tddfa_v2", tmp_path, tmp_path / "run")
 
 
 def test_the_released_network_on_aflw2000(real_data, tmp_path):
     pytest.importorskip("torch")
-    __main__.convert("tddfa_v2", real_data / "tddfa_v2", tmp_path / "run")
+    released.convert("tddfa_v2", real_data / "tddfa_v2", tmp_path / "run")
     config = config_file.load_config(tmp_path / "run")
     config.data.cache = str(tmp_path / "cache")
     root = str(real_data / "formats" / "aflw2000")

@@ -12,7 +12,7 @@ from jaxlm.data.video_batches import open_videos
 from jaxlm.data.video_files import VideoFile, VideoWriter
 from jaxlm.predict import face_boxes
 from jaxlm.predict.follower import Follower
-from jaxlm.predict.model import load
+from jaxlm.predict.model import load_model
 from jaxlm.support.errors import BadSample
 
 
@@ -23,7 +23,7 @@ def test_a_clip_is_tracked_from_file_to_file(video_workdir, tmp_path, capsys):
     boxes = record["bbox"].copy()
     boxes[3] = np.nan  # a lost face
 
-    model = load(folder)
+    model = load_model(folder)
     variables = model.variables
     follower = Follower(variables, config, ("frame", "rwr"), batch_size=1)
     landmarker = face_boxes.make_landmarker(model)

@@ -1,31 +1,30 @@
 """Trains the rows of a paper's table with one seed and one budget, and prints them beside the paper's numbers.
 
-    python -m jaxlm.commands.ablation --config=configs/awing_faces68.py --table=awing_7 --workdir=runs/table7
+    jaxlm ablation --config=awing_faces68 --table=awing_7 --workdir=runs/table7
 
-Every row is an ordinary workdir, `<workdir>/<row>`: a row that is finished is not trained again, and one that was
-interrupted goes on, so rows may also be trained one by one (`--rows=mse,aw`). The table is written after every row.
+Every row is an ordinary workdir, `<workdir>/<row>`. A finished row is not trained again, and an interrupted one goes
+on, so rows may also be trained one by one (`--rows mse aw`). The table is written after every row.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
-from ml_collections import config_flags
-
 from jaxlm.commands.evaluate import evaluate_workdir
+from jaxlm.commands.options import FromConfig, config_of_file
 from jaxlm.config import Config
 from jaxlm.support.errors import NonFiniteError
 from jaxlm.support.files import without_nan, write_atomically
-from jaxlm.support.program import one_sentence, parse_flags, quiet_logs
+from jaxlm.support.program import split_commas
 from jaxlm.systems.awing import tables as awing
 from jaxlm.systems.reinit import tables as reinit
 from jaxlm.systems.tables import Table, apply_row
 from jaxlm.systems.tddfa import tables as tddfa
-
-TABLES: dict[str, Table] = {**awing.TABLES, **reinit.TABLES, **tddfa.TABLES}
 from jaxlm.training import train
 from jaxlm.workdir.config_file import load_config
+
+TABLES: dict[str, Table] = {**awing.TABLES, **reinit.TABLES, **tddfa.TABLES}
 
 
 def run(config: Config, name: str, workdir: str | Path, rows: list[str] | None = None) -> dict[str, dict[str, Any]]:
@@ -52,7 +51,7 @@ def run(config: Config, name: str, workdir: str | Path, rows: list[str] | None =
     variants = {}
     for row in dict.fromkeys([*table.rows, *chosen]):  # those of before stand in the same table
         variants[row] = config.copy_and_resolve_references()
-        apply_row(variants[row], row, {name: table})
+        apply_row(row, table.rows[row], variants[row])
         _check_begun(folder / row, variants[row])
     results = _earlier(folder / "table.json", table)
     for number, row in enumerate(chosen, start=1):
@@ -82,7 +81,7 @@ def check_free(field: str, name: str) -> None:
 
 
 def _check_begun(workdir: Path, config: Config) -> None:
-    """A row that exists was trained with this very config, or its number would stand for another one."""
+    """Raises a ValueError if the row's workdir was trained with another config."""
     if not (workdir / "config.json").exists():
         return
     saved, ours = (_flat(c.to_dict()) for c in (load_config(workdir), config))
@@ -147,20 +146,23 @@ def _beside(value: float | None, first: float | None) -> str:
     return f"{value:.2f} | {value / first - 1:+.1%}" if first else f"{value:.2f} | –"
 
 
-def main(argv):
-    del argv
-    quiet_logs()
-    with one_sentence():
-        rows = [row for row in ROWS.value if row] or None
-        for field in config_flags.get_override_values(flags.FLAGS["config"]):
-            check_free(field, TABLE.value)
-        run(CONFIG.value, TABLE.value, WORKDIR.value, rows)
+@dataclasses.dataclass(frozen=True)
+class Options:
+    table: str
+    """A key of jaxlm.commands.ablation.TABLES: awing_5 to awing_8, reinit_1, _5, _6, _loss, tddfa_3, tddfa_4."""
+    workdir: str
+    """Folder of the rows' workdirs."""
+    rows: tuple[str, ...] = ()
+    """Some rows of the table; all without it."""
+    config: FromConfig = None
+    overrides: FromConfig = ()
 
 
-if __name__ == "__main__":
-    CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment that all rows share.")
-    TABLE = flags.DEFINE_string("table", None, f"One of {', '.join(TABLES)}.", required=True)
-    ROWS = flags.DEFINE_list("rows", [], "Some rows of the table; all without it.")
-    WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the rows' workdirs.", required=True)
-    flags.mark_flag_as_required("config")
-    app.run(main, flags_parser=parse_flags)
+read_config = config_of_file
+
+
+def main(options: Options) -> dict[str, dict[str, Any]]:
+    """Trains the rows and returns them, see `run`."""
+    for field in options.overrides:
+        check_free(field, options.table)
+    return run(options.config, options.table, options.workdir, split_commas(options.rows) or None)

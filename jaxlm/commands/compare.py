@@ -1,15 +1,19 @@
-"""FIXME Several trained models on one data set, side by side."""
+"""Compares trained models on one data set: table, error curves, costs.
 
+    jaxlm compare --workdirs runs/ldeq runs/awing exported/model.onnx --data=300w:test --out=compared
+
+Every model sees the same faces, those of the first model's config, under its own crop protocol and image size.
+"""
+
+import dataclasses
 import sys
 from pathlib import Path
 
-from absl import app, flags
-
 from jaxlm.data import sources
 from jaxlm.data.sources import with_source
-from jaxlm.evaluation.comparison import markdown, measure, write
-from jaxlm.predict.model import load
-from jaxlm.support.program import make_folder, one_sentence, parse_flags, quiet_logs
+from jaxlm.evaluation.comparison import Entry, markdown, measure, write
+from jaxlm.predict.model import load_model
+from jaxlm.support.program import make_folder, split_commas
 
 
 def short_names(paths: list[str]) -> list[str]:
@@ -22,37 +26,43 @@ def short_names(paths: list[str]) -> list[str]:
     raise ValueError(f"A model is named twice among {', '.join(paths)}; name each once.")
 
 
-def main(argv: list[str]) -> None:
-    quiet_logs()
-    with one_sentence():
-        if len(argv) > 1:
-            raise ValueError(f"{argv[1]} is no option; models are named by --workdirs=a,b.")
-        names, out = short_names(WORKDIRS.value), Path(OUT.value).expanduser()
-        models = [load(path) for path in WORKDIRS.value]
-        out = make_folder(out)
-        # The data set as the first model's config has it: every model sees the same faces.
-        config = models[0].config
-        data = DATA.value or config.eval.sets[0]
-        config = config if ROOT.value is None else with_source(config, data.partition(":")[0], ROOT.value)
-        source, entries, failed = sources.open_set(config, data), [], []
-        for model, name in zip(models, names, strict=True):
-            try:
-                entries.append(measure(model, name, source, REPEATS.value))
-            except ValueError as error:
-                failed.append(name)
-                print(f"Error: {error}", file=sys.stderr)
-        if not entries:
-            raise ValueError("None of the models could be measured.")
-        write(out, entries, data)
-        print(f"\n{markdown(entries, data)}\nwritten: {out}/comparison.md, comparison.json, comparison_ced.png")
-        if failed:
-            raise ValueError(f"{len(failed)} of {len(models)} models are missing: {', '.join(failed)}.")
+@dataclasses.dataclass(frozen=True)
+class Options:
+    workdirs: tuple[str, ...]
+    """Workdirs or exported models."""
+    data: str | None = None
+    """source[:split]; the first evaluation set of the first model without it."""
+    root: str | None = None
+    """The data set's files, where --data names a builder."""
+    out: str = "compared"
+    """Folder of the results."""
+    repeats: int = 50
+    """Calls that are timed."""
 
 
-if __name__ == "__main__":
-    WORKDIRS = flags.DEFINE_list("workdirs", None, "Workdirs or exported models, with commas.", required=True)
-    DATA = flags.DEFINE_string("data", None, "source or source:split; the first set of the first model otherwise.")
-    ROOT = flags.DEFINE_string("root", None, "The files of the data set, where --data names a builder.")
-    OUT = flags.DEFINE_string("out", "compared", "Folder of the results.")
-    REPEATS = flags.DEFINE_integer("repeats", 50, "Calls that are timed.", lower_bound=1)
-    app.run(main, flags_parser=parse_flags)
+def main(options: Options) -> list[Entry]:
+    """Measures the models and returns them; writes `comparison.md`, `.json` and `_ced.png`."""
+    if options.repeats < 1:
+        raise ValueError(f"--repeats must be at least 1, got {options.repeats}.")
+    paths = split_commas(options.workdirs)
+    names = short_names(paths)
+    models = [load_model(path) for path in paths]
+    out = make_folder(options.out)
+    # The data set as the first model's config has it: every model sees the same faces.
+    config = models[0].config
+    data = options.data or config.eval.sets[0]
+    config = config if options.root is None else with_source(config, data.partition(":")[0], options.root)
+    source, entries, failed = sources.open_set(config, data), [], []
+    for model, name in zip(models, names, strict=True):
+        try:
+            entries.append(measure(model, name, source, options.repeats))
+        except ValueError as error:
+            failed.append(name)
+            print(f"Error: {error}", file=sys.stderr)
+    if not entries:
+        raise ValueError("None of the models could be measured.")
+    write(out, entries, data)
+    print(f"\n{markdown(entries, data)}\nwritten: {out}/comparison.md, comparison.json, comparison_ced.png")
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(models)} models are missing: {', '.join(failed)}.")
+    return entries

@@ -1,7 +1,9 @@
-"""What training sees: python -m jaxlm.commands.contact_sheet --config=configs/quickstart.py --out=sheet.png
+"""Draws what training sees: faces of the sources, and what each augmentation does to them.
+
+    jaxlm contact-sheet --config=quickstart --out=sheet.png
 
 A row for the plain crop, one for each augmentation of the config alone, and one for all of them together; the landmarks
-move with the picture. With --videos, rows of the short videos that are made of stills (configs/tddfa_*.py).
+move with the picture. With --videos, rows of the short videos that are made of stills (the configs tddfa_*).
 """
 
 import dataclasses
@@ -12,9 +14,8 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
-from ml_collections import config_flags
 
+from jaxlm.commands.options import FromConfig, config_of_file
 from jaxlm.config import Config
 from jaxlm.data.augment import Augmentation
 from jaxlm.data.batches import CropTransform, make_augmentation, train_batches
@@ -22,14 +23,10 @@ from jaxlm.data.sources import FaceSource, open_source
 from jaxlm.face3d import parameters
 from jaxlm.face3d.model_files import model_of
 from jaxlm.schemes import get_scheme
-from jaxlm.support import drawing, pictures
-from jaxlm.support.program import one_sentence, quiet_logs
+from jaxlm.support import drawing
+from jaxlm.support.pictures import write_image
+from jaxlm.systems.tddfa import settings as tddfa
 from jaxlm.systems.tddfa.synthesis import make_synthesis
-
-CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment whose sources and augmentation are shown.")
-OUT = flags.DEFINE_string("out", "sheet.png", "Picture to write.")
-VIDEOS = flags.DEFINE_bool("videos", False, "Show short videos made of stills, of so many frames as there are columns.")
-COLUMNS = flags.DEFINE_integer("columns", 8, "Faces in a row.")
 
 
 def contact_sheet(sources: list[FaceSource], config: Config, columns: int, tile: int = 160) -> np.ndarray:
@@ -64,7 +61,7 @@ def contact_sheet(sources: list[FaceSource], config: Config, columns: int, tile:
     return drawing.sheet(tiles, columns)
 
 
-def video_sheet(config: Config, columns: int, rows: int = 6, tile: int = 160) -> np.ndarray:
+def video_sheet(config: tddfa.Config, columns: int, rows: int = 6, tile: int = 160) -> np.ndarray:
     """Sheet (H, W, 3) of short videos, `columns` frames each, with landmarks in every other row and the yaw and pitch.
 
     Raises:
@@ -88,21 +85,29 @@ def video_sheet(config: Config, columns: int, rows: int = 6, tile: int = 160) ->
     return drawing.sheet(tiles, columns)
 
 
-def main(argv):
-    del argv
-    quiet_logs()
-    with one_sentence():
-        config = CONFIG.value
-        if VIDEOS.value:
-            pictures.write_image(Path(OUT.value), video_sheet(config, COLUMNS.value))
-            print(f"written: {OUT.value}")
-            return
+@dataclasses.dataclass(frozen=True)
+class Options:
+    out: str = "sheet.png"
+    """Picture to write."""
+    videos: bool = False
+    """Show short videos made of stills, with as many frames as there are columns."""
+    columns: int = 8
+    """Faces in a row."""
+    config: FromConfig = None
+    overrides: FromConfig = ()
+
+
+read_config = config_of_file
+
+
+def main(options: Options) -> None:
+    """Writes the sheet."""
+    config = options.config
+    if options.videos:
+        sheet = video_sheet(config, options.columns)
+    else:
         trained_on = {name: source for name, source in config.data.sources.items() if source.weight > 0}
         sources = [open_source(config, name, source.train_split) for name, source in trained_on.items()]
-        pictures.write_image(Path(OUT.value), contact_sheet(sources, config, COLUMNS.value))
-        print(f"written: {OUT.value}")
-
-
-if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    app.run(main)
+        sheet = contact_sheet(sources, config, options.columns)
+    write_image(Path(options.out).expanduser(), sheet)
+    print(f"written: {options.out}")

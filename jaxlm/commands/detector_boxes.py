@@ -1,28 +1,39 @@
-"""FIXME How a detector's boxes differ from those around the landmarks: the distribution that training boxes are drawn from."""
+"""Measures how a detector's boxes differ from those around the landmarks, for `config.augment.box`.
 
-from absl import app, flags
-from ml_collections import config_flags
+    jaxlm detector-boxes --config=reinit_300w --data=300w:train
+    jaxlm detector-boxes --config=reinit_300w --data=300w:train --detector=haar
 
+Prints the eight numbers of `config.augment.box`, of the boxes that the data set gives or of a detector's.
+"""
+
+import dataclasses
+from typing import Literal
+
+from jaxlm.commands.options import FromConfig, config_of_file
 from jaxlm.data import sources
-from jaxlm.evaluation.detector_boxes import measure
+from jaxlm.evaluation.detector_boxes import BoxOffsets, measure
 from jaxlm.predict.detectors import HaarDetector
-from jaxlm.support.program import one_sentence, parse_flags, quiet_logs
 
 
-def main(argv):
-    del argv
-    quiet_logs()
-    with one_sentence():
-        source = sources.open_set(CONFIG.value, DATA.value)
-        found = measure(source, HaarDetector() if DETECTOR.value == "haar" else None, LIMIT.value)
-        print(f"{len(found.values)} faces of {source.name}:{source.split}, {found.missed} missed by the detector")
-        print(f"--config.augment.box={found.distribution()}")
+@dataclasses.dataclass(frozen=True)
+class Options:
+    data: str
+    """source[:split] of config.data.sources."""
+    detector: Literal["given", "haar"] = "given"
+    """Whose boxes: the data set's, or OpenCV's detector's."""
+    limit: int = 0
+    """Number of faces, about; 0 for all."""
+    config: FromConfig = None
+    overrides: FromConfig = ()
 
 
-if __name__ == "__main__":
-    CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment whose data is measured.")
-    DATA = flags.DEFINE_string("data", None, "source or source:split of config.data.sources.", required=True)
-    DETECTOR = flags.DEFINE_enum("detector", "given", ["given", "haar"], "Whose boxes.")
-    LIMIT = flags.DEFINE_integer("limit", 0, "About as many faces; 0 for all.")
-    flags.mark_flag_as_required("config")
-    app.run(main, flags_parser=parse_flags)
+read_config = config_of_file
+
+
+def main(options: Options) -> BoxOffsets:
+    """Measures, prints and returns the offsets."""
+    source = sources.open_set(options.config, options.data)
+    found = measure(source, HaarDetector() if options.detector == "haar" else None, options.limit)
+    print(f"{len(found.values)} faces of {source.name}:{source.split}, {found.missed} missed by the detector")
+    print(f"--config.augment.box={found.distribution()}")
+    return found

@@ -1,11 +1,13 @@
-"""FIXME What train.py and eval.py share: one sentence for a user's mistake, devices, and configs of workdirs."""
+"""Evaluates a trained workdir on data sets of stills and videos: tables, JSON, plots.
 
+jaxlm eval --workdir=runs/quickstart
+jaxlm eval --workdir=runs/quickstart --data=own --root=faces.csv
+"""
+
+import dataclasses
 from pathlib import Path
-from typing import Any
 
-from absl import flags
-from ml_collections import config_flags
-
+from jaxlm.commands.options import FromConfig, config_of_workdir
 from jaxlm.config import Config
 from jaxlm.data import sources, video_batches
 from jaxlm.data.sources import with_source
@@ -14,44 +16,7 @@ from jaxlm.evaluation.report import table, write_report
 from jaxlm.evaluation.videos import evaluate_videos, tune_average
 from jaxlm.predict.follower import Follower
 from jaxlm.predict.model import jitted_predict
-from jaxlm.support.program import one_sentence
-from jaxlm.workdir import config_file
 from jaxlm.workdir.restore import restore_variables
-
-
-def define_workdir_config(argv: list[str]) -> flags.FlagHolder:
-    """The flag --config of a program on a --workdir: a config file or, without one, the workdir's own config.
-
-    Either way every field can be overridden, as in --config.data.crop=hih.
-    """
-    words = [part for argument in argv for part in argument.lstrip("-").split("=", 1)]
-    workdir = Path(words[words.index("workdir") + 1] if "workdir" in words[:-1] else "").expanduser()
-    if "config" not in words and (workdir / "config.json").exists():
-        with one_sentence():
-            return config_flags.DEFINE_config_dict("config", config_file.load_config(workdir))
-    return config_flags.DEFINE_config_file("config", None, "Experiment; the workdir's own where it is not given.")
-
-
-def workdir_config(given: Config | None, overrides: dict[str, Any], workdir: Path) -> Config:
-    """The config of a trained workdir with the command line's overrides.
-
-    Args:
-        given: of --config, or None; only checked against the workdir's model.
-        overrides: field -> value as set on the command line.
-        workdir: with a config.json.
-
-    Raises:
-        ValueError: if `given` is another model, or a field does not exist.
-    """
-    config = config_file.load_config(workdir)
-    if given is not None:
-        config_file.check_same_model(config, given, workdir)
-    for field, value in overrides.items():
-        try:
-            config.update_from_flattened_dict({field: value})
-        except (KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"config.{field} cannot be set to {value!r}: {error}") from None
-    return config
 
 
 def evaluate_workdir(
@@ -125,3 +90,25 @@ def _evaluate_videos(variables, config: Config, name: str, folder: Path, step: i
     video_report.plot_accuracy_flicker(plot, rows)
     print(f"written: {plot}")
     return reports
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    workdir: str
+    """Folder that `jaxlm train` or `jaxlm convert` wrote."""
+    data: str | None = None
+    """source[:split] of the config, or of a builder (wflw, 300w, own, …) with --root."""
+    root: str | None = None
+    """The data set's files, where --data names a builder."""
+    step: str = "last"
+    """Checkpoint: last, best (on the first validation set) or its step."""
+    config: FromConfig = None
+    overrides: FromConfig = ()
+
+
+read_config = config_of_workdir
+
+
+def main(options: Options) -> list[Path]:
+    """Evaluates and returns the JSON files."""
+    return evaluate_workdir(options.config, options.workdir, data=options.data, root=options.root, step=options.step)

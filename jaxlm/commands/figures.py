@@ -1,9 +1,10 @@
-"""Figures of Wang et al., ICCV 2019: the losses, and what a heatmap network is taught and answers.
+"""Draws figures of Wang et al., ICCV 2019: the losses, and target and answer of a heatmap network.
 
-python -m jaxlm.commands.figures --out=figures                                   # losses.png: Figures 4 and 5
-python -m jaxlm.commands.figures --out=figures --workdir=runs/awing_faces68      # and heatmaps.png: Figures 2 and 6
+jaxlm figures --out=figures                                  # losses.png: Figures 4 and 5
+jaxlm figures --out=figures --workdir=runs/awing_faces68     # and heatmaps.png: Figures 2 and 6
 """
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 
 from jaxlm import losses, systems
 from jaxlm.config import Config
 from jaxlm.data import batches, sources
 from jaxlm.schemes import get_scheme
 from jaxlm.support import drawing, pictures
-from jaxlm.support.program import one_sentence, parse_flags, quiet_logs
 from jaxlm.systems.objective import WEIGHT_MAPS, heatmap_target
 from jaxlm.workdir import config_file
 from jaxlm.workdir.restore import restore_variables
@@ -61,9 +60,9 @@ def heatmap_sheet(config: Config, variables: Any, batch: dict[str, np.ndarray]) 
     answer = np.asarray(prediction.aux["heatmaps"])
     shape, boundary = (answer.shape[1], answer.shape[2]), answer.shape[-1] > scheme.num_landmarks
     arrays = {key: jnp.asarray(batch[key]) for key in ("image", "landmarks", "mask")}
-    target, _ = heatmap_target(arrays, shape, scheme, config.heatmap, boundary=boundary)
-    weight = WEIGHT_MAPS[config.heatmap.weight_map]
-    weights = np.asarray(jnp.ones_like(target) if weight is None else weight(target, weight=config.heatmap.weight))
+    target, _ = heatmap_target(arrays, shape, scheme, config["heatmap"], boundary=boundary)
+    weight = WEIGHT_MAPS[config["heatmap"].weight_map]
+    weights = np.asarray(jnp.ones_like(target) if weight is None else weight(target, weight=config["heatmap"].weight))
     target, count = np.asarray(target), scheme.num_landmarks
     tiles = []
     for row in range(len(answer)):
@@ -101,7 +100,7 @@ def write_figures(out: str | Path, workdir: str | Path | None, data: str | None,
     if workdir is None:
         return [folder / "losses.png"]
     config = config_file.load_config(workdir)
-    if config.loss.on != "heatmaps":
+    if config["loss"].on != "heatmaps":
         raise ValueError(f"{workdir} was trained on landmarks (loss.on), so it has no target heatmaps to draw.")
     variables, _ = restore_variables(config, workdir)
     source = sources.open_set(config, data or config.eval.sets[0])
@@ -110,17 +109,21 @@ def write_figures(out: str | Path, workdir: str | Path | None, data: str | None,
     return [folder / "losses.png", folder / "heatmaps.png"]
 
 
-def main(argv):
-    del argv
-    quiet_logs()
-    with one_sentence():
-        for path in write_figures(OUT.value, WORKDIR.value, DATA.value, COUNT.value):
-            print(f"written: {path}")
+@dataclasses.dataclass(frozen=True)
+class Options:
+    out: str
+    """Folder for the figures."""
+    workdir: str | None = None
+    """Folder of a training with a loss on heatmaps."""
+    data: str | None = None
+    """source[:split] of the config; its first evaluation set without it."""
+    count: int = 3
+    """Faces."""
 
 
-if __name__ == "__main__":
-    OUT = flags.DEFINE_string("out", None, "Folder for the figures.", required=True)
-    WORKDIR = flags.DEFINE_string("workdir", None, "Folder that train.py wrote, with a loss on heatmaps.")
-    DATA = flags.DEFINE_string("data", None, "source[:split] of the config; its first validation set without it.")
-    COUNT = flags.DEFINE_integer("count", 3, "Faces.", lower_bound=1)
-    app.run(main, flags_parser=parse_flags)
+def main(options: Options) -> list[Path]:
+    """Writes the figures and returns their paths."""
+    paths = write_figures(options.out, options.workdir, options.data, max(options.count, 1))
+    for path in paths:
+        print(f"written: {path}")
+    return paths

@@ -1,20 +1,20 @@
-"""Fits a morphable model to the landmarks of an experiment's training sets, and shows how well it fits.
+"""Fits a face model to the landmarks of an experiment's training sets, and shows how well it fits.
 
-    python -m jaxlm.commands.fit --config=configs/tddfa_faces68.py --config.data.root=data --out=runs/fits
+    jaxlm fit --config=tddfa_faces68 --config.data.root=data --out=runs/fits
 
-train.py does the same by itself where there are no fits yet, and uses these where there are. Written: `fits.json`, and
-for every source a sheet of typical and of the worst faces, annotation green and fit red.
+Training does the same where there are no fits yet, and uses these where there are. Writes `fits.json` and, for every
+source, a sheet of typical and of the worst faces, annotation green and fit red.
 """
 
+import dataclasses
 import json
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import app, flags
-from ml_collections import config_flags
 
+from jaxlm.commands.options import FromConfig, config_of_file
 from jaxlm.config import Config
 from jaxlm.data import crops, sources
 from jaxlm.data.augment import picture_of
@@ -26,7 +26,6 @@ from jaxlm.geometry import apply_affine, box_to_crop
 from jaxlm.support import drawing, files, pictures
 from jaxlm.support.files import write_atomically
 from jaxlm.support.pictures import warp
-from jaxlm.support.program import one_sentence, parse_flags, quiet_logs
 
 _SPEED = 1024  # faces for the measurement
 
@@ -83,9 +82,9 @@ def _speed(config: Config, source: sources.FaceSource) -> float:
     )
     usable = mask.sum(axis=1) >= fitting.FEWEST
     given = landmarks[usable].astype(np.float64), mask[usable].astype(bool), visibility[usable]
-    fitting.fit_landmarks(*given, model, contour=config.morphable.contour)
+    fitting.fit_landmarks(*given, model, contour=config["morphable"].contour)
     start = time.perf_counter()
-    fitting.fit_landmarks(*given, model, contour=config.morphable.contour)
+    fitting.fit_landmarks(*given, model, contour=config["morphable"].contour)
     return float(usable.sum() / (time.perf_counter() - start))
 
 
@@ -97,7 +96,7 @@ def _sheet(config: Config, source: sources.FaceSource, labels: Labels, columns: 
     tiles = []
     for index in [*order[middle : middle + columns], *order[-columns:]]:
         record, points = source.records[int(index)], fitted.landmarks[index]
-        box = crops.crop_box("tddfa_landmarks", record["bbox"], points, np.ones(len(points), bool))
+        box = crops.crop_box("tddfa_landmarks", points=points)
         transform = box_to_crop(box, side)
         given, found = (apply_affine(transform, array) for array in (record["landmarks"], points))
         picture = drawing.draw_comparison(
@@ -122,18 +121,21 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join([*lines, f"{report['faces_per_second']:.0f} faces per second"])
 
 
-def main(argv):
-    del argv
-    quiet_logs()
-    with one_sentence():
-        out = Path(OUT.value).expanduser()
-        report = run(CONFIG.value, out)
-        print(f"\nResidual of the landmarks that count, over √(w·h) of their box:\n{table(report)}")
-        print(f"written: {out}/fits.json and a sheet for each source")
+@dataclasses.dataclass(frozen=True)
+class Options:
+    out: str
+    """Folder to write."""
+    config: FromConfig = None
+    overrides: FromConfig = ()
 
 
-if __name__ == "__main__":
-    CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment with a morphable model.")
-    OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
-    flags.mark_flag_as_required("config")
-    app.run(main, flags_parser=parse_flags)
+read_config = config_of_file
+
+
+def main(options: Options) -> dict[str, Any]:
+    """Fits and returns the report, see `run`."""
+    out = Path(options.out).expanduser()
+    report = run(options.config, out)
+    print(f"\nResidual of the landmarks that count, over √(w·h) of their box:\n{table(report)}")
+    print(f"written: {out}/fits.json and a sheet for each source")
+    return report

@@ -1,5 +1,12 @@
-"""FIXME Labels for a user's videos from an ensemble of trained models, section 5.2 of Micaelli et al., CVPR 2023."""
+"""Labels videos by an ensemble of trained models, section 5.2 of Micaelli et al., CVPR 2023.
 
+    jaxlm label-videos --workdirs runs/a runs/b runs/c --out=labelled clip1.mp4 clip2.mp4 …
+
+The heatmaps of all models are averaged frame by frame; an ensemble hardly flickers, so nothing is filtered. `--out` has
+WFLW-V's layout, with a further folder `variance/`, and lists of its hard and easy videos.
+"""
+
+import dataclasses
 import json
 import os
 import shutil
@@ -7,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
 
+from jaxlm.commands.options import Inputs
 from jaxlm.data.sets.wflw import WflwV
 from jaxlm.data.video_builder import write_labels
 from jaxlm.data.video_files import VideoFile
@@ -17,7 +24,7 @@ from jaxlm.predict.ensemble import Labels, Oracle
 from jaxlm.predict.face_boxes import find_boxes
 from jaxlm.support.errors import BadSample
 from jaxlm.support.files import write_atomically
-from jaxlm.support.program import one_sentence, parse_flags, quiet_logs
+from jaxlm.support.program import split_commas
 from jaxlm.support.progress import progress
 
 
@@ -105,44 +112,50 @@ def _copy(source: Path, target: Path) -> None:
     os.replace(partial, target)
 
 
-def main(argv: list[str]) -> None:
-    quiet_logs()
-    with one_sentence():
-        files = [Path(path) for path in argv[1:]]
-        keys = [path.stem for path in files]
-        if not files or len(set(keys)) < len(keys):
-            raise ValueError("Name at least one video, and each name once: the name is the video's key.")
-        if not 0 < SHARE.value <= 0.5:
-            raise ValueError(f"--share must lie in (0, 0.5], got {SHARE.value}.")
-        oracle = Oracle(WORKDIRS.value)
-        rules = read_left_out(None if LEAVE_OUT.value is None else Path(LEAVE_OUT.value), oracle.names)
-        if set(rules) - set(keys):
-            raise ValueError(
-                f"{LEAVE_OUT.value} names {', '.join(sorted(set(rules) - set(keys)))}, which is no video here."
-            )
-        root, difficulties, failed = Path(OUT.value).expanduser(), {}, []
-        (root / "videos").mkdir(parents=True, exist_ok=True)
-        for path, key in zip(progress(files, desc="labelling", unit="video"), keys, strict=True):
-            try:
-                labels = label_video(oracle, VideoFile(path), rules.get(key, []))
-            except BadSample as error:
-                failed.append(str(error))
-                continue
-            write_labels(root, key, labels.landmarks, labels.bboxes, variance=labels.variance)
-            _copy(path, root / "videos" / (path.name if path.is_dir() else key + path.suffix.lower()))
-            difficulties[key] = difficulty(labels)
-        hard, easy = write_split(root, difficulties, SHARE.value)
-        print(f"{len(difficulties)} videos labelled by {len(oracle.names)} models in {root}; variance over face area:")
-        for key, value in sorted(difficulties.items(), key=lambda item: -item[1]):
-            split = "hard" if key in hard else "easy" if key in easy else ""
-            print(f"{key:<30}{value:>12.3e}  {split}")
-        if failed:
-            raise ValueError(" ".join(failed))
+@dataclasses.dataclass(frozen=True)
+class Options:
+    videos: Inputs
+    """Videos to label."""
+    workdirs: tuple[str, ...]
+    """Folders that `jaxlm train` wrote; with commas, or spaces and the videos first."""
+    out: str
+    """Folder of the labels, in WFLW-V's layout."""
+    leave_out: str | None = None
+    """JSON naming frames that models take no part in."""
+    share: float = 0.25
+    """Share of the videos in each of the lists hard and easy."""
 
 
-if __name__ == "__main__":
-    WORKDIRS = flags.DEFINE_list("workdirs", None, "Folders that train.py wrote.", required=True)
-    OUT = flags.DEFINE_string("out", None, "Folder of the labels, in WFLW-V's layout.", required=True)
-    LEAVE_OUT = flags.DEFINE_string("leave_out", None, "JSON naming frames that models take no part in.")
-    SHARE = flags.DEFINE_float("share", 0.25, "Share of the videos in each of the lists hard and easy.")
-    app.run(main, flags_parser=parse_flags)
+def main(options: Options) -> dict[str, float]:
+    """Labels the videos and returns name -> difficulty."""
+    files = [Path(path) for path in options.videos]
+    keys = [path.stem for path in files]
+    if not files or len(set(keys)) < len(keys):
+        raise ValueError("Name at least one video, and each name once: the name is the video's key.")
+    if not 0 < options.share <= 0.5:
+        raise ValueError(f"--share must lie in (0, 0.5], got {options.share}.")
+    oracle = Oracle(split_commas(options.workdirs))
+    rules = read_left_out(None if options.leave_out is None else Path(options.leave_out), oracle.names)
+    if set(rules) - set(keys):
+        raise ValueError(
+            f"{options.leave_out} names {', '.join(sorted(set(rules) - set(keys)))}, which is no video here."
+        )
+    root, difficulties, failed = Path(options.out).expanduser(), {}, []
+    (root / "videos").mkdir(parents=True, exist_ok=True)
+    for path, key in zip(progress(files, desc="labelling", unit="video"), keys, strict=True):
+        try:
+            labels = label_video(oracle, VideoFile(path), rules.get(key, []))
+        except BadSample as error:
+            failed.append(str(error))
+            continue
+        write_labels(root, key, labels.landmarks, labels.bboxes, variance=labels.variance)
+        _copy(path, root / "videos" / (path.name if path.is_dir() else key + path.suffix.lower()))
+        difficulties[key] = difficulty(labels)
+    hard, easy = write_split(root, difficulties, options.share)
+    print(f"{len(difficulties)} videos labelled by {len(oracle.names)} models in {root}; variance over face area:")
+    for key, value in sorted(difficulties.items(), key=lambda item: -item[1]):
+        split = "hard" if key in hard else "easy" if key in easy else ""
+        print(f"{key:<30}{value:>12.3e}  {split}")
+    if failed:
+        raise ValueError(" ".join(failed))
+    return difficulties

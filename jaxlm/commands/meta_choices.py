@@ -1,19 +1,19 @@
-"""Which loss the meta-joint optimisation followed, Fig. 7 of Guo et al., ECCV 2020.
+"""Draws which loss the meta-joint optimisation followed, Fig. 7 of Guo et al., ECCV 2020.
 
-    python -m jaxlm.commands.meta_choices --workdirs=runs/tddfa --out=selection.png
+    jaxlm meta-choices --workdirs runs/tddfa --out=selection.png
 
-From `metrics.jsonl` of workdirs that were trained with loss.name = meta_joint; log every round (train.log_every =
+From `metrics.jsonl` of workdirs that were trained with loss.name = meta_joint. Log every round (train.log_every =
 k + 1) to see each single choice.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
 
 from jaxlm.support import drawing
-from jaxlm.support.program import one_sentence, quiet_logs
+from jaxlm.support.program import split_commas
 from jaxlm.workdir.config_file import load_config
 
 
@@ -40,7 +40,7 @@ def plot(workdirs: list[Path], path: Path) -> dict[str, tuple[float, float]]:
     with drawing.figure(path, columns=2, size=(5.5, 3.6)) as (left, right):
         for workdir in workdirs:
             steps, chosen, error = choices(workdir)
-            k = load_config(workdir).meta.k
+            k = load_config(workdir)["meta"].k
             label = f"{workdir.name}, k = {k}"
             width = max(len(chosen) // 20, 1)
             smooth = np.convolve(np.pad(chosen, width, mode="edge"), np.ones(2 * width + 1) / (2 * width + 1), "valid")
@@ -57,17 +57,17 @@ def plot(workdirs: list[Path], path: Path) -> dict[str, tuple[float, float]]:
     return shares
 
 
-def main(argv):
-    del argv
-    quiet_logs()
-    with one_sentence():
-        workdirs = [Path(name).expanduser() for name in WORKDIRS.value]
-        for name, (first, last) in plot(workdirs, Path(OUT.value).expanduser()).items():
-            print(f"{name}: VDC chosen in {100 * first:.0f} % of the first third, {100 * last:.0f} % of the last third")
-        print(f"written: {OUT.value}")
+@dataclasses.dataclass(frozen=True)
+class Options:
+    workdirs: tuple[str, ...]
+    """Folders that `jaxlm train` wrote."""
+    out: str = "selection.png"
+    """Picture to write."""
 
 
-if __name__ == "__main__":
-    WORKDIRS = flags.DEFINE_list("workdirs", None, "Folders that train.py wrote.", required=True)
-    OUT = flags.DEFINE_string("out", "selection.png", "Picture to write.")
-    app.run(main)
+def main(options: Options) -> None:
+    """Writes the plot and prints the shares of VDC."""
+    workdirs = [Path(name).expanduser() for name in split_commas(options.workdirs)]
+    for name, (first, last) in plot(workdirs, Path(options.out).expanduser()).items():
+        print(f"{name}: VDC chosen in {100 * first:.0f} % of the first third, {100 * last:.0f} % of the last third")
+    print(f"written: {options.out}")

@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 from jaxlm import systems
-from jaxlm.config import Config
 from jaxlm.convert.layers import _batch_norm, _check_same_tree, _conv, _dense_layers, _kernel, _prelu
 from jaxlm.convert.torch_weights import TorchWeights
 from jaxlm.systems import TrainState
+from jaxlm.systems.reinit.settings import Config
 
 _DPR = ("98_points_global_reinit.pth.tar", "98_points_global_regress.pth.tar", "98_points_local_reinit.pth.tar")
 

@@ -14,10 +14,10 @@ from typing import Any
 import jax
 
 from jaxlm import systems
-from jaxlm.config import Config
 from jaxlm.convert.layers import _batch_norm, _check_same_tree, _dense_layers, _kernel
 from jaxlm.convert.torch_weights import TorchWeights
 from jaxlm.systems import TrainState
+from jaxlm.systems.tddfa.settings import Config
 
 
 def convert_tddfa(folder: Path, config: Config) -> tuple[Config, TrainState]:

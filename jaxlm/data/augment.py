@@ -129,7 +129,7 @@ def make_crop(
         face = random_box(geometry.box_of_points(landmarks, mask), augmentation, rng)
     else:
         face = np.asarray(record.get("face", bbox), np.float64)
-    box = crops.crop_box(crop, face, landmarks, mask)
+    box = crops.crop_box(crop, box=face, points=landmarks[mask])
     if perturbation is not None and rng is not None:
         box = perturbation.move(box, face, rng)
     transform = geometry.box_to_crop(box, size)

@@ -100,7 +100,7 @@ def training_labels(config: Config, limit: int = 5000) -> dict[str, np.ndarray]:
                 faces["landmarks"].append(record["landmarks"])
                 faces["mask"].append(mask)
                 if "params" in record:
-                    box = crop_box(config.data.crop, record["bbox"], record["landmarks"], mask)
+                    box = crop_box(config.data.crop, box=record["bbox"], points=record["landmarks"][mask])
                     transform = geometry.box_to_crop(box, config.image_size)
                     faces["params"].append(parameters.to_crop(record["params"], transform, config.image_size))
     if not faces["landmarks"]:

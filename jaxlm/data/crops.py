@@ -86,19 +86,24 @@ def looks_at_box(protocol: str) -> bool:
     return not np.array_equal(first, second)
 
 
-def crop_box(protocol: str, box: np.ndarray, landmarks: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Box (4,) of the face under a protocol.
+def crop_box(protocol: str, *, box: np.ndarray | None = None, points: np.ndarray | None = None) -> np.ndarray:
+    """Crop box (4,) of a face under a protocol, of its box, its landmarks or both.
 
     Args:
         protocol: a key of `PROTOCOLS`.
-        box: (4,) the given face box.
-        landmarks: (K, 2) in image pixels.
-        mask: (K,), true where a landmark exists; with none, the given box stands in for the points.
+        box: (4,) the given face box x1 y1 x2 y2; where it is None, the box around the landmarks stands in for it.
+        points: (K', 2) the landmarks that exist, in image pixels; where there is none, the corners of the box stand in
+            for them.
 
     Raises:
-        ValueError: for an unknown protocol.
+        ValueError: for an unknown protocol, or neither box nor landmarks.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"There is no crop protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
-    points = landmarks[mask] if mask.any() else box.reshape(2, 2)
-    return PROTOCOLS[protocol](np.asarray(box, np.float64), np.asarray(points, np.float64))
+    if points is None or not len(points):
+        if box is None:
+            raise ValueError("A face without a box and without landmarks cannot be cropped.")
+        points = np.asarray(box).reshape(2, 2)
+    points = np.asarray(points, np.float64)
+    box = geometry.box_of_points(points) if box is None else np.asarray(box, np.float64)
+    return PROTOCOLS[protocol](box, points)

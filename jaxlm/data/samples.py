@@ -54,14 +54,7 @@ def validate(sample: Sample) -> bytes:
     if not np.isfinite(sample.landmarks).all(axis=1).any():
         raise BadSample(f"{sample.where} has no landmark; remove it.")
     if sample.bbox is not None:
-        x1, y1, x2, y2 = sample.bbox
-        if not (x2 > x1 and y2 > y1):
-            raise BadSample(f"{sample.where}: the box {_numbers(sample.bbox)} has no area; expected x1 y1 x2 y2.")
-        if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
-            raise BadSample(
-                f"{sample.where}: the box {_numbers(sample.bbox)} lies outside {name} of "
-                f"{width}×{height} pixels; expected x1 y1 x2 y2 in pixels of the picture."
-            )
+        check_boxes(sample.bbox, picture.shape, sample.where)
     points = sample.landmarks[np.isfinite(sample.landmarks).all(axis=1)]
     center = points.mean(axis=0)
     if not (-width <= center[0] <= 2 * width and -height <= center[1] <= 2 * height):
@@ -74,8 +67,40 @@ def validate(sample: Sample) -> bytes:
     return content
 
 
-def _numbers(values: np.ndarray) -> str:
-    return " ".join(f"{value:g}" for value in values)
+def check_boxes(boxes: np.ndarray, shape: tuple[int, ...], where: str, *, of_frames: bool = False) -> np.ndarray:
+    """Returns boxes (N, 4) as float64, after a check that each has an area and touches the picture.
+
+    Args:
+        boxes: (N, 4) or (4,) x1 y1 x2 y2.
+        shape: (H, W, …) of the picture or video.
+        where: file and line of the boxes, for the message.
+        of_frames: whether there is a box for each frame of a video, NaN where the face is lost.
+
+    Raises:
+        BadSample: naming the first box that does not fit.
+    """
+    boxes = np.asarray(boxes, np.float64)
+    if boxes.size in (0, 4):
+        boxes = boxes.reshape(-1, 4)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise BadSample(f"{where}: boxes must have the shape (N, 4), x1 y1 x2 y2, got {boxes.shape}.")
+    height, width = shape[:2]
+    x1, y1, x2, y2 = boxes.T
+    has_area = np.isfinite(boxes).all(axis=1) & (x2 > x1) & (y2 > y1)
+    inside = (x1 < width) & (y1 < height) & (x2 > 0) & (y2 > 0)
+    bad = ~(has_area & inside)
+    if of_frames:
+        bad &= np.isfinite(boxes).all(axis=1)
+    if bad.any():
+        number = int(np.flatnonzero(bad)[0])
+        numbers = " ".join(f"{value:g}" for value in boxes[number])
+        reason = "lies outside" if has_area[number] else "has no area in"
+        frame = f" of frame {number}" if of_frames else ""
+        raise BadSample(
+            f"{where}: the box {numbers}{frame} {reason} the {'video' if of_frames else 'picture'} of "
+            f"{width}×{height} pixels; expected x1 y1 x2 y2 in its pixels."
+        )
+    return boxes
 
 
 YAW_BINS = ("yaw_0_30", "yaw_30_60", "yaw_60_90")

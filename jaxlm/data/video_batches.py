@@ -120,7 +120,7 @@ def crop_chunks(
                 box = video.boxes[time]
                 if not np.isfinite(box).all():
                     continue
-                square = crops.crop_box(crop, box, video.landmarks[time], video.mask[time])
+                square = crops.crop_box(crop, box=box, points=video.landmarks[time][video.mask[time]])
                 at = i, time - first
                 transform[at], exists[at] = geometry.box_to_crop(square, size), True
                 image[at] = warp(frame, transform[at], size)

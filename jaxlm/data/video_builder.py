@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxlm.data.builder import FaceBuilder
-from jaxlm.data.readers.arrays import read_npy
+from jaxlm.data.samples import check_boxes
 from jaxlm.data.video_files import VideoFile
 from jaxlm.support.errors import BadSample
 
@@ -72,32 +72,6 @@ class VideoBuilder(FaceBuilder):
             yield f"{number:06d}", record
 
 
-def load_boxes(path: Path) -> np.ndarray:
-    """Boxes (T, 4) of a `.npy` file: its first four columns x1 y1 x2 y2.
-
-    Raises:
-        BadSample: if the file does not hold a table of numbers with at least four columns.
-    """
-    boxes = read_npy(path, (None, None))
-    if boxes.shape[1] < 4:
-        raise BadSample(f"{path} has {boxes.shape[1]} columns; expected x1 y1 x2 y2.")
-    return boxes[:, :4]
-
-
-def check_boxes(boxes: np.ndarray, shape: tuple[int, ...], key: str) -> None:
-    """Raises a BadSample for a box (T, 4) without area or outside a video of (H, W) pixels."""
-    present = np.flatnonzero(np.isfinite(boxes).all(axis=1))
-    height, width = shape
-    x1, y1, x2, y2 = boxes[present].T
-    bad = present[~((x2 > x1) & (y2 > y1) & (x1 < width) & (y1 < height) & (x2 > 0) & (y2 > 0))]
-    if len(bad):
-        box = " ".join(f"{value:g}" for value in boxes[bad[0]])
-        raise BadSample(
-            f"{key}: the box {box} of frame {bad[0]} has no area or lies outside the {width}×{height} video; "
-            "expected x1 y1 x2 y2 in its pixels."
-        )
-
-
 def check_video(sample: VideoSample) -> None:
     """Checks that a video fits its labels.
 
@@ -116,7 +90,7 @@ def check_video(sample: VideoSample) -> None:
         raise BadSample(
             f"{sample.video} has {held} frames, but {frames} are labelled: it is truncated; replace the file."
         )
-    check_boxes(sample.bboxes, video.shape, sample.key)
+    check_boxes(sample.bboxes, video.shape, sample.key, of_frames=True)
 
 
 def write_labels(root: Path, key: str, landmarks: np.ndarray, bboxes: np.ndarray, **more: np.ndarray) -> None:

@@ -1,6 +1,7 @@
 """The JSON beside an exported model: its input, its outputs and its crop."""
 
 import importlib.metadata
+from collections.abc import Mapping
 from typing import Any
 
 from jaxlm.config import Config
@@ -8,22 +9,15 @@ from jaxlm.data import crops
 from jaxlm.schemes import get_scheme
 
 
-def output_names(config: Config) -> tuple[str, ...]:
-    """Of a graph: the landmarks, their scores and, of a 3D face, its parameters."""
-    return ("landmarks", "score", "params") if config.system == "tddfa" else ("landmarks", "score")
+def describe(config: Config, format: str, outputs: Mapping[str, tuple[str, list[int]]]) -> dict[str, Any]:
+    """Input, output and crop of an export, for its users.
 
-
-def describe(config: Config, format: str) -> dict[str, Any]:
-    """What a program must know that feeds the model and reads what it gives."""
+    Args:
+        config: of the exported experiment.
+        format: of the export.
+        outputs: name -> (meaning, shape of one sample) of the arrays that the model returns.
+    """
     scheme, size = get_scheme(config.scheme), config.image_size
-    outputs = {
-        "landmarks": (
-            ["batch", scheme.num_landmarks, 2],
-            "x, y in pixels of the input, (0, 0) its first pixel's centre",
-        ),
-        "score": (["batch", scheme.num_landmarks], "in (0, 1], higher where a landmark is surer"),
-        "params": (["batch", "parameters"], "of the 3D face, in the frame of the crop: see jaxlm/face3d/parameters.py"),
-    }
     return {
         "format": format,
         "jaxlm": importlib.metadata.version("jaxlm"),
@@ -36,7 +30,7 @@ def describe(config: Config, format: str) -> dict[str, Any]:
             "values": "RGB from 0 to 255; the model does its own normalisation",
         },
         "outputs": [
-            {"name": name, "shape": outputs[name][0], "meaning": outputs[name][1]} for name in output_names(config)
+            {"name": name, "shape": ["batch", *shape], "meaning": meaning} for name, (meaning, shape) in outputs.items()
         ],
         "preprocessing": {
             "crop": config.data.crop,

@@ -21,17 +21,19 @@ from jaxlm import geometry, systems
 from jaxlm.config import Config
 from jaxlm.data import batches, crops, sources
 from jaxlm.data.rendered import faces
-from jaxlm.export.description import describe, output_names
+from jaxlm.export.description import describe
 from jaxlm.export.folding import fold_batch_norms
 from jaxlm.export.onnx_graph import to_onnx
-from jaxlm.predict.model import ONNX, PARAMETERS, STABLEHLO, call_graph, load, write_parameters
+from jaxlm.predict.model import ONNX, PARAMETERS, STABLEHLO, call_graph, load_model, write_parameters
 from jaxlm.schemes import FACES68_OF_FACES98
 from jaxlm.support.errors import BadSample
 from jaxlm.support.files import write_atomically, write_bytes_atomically
 from jaxlm.support.pictures import warp
 from jaxlm.workdir.config_file import write_config
 
-FORMATS = ("orbax", "stablehlo", "onnx")
+# Format -> the folder or file that it is written to.
+FILES = {"orbax": PARAMETERS, "stablehlo": STABLEHLO, "onnx": ONNX}
+FORMATS = tuple(FILES)
 PLATFORMS = ("cpu", "cuda", "tpu")
 _CROPS = 8
 
@@ -62,26 +64,26 @@ def check_crops(config: Config, count: int = _CROPS) -> Crops:
     images = []
     for face in faces.photographs(config.seed, 20_000_000, count, 2 * config.image_size):
         points = face["landmarks"][FACES68_OF_FACES98]
-        box = crops.crop_box(config.data.crop, geometry.box_of_points(points), points, np.ones(68, bool))
+        box = crops.crop_box(config.data.crop, points=points)
         transform = geometry.box_to_crop(box, config.image_size)
         images.append(warp(face["image"], transform, config.image_size))
     return Crops(np.stack(images).astype(np.float32), "rendered faces")
 
 
 def inference(config: Config) -> Callable[[Any, Any], tuple[Any, ...]]:
-    """(variables, images (B, S, S, 3)) -> the outputs of `output_names`, as `System.predict` has them."""
+    """(variables, images (B, S, S, 3)) -> the arrays of `System.outputs`, as `System.predict` computes them."""
     system = systems.build(config)
 
     def run(variables: Any, images: Any) -> tuple[Any, ...]:
         prediction = system.predict(variables, images)
         held = {"landmarks": prediction.landmarks, "score": prediction.score, **prediction.aux}
-        return tuple(held[name] for name in output_names(config))
+        return tuple(held[name] for name in system.outputs)
 
     return run
 
 
 def graph(config: Config, variables: Any) -> Callable[[Any], tuple[Any, ...]]:
-    """images (B, S, S, 3) -> the outputs of `output_names`, with folded batch norms and variables inside."""
+    """images (B, S, S, 3) -> the arrays of `System.outputs`, with folded batch norms and variables inside."""
     shape = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), np.float32)
     return fold_batch_norms(inference(config), variables, shape)
 
@@ -108,7 +110,8 @@ def make_onnx(config: Config, variables: Any) -> bytes:
             f"ONNX Runtime does not compute in {config.model.dtype} on a CPU: add --dtype=float32, "
             "as the parameters are anyway."
         )
-    return to_onnx(graph(config, variables), spec_of(config), input_name="images", output_names=output_names(config))
+    names = tuple(systems.build(config).outputs)
+    return to_onnx(graph(config, variables), spec_of(config), input_name="images", output_names=names)
 
 
 def export_model(
@@ -137,20 +140,24 @@ def export_model(
     if format != "orbax" and config.eval.get("full_picture"):
         # A graph sees the crop alone.
         config = config.copy_and_resolve_references()
-        config.eval.full_picture = False
-    expected = np.asarray(jax.jit(inference(config))(variables, checked_on.images)[0])
+        config.eval["full_picture"] = False
+    answers = jax.device_get(jax.jit(inference(config))(variables, checked_on.images))
+    expected = np.asarray(answers[0])
     folder.mkdir(parents=True, exist_ok=True)
     if format == "orbax":
-        path = folder / PARAMETERS
+        path = folder / FILES[format]
         difference = _write_parameters(config, variables, folder, checked_on, expected, tolerance)
     else:
         content = make_onnx(config, variables) if format == "onnx" else make_stablehlo(config, variables)
-        path = folder / (ONNX if format == "onnx" else STABLEHLO)
+        path = folder / FILES[format]
         found = call_graph(content, path)(checked_on.images)[0]
         difference = _compare(expected, found, tolerance, format)
         write_bytes_atomically(path, lambda file: file.write(content))
+    meanings = systems.build(config).outputs.items()
+    outputs = {name: (text, list(array.shape[1:])) for (name, text), array in zip(meanings, answers, strict=True)}
     check = {"crops": f"{len(expected)} of {checked_on.source}", "largest_difference_pixels": difference}
-    text = json.dumps({**describe(config, format), "check": check, "config": json.loads(config.to_json())}, indent=1)
+    described = {**describe(config, format, outputs), "check": check, "config": json.loads(config.to_json())}
+    text = json.dumps(described, indent=1)
     write_atomically(path.with_name(path.name + ".json"), text + "\n")
     return difference
 
@@ -164,7 +171,7 @@ def _write_parameters(
     try:
         write_parameters(partial / PARAMETERS, variables)
         write_config(partial, config)
-        found = load(partial).predict(checked_on.images).landmarks
+        found = load_model(partial).predict(checked_on.images).landmarks
         difference = _compare(expected, found, tolerance, "orbax")
         shutil.rmtree(folder / PARAMETERS, ignore_errors=True)
         (partial / PARAMETERS).rename(folder / PARAMETERS)

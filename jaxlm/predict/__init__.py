@@ -1,1 +1,5 @@
-"""Prediction with trained models: loads them, finds and tracks faces, and writes the results."""
+"""Trained models at work: any form loaded, faces found, followed and written."""
+
+from jaxlm.predict.predictor import Face, Predictor
+
+__all__ = ["Face", "Predictor"]

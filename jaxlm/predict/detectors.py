@@ -151,23 +151,3 @@ def _shared(a: np.ndarray, b: np.ndarray) -> float:
     """Intersection of two boxes (4,) over the smaller of their areas."""
     common = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0.0))
     return float(common / min(np.prod(a[2:] - a[:2]), np.prod(b[2:] - b[:2])))
-
-
-def check_boxes(boxes: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Returns boxes as an array (N, 4), after a check that each has an area and overlaps the picture.
-
-    Raises:
-        ValueError: naming the first box that does not, or a shape other than (N, 4).
-    """
-    boxes = np.asarray(boxes, np.float64)
-    if boxes.size in (0, 4):
-        boxes = boxes.reshape(-1, 4)
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"Boxes must have the shape (N, 4), x1 y1 x2 y2, got {boxes.shape}.")
-    height, width = image.shape[:2]
-    for box in boxes:
-        x1, y1, x2, y2 = box
-        if not (np.isfinite(box).all() and x2 > x1 and y2 > y1 and x1 < width and y1 < height and x2 > 0 and y2 > 0):
-            text = " ".join(f"{value:g}" for value in box)
-            raise ValueError(f"The box {text} has no area or lies outside the {width}×{height} picture.")
-    return boxes

@@ -22,7 +22,7 @@ from jaxlm.config import Config
 from jaxlm.data.video_batches import Video, crop_chunks
 from jaxlm.data.video_files import VideoFile
 from jaxlm.predict.face_boxes import Landmarker, make_landmarker, smooth_boxes
-from jaxlm.predict.model import load
+from jaxlm.predict.model import load_model
 from jaxlm.support.errors import BadSample
 from jaxlm.workdir.config_file import load_config
 
@@ -92,7 +92,7 @@ class Oracle:
         self._predicts, self._variables = [], []
         self.landmarkers: list[Landmarker] = []
         for workdir, config in zip(workdirs, self.configs, strict=True):
-            model = load(workdir)
+            model = load_model(workdir)
             self._predicts.append(jax.jit(functools.partial(_heatmaps, systems.build(config))))
             self._variables.append(model.variables)
             self.landmarkers.append(make_landmarker(model))
@@ -123,10 +123,10 @@ class Oracle:
         nothing = np.zeros((len(boxes), 1, 2)), np.zeros((len(boxes), 1), bool)
         video, settings = Video(file, boxes, *nothing), self.config.video
         chunk = min(settings.chunk, max(len(boxes), 1))
-        options = dict(crop=settings.crop, chunk=chunk, min_iou=settings.min_iou)
         # Models with different image sizes take different crops of the same boxes.
         sizes = sorted({config.image_size for config in self.configs})
-        readers = [crop_chunks([video], size=size, **options) for size in sizes]
+        crops_of = functools.partial(crop_chunks, [video], crop=settings.crop, chunk=chunk, min_iou=settings.min_iou)
+        readers = [crops_of(size=size) for size in sizes]
         landmarks, variance = [], []
         for number, chunks in enumerate(zip(*readers, strict=True)):
             crops = dict(zip(sizes, chunks, strict=True))

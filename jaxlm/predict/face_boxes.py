@@ -14,8 +14,8 @@ from scipy.ndimage import gaussian_filter1d
 from jaxlm import geometry
 from jaxlm.config import Config
 from jaxlm.data import crops
+from jaxlm.data.samples import check_boxes
 from jaxlm.data.video_batches import Video
-from jaxlm.data.video_builder import check_boxes
 from jaxlm.data.video_files import VideoFile
 from jaxlm.predict.detectors import Detector, without_overlaps
 from jaxlm.predict.model import TrainedModel
@@ -37,8 +37,7 @@ def make_landmarker(model: TrainedModel) -> Landmarker:
     config = model.config
 
     def landmarker(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, float]:
-        nothing = np.zeros((1, 2)), np.zeros(1, bool)
-        transform = geometry.box_to_crop(crops.crop_box(video_crop(config), box, *nothing), config.image_size)
+        transform = geometry.box_to_crop(crops.crop_box(video_crop(config), box=box), config.image_size)
         prediction = model.predict(warp(image, transform, config.image_size)[None])
         landmarks = np.asarray(prediction.landmarks[0], np.float64)
         return geometry.apply_affine(geometry.invert_affine(transform), landmarks), float(prediction.score.mean())
@@ -163,8 +162,7 @@ def boxes_of_file(file: VideoFile, boxes: np.ndarray) -> np.ndarray:
     held = file.count()
     if len(boxes) != held:
         raise BadSample(f"{file.path} holds {held} frames, but there are {len(boxes)} boxes; give one for each frame.")
-    check_boxes(boxes, file.shape, str(file.path))
-    return boxes
+    return check_boxes(boxes, file.shape, str(file.path), of_frames=True)
 
 
 def video_of_boxes(file: VideoFile, boxes: np.ndarray, num_landmarks: int) -> Video:

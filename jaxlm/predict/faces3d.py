@@ -24,7 +24,7 @@ from jaxlm.face3d import mesh_files, parameters, views
 from jaxlm.face3d.model_files import model_of
 from jaxlm.predict.detectors import HaarDetector
 from jaxlm.predict.face_boxes import find_boxes, make_landmarker
-from jaxlm.predict.model import TrainedModel, load
+from jaxlm.predict.model import TrainedModel, load_model
 from jaxlm.schemes import FACES68
 from jaxlm.support import drawing
 from jaxlm.support.errors import BadSample
@@ -45,7 +45,7 @@ def make_regressor(model: TrainedModel) -> Regressor:
     config = model.config
 
     def regress(image: np.ndarray, box: np.ndarray) -> np.ndarray:
-        square = crops.crop_box("tddfa_landmarks", box, box.reshape(2, 2), np.ones(2, bool))
+        square = crops.crop_box("tddfa_landmarks", box=box)
         transform = geometry.box_to_crop(square, config.image_size)
         prediction = model.predict(warp(image, transform, config.image_size)[None])
         params = np.asarray(prediction.aux["params"][0], np.float64)
@@ -70,7 +70,7 @@ class Reconstructor:
         if config.system != "tddfa":
             raise ValueError(f"{workdir} has the system {config.system!r}; 3D faces need one of configs/tddfa_*.py.")
         self.config, self.model = config, model_of(config)
-        model = load(workdir, step=step)
+        model = load_model(workdir, step=step)
         self.regress, self.landmarker = make_regressor(model), make_landmarker(model)
         self.renderer = views.FaceRenderer(self.model)
         self.detect = HaarDetector()

@@ -39,7 +39,7 @@ class TrainedModel(NamedTuple):
     name: str
 
 
-def load(path: str | Path | None = None, *, step: int | str | None = None) -> TrainedModel:
+def load_model(path: str | Path | None = None, *, step: int | str | None = None) -> TrainedModel:
     """Loads a trained model.
 
     Args:

@@ -8,10 +8,11 @@ import numpy as np
 
 from jaxlm import geometry
 from jaxlm.data import crops
+from jaxlm.data.samples import check_boxes
 from jaxlm.face3d import parameters
 from jaxlm.predict import detectors
 from jaxlm.predict.full_picture import regress_from_pictures
-from jaxlm.predict.model import TrainedModel, load
+from jaxlm.predict.model import TrainedModel, load_model
 from jaxlm.support.pictures import warp
 
 _REFINE = 2
@@ -41,7 +42,7 @@ class Predictor:
     `refine` is 0 for given boxes if the model was trained on given boxes, and 2 otherwise.
 
     Args:
-        model: a model from `jaxlm.predict.model.load`.
+        model: a model from `jaxlm.predict.model.load_model`.
         detector: image -> boxes (N, 4); OpenCV's Haar cascades where it is None.
         refine: how often the crop is taken again; the default above where it is None.
         batch_size: number of faces that the network takes at a time.
@@ -66,10 +67,10 @@ class Predictor:
         """Predictor with the model of a workdir or an export, or the package's own if `path` is None.
 
         Args:
-            path: see `jaxlm.predict.model.load`.
+            path: see `jaxlm.predict.model.load_model`.
             options: arguments of `Predictor`.
         """
-        return cls(load(path), **options)
+        return cls(load_model(path), **options)
 
     def __call__(self, image: np.ndarray, boxes: np.ndarray | None = None) -> list[Face]:
         """Faces of one picture, the largest first, or in the order of the given boxes.
@@ -89,7 +90,7 @@ class Predictor:
         found, owners, rough = [], [], []
         for number, (image, own) in enumerate(zip(images, given, strict=True)):
             _check_image(image)
-            for box in self.detect(image) if own is None else detectors.check_boxes(own, image):
+            for box in self.detect(image) if own is None else check_boxes(own, image.shape, "boxes"):
                 found.append(np.asarray(box, np.float64))
                 owners.append(number)
                 rough.append(own is None)
@@ -120,8 +121,8 @@ class Predictor:
 
     def _look(self, images: list[np.ndarray], boxes: list[np.ndarray]) -> list[Face]:
         """Faces in the given boxes, after one pass of the network over their crops."""
-        size, faces, nothing = self.config.image_size, [], (np.zeros((1, 2)), np.zeros(1, bool))
-        squares = [crops.crop_box(self.config.data.crop, box, *nothing) for box in boxes]
+        size, faces = self.config.image_size, []
+        squares = [crops.crop_box(self.config.data.crop, box=box) for box in boxes]
         transforms = [geometry.box_to_crop(square, size) for square in squares]
         for start in range(0, len(boxes), self._batch_size):
             chosen = slice(start, start + self._batch_size)

@@ -27,8 +27,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from jaxlm.data.samples import check_boxes
 from jaxlm.data.video_files import VideoFile, VideoWriter
-from jaxlm.predict import detectors, outputs
+from jaxlm.predict import outputs
 from jaxlm.predict.predictor import Face, Predictor
 from jaxlm.predict.video import LiveTracker, VideoPredictor
 from jaxlm.schemes import get_scheme
@@ -246,10 +247,7 @@ def _boxes_of(path: Path, image: np.ndarray, boxes: dict[str, np.ndarray], names
         raise BadSample(f"{path}: several pictures are called {path.name}; name them with their folders in --boxes.")
     if own is None:
         raise BadSample(f"{path} has no line in the file of --boxes; add one for each face, or leave --boxes out.")
-    try:
-        return detectors.check_boxes(own, image)
-    except ValueError as error:
-        raise BadSample(f"{path}: {error}") from None
+    return check_boxes(own, image.shape, str(path))
 
 
 def _frames_for(capture: cv2.VideoCapture, seconds: float) -> Iterator[np.ndarray]:

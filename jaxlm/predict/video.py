@@ -126,8 +126,7 @@ class LiveTracker:
     def _look(self, frame: np.ndarray, box: np.ndarray, fresh: bool) -> tuple[np.ndarray, np.ndarray]:
         """Landmarks (K, 2) in the frame's pixels and scores (K,)."""
         config = self._model.config
-        nothing = np.zeros((1, 2)), np.zeros(1, bool)
-        square = crops.crop_box(face_boxes.video_crop(config), box, *nothing)
+        square = crops.crop_box(face_boxes.video_crop(config), box=box)
         transform = geometry.box_to_crop(square, config.image_size)
         crop = warp(frame, transform, config.image_size)
         if self._track is None:

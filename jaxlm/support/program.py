@@ -1,23 +1,25 @@
-"""What train.py and eval.py share: one sentence for a user's mistake, devices, and configs of workdirs."""
+"""The frame of a program: a user's mistake ends in one sentence, libraries are silent, devices are joined."""
 
 import contextlib
 import errno
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jax
-from absl import app, logging
+from absl import logging
 
 from jaxlm.support.errors import BadSample
 
 
 @contextlib.contextmanager
 def one_sentence() -> Iterator[None]:
-    """Ends the program with one sentence and exit status 2 where the user can do something about it."""
+    """Ends the program with one sentence and exit status 2 where the user can correct the cause.
+
+    The environment variable JAXLM_TRACEBACK asks for the traceback instead.
+    """
     # Writers in threads of their own and at exit meet a full disk, too; the main thread's sentence says it once.
     threading.excepthook = _unless_os_error(threading.excepthook)
     sys.unraisablehook = _unless_os_error(sys.unraisablehook)
@@ -48,41 +50,31 @@ def _fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, for `app.run(flags_parser=)`, with one sentence for a config field that does not exist."""
-    try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        message = " ".join(str(error.args[0] if error.args else error).split())
-        _fail(f"The command line does not fit the config: {message}")
-
-
 def quiet_logs() -> None:
-    """Nothing from the libraries: what fails is raised as well, and ends in a sentence of ours."""
+    """Silences the libraries' logs: what fails is raised as well, and ends in one sentence."""
     logging.set_verbosity(logging.FATAL)
 
 
-def start_devices(
-    distributed: bool, coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
-) -> None:
-    """Joins the other processes where asked for.
+def join_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Joins the other processes of a distributed training. JAX asks the cluster's environment for what is None.
 
     Args:
-        distributed: whether there are others. Without the rest, JAX asks the cluster's environment for it.
         coordinator: host:port of process 0.
-        num_processes: of them all.
-        process_id: of this one.
+        num_processes: number of all processes.
+        process_id: number of this process.
     """
-    if distributed:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+    import jax
+
+    jax.distributed.initialize(coordinator, num_processes, process_id)
 
 
-def make_folder(folder: Path) -> Path:
-    """A folder that can be written to.
+def make_folder(folder: str | Path) -> Path:
+    """Path of a folder, which is made where it does not exist and can be written to.
 
     Raises:
         ValueError: if it cannot.
     """
+    folder = Path(folder).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".{os.getpid()}.partial"
@@ -93,3 +85,16 @@ def make_folder(folder: Path) -> Path:
             f"The folder {folder} cannot be written to ({error.strerror}); choose another --out."
         ) from None
     return folder
+
+
+def split_commas(values: Sequence[str]) -> list[str]:
+    """The values of an option that may be given with spaces or with commas between them."""
+    return [part for value in values for part in value.split(",") if part]
+
+
+def check_names(paths: Sequence[Path], kind: str) -> None:
+    """Raises a ValueError if there is no path, or two would write the same files."""
+    if not paths:
+        raise ValueError(f"Name at least one {kind}.")
+    if len({path.stem for path in paths}) < len(paths):
+        raise ValueError(f"Two {kind}s of one name would write the same files; give them one by one.")

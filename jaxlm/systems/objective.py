@@ -58,7 +58,7 @@ def make_loss(settings: Loss, choices: dict[str, Callable[..., Array]]) -> Calla
     """
     if settings.name not in choices:
         raise ValueError(f"There is no loss {settings.name!r} on {settings.on}; choose one of {', '.join(choices)}.")
-    loss, options = choices[settings.name], settings.options.to_dict()
+    loss, options = choices[settings.name], dict(settings.options)
     known = list(inspect.signature(loss).parameters)[2:]
     masked = "mask" in known
     known = [name for name in known if name != "mask"]

@@ -35,6 +35,18 @@ def read_npy(path: Path, shape: tuple[int | None, ...] | None = None) -> np.ndar
     return array.astype(np.float64)
 
 
+def read_boxes(path: Path) -> np.ndarray:
+    """Boxes (T, 4) of a `.npy` file: its first four columns x1 y1 x2 y2.
+
+    Raises:
+        BadSample: if the file does not hold a table of numbers with at least four columns.
+    """
+    boxes = read_npy(path, (None, None))
+    if boxes.shape[1] < 4:
+        raise BadSample(f"{path} has {boxes.shape[1]} columns; expected x1 y1 x2 y2.")
+    return boxes[:, :4]
+
+
 def read_npz(path: Path, num_landmarks: int) -> Iterator[Sample]:
     """Samples of an `.npz` file with `image` (N,), names of pictures, and `landmarks` (N, K, 2), 0-based pixels.
 

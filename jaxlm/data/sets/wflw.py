@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxlm.data.builder import FaceBuilder
-from jaxlm.data.readers.arrays import read_npy
+from jaxlm.data.readers.arrays import read_boxes, read_npy
 from jaxlm.data.samples import Sample
-from jaxlm.data.video_builder import VideoBuilder, VideoSample, load_boxes
+from jaxlm.data.video_builder import VideoBuilder, VideoSample
 from jaxlm.data.video_files import VIDEOS
 from jaxlm.schemes import FACES68_OF_FACES98
 from jaxlm.support.errors import BadSample
@@ -117,7 +117,7 @@ class WflwV(VideoBuilder):
                         f"landmarks/{key}.npy has {landmarks.shape[1]} points a frame; expected 98, "
                         "or as many as the scheme has."
                     )
-                boxes = load_boxes(self.root / "bboxes" / f"{key}.npy")
+                boxes = read_boxes(self.root / "bboxes" / f"{key}.npy")
             except BadSample as error:
                 yield error
                 continue

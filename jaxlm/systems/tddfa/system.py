@@ -32,18 +32,7 @@ def build(config: Config) -> System:
     Raises:
         ValueError: for a field or choice that does not exist, or a morphable model that cannot be read.
     """
-    _check(config)
-    model = model_of(config)
-    system = TddfaSystem(
-        config,
-        network=ParameterNetwork(num_params=model.num_params, **config.model.to_dict()),
-        model=model,
-        sparse=landmark_model(model),
-        costs=make_costs(config, model),
-        vertex_error=make_costs(config, model, "vdc")[0],
-        prepare=synthesis.make_synthesis(config, model),
-        optimizer=make_optimizer(config.optim, make_schedule(config.optim, optimizer_steps(config))),
-    )
+    system = make_system(config)
     outputs = {**OUTPUTS, "params": "of the 3D face, in the frame of the crop: see jaxlm/face3d/parameters.py"}
     made = System(system.init, system.step(system.costs[-1]), system.predict, fit=system.fit, outputs=outputs)
     if config.loss.name == "meta_joint":
@@ -58,6 +47,26 @@ def build(config: Config) -> System:
         first = round(config.train.num_steps * config.loss.share)
         return made._replace(schedule=functools.partial(_of_two, first, system.step(system.costs[0]), made.train_step))
     return made
+
+
+def make_system(config: Config) -> "TddfaSystem":
+    """The functions of the system and what they share; `build` makes a `System` of them.
+
+    Raises:
+        ValueError: as `build` does.
+    """
+    _check(config)
+    model = model_of(config)
+    return TddfaSystem(
+        config,
+        network=ParameterNetwork(num_params=model.num_params, **config.model.to_dict()),
+        model=model,
+        sparse=landmark_model(model),
+        costs=make_costs(config, model),
+        vertex_error=make_costs(config, model, "vdc")[0],
+        prepare=synthesis.make_synthesis(config, model),
+        optimizer=make_optimizer(config.optim, make_schedule(config.optim, optimizer_steps(config))),
+    )
 
 
 def identity(config: Config) -> dict[str, Any]:

@@ -1,0 +1,78 @@
+"""The front door: `jaxlm NAME …` and `python -m jaxlm NAME …` run the program NAME of `jaxlm.commands`."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+# Group -> command -> (module of jaxlm.commands, what it does).
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "Train and evaluate": {
+        "train": ("train", "trains an experiment"),
+        "eval": ("evaluate", "evaluates a workdir: tables, JSON, plots"),
+        "ablation": ("ablation", "trains the rows of a paper's table"),
+        "compare": ("compare", "compares models on one data set, with their costs"),
+        "robustness": ("robustness", "evaluates with rough boxes"),
+        "dense": ("dense", "measures dense 3D errors"),
+    },
+    "Find landmarks": {
+        "predict": ("predict", "finds faces and landmarks in pictures, videos, a camera"),
+        "track": ("track", "compares methods on a clip: frame by frame, RwR, filters"),
+        "reconstruct": ("reconstruct", "makes 3D faces: meshes, depth, PNCC, texture, pose"),
+        "label-videos": ("label_videos", "labels videos by an ensemble of models"),
+    },
+    "Look at data": {
+        "contact-sheet": ("contact_sheet", "draws what training sees"),
+        "detector-boxes": ("detector_boxes", "measures how a detector's boxes are distributed"),
+        "fit": ("fit", "fits a face model to 2D landmarks"),
+    },
+    "Move models": {
+        "export": ("export", "writes parameters, StableHLO, ONNX"),
+        "convert": ("convert", "reads released weights of other code"),
+    },
+    "Draw the papers' figures": {
+        "figures": ("figures", "losses and heatmaps of Adaptive Wing"),
+        "meta-choices": ("meta_choices", "which loss the meta-joint optimisation followed"),
+    },
+}
+COMMANDS = {name: module for group in GROUPS.values() for name, (module, _) in group.items()}
+
+
+def usage() -> str:
+    """The commands in their groups, a line each."""
+    lines = ["Face alignment in JAX. Usage: jaxlm COMMAND …; jaxlm COMMAND --help says more.", ""]
+    for group, commands in GROUPS.items():
+        lines += [group, *(f"  {name:<16}{text}" for name, (_, text) in commands.items()), ""]
+    return "\n".join(lines)
+
+
+def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
+    """Runs a command; a user's mistake ends the program with one sentence and exit status 2.
+
+    Args:
+        command: its name; the first word of the command line where it is None.
+        argv: the words after it; those of the command line where it is None.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if command is None:
+        if not words or words[0] in ("-h", "--help", "help"):
+            print(usage())
+            return
+        if words[0] == "--version":
+            import jaxlm
+
+            print(jaxlm.__version__)
+            return
+        command, *words = words
+    if command not in COMMANDS:
+        sys.exit(f"There is no command {command!r}.\n\n{usage()}")
+    from jaxlm.commands import options
+    from jaxlm.support.program import one_sentence, quiet_logs
+
+    quiet_logs()
+    with one_sentence():
+        module = importlib.import_module(f"jaxlm.commands.{COMMANDS[command]}")
+        module.main(options.parse(module, command, words))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Finds the landmarks of faces in pictures, folders, videos and from a camera.
+
+    jaxlm predict portrait.jpg holiday/ clip.mp4 --out=out       # with the package's own small model
+    jaxlm predict --workdir=runs/ldeq portrait.jpg --out=out     # with a trained or an exported model
+    jaxlm predict 0 --seconds=20                                 # a camera by its number
+
+Writes an overlay of each picture (PNG) or video (MP4), the points of each face of a picture (.pts) or of a video (CSV),
+`predictions.json` and, for pictures, `predictions.csv`, a data set that `--data=own` reads. Pictures are turned upright
+as their EXIF says, and landmarks are those of the upright picture. Data sets look at the stored pixels, so turn such
+pictures before their predictions become a data set.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from jaxlm.commands.options import Inputs
+from jaxlm.data.readers.arrays import read_boxes
+from jaxlm.predict import detectors
+from jaxlm.predict.inputs import find_inputs, read_boxes_csv
+from jaxlm.predict.predictor import Predictor
+from jaxlm.predict.session import Session
+from jaxlm.predict.video import VideoPredictor
+from jaxlm.support.program import make_folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    inputs: Inputs
+    """Pictures, videos, folders of them, and cameras by their number."""
+    workdir: str | None = None
+    """Folder that `jaxlm train` or `jaxlm export` wrote, or an exported file; the package's own model without it."""
+    out: str = "predicted"
+    """Folder of the results."""
+    detector: Literal["haar", "yunet", "whole"] = "haar"
+    """OpenCV's cascades, YuNet (with --yunet), or the whole picture as one box."""
+    yunet: str | None = None
+    """YuNet's ONNX file, for --detector=yunet."""
+    boxes: str | None = None
+    """A .csv file with image,left,top,right,bottom, or for a video a .npy file (T, 4)."""
+    refine: int | None = None
+    """How often the crop is taken again around the landmarks; twice for rough boxes without it."""
+    method: str | None = None
+    """Of videos: rwr, frame, or either with a filter, as in frame+ema:0.7."""
+    faces: int = 4
+    """Most faces of a video at a time."""
+    batch_size: int = 16
+    """Faces at a time."""
+    seconds: float = 3600.0
+    """Of a camera; Ctrl-C ends it earlier."""
+    overlays: bool = True
+    """Write pictures and videos with landmarks."""
+
+
+def main(options: Options) -> Session:
+    """Predicts and writes the results; a file that fails is named, and the rest goes on."""
+    import jax
+
+    if not options.inputs:
+        raise ValueError("Name pictures, folders, videos or a camera: jaxlm predict portrait.jpg")
+    if min(options.faces, options.batch_size) < 1:
+        raise ValueError("--faces and --batch-size must be at least 1.")
+    inputs = find_inputs(list(options.inputs), Path(options.out).expanduser())
+    out = make_folder(options.out)
+    boxes = None if options.boxes is None else Path(options.boxes).expanduser()
+    for_video = boxes is not None and boxes.suffix == ".npy"
+    if for_video and (len(inputs.videos) != 1 or inputs.pictures):
+        raise ValueError("--boxes=….npy goes with a single video, --boxes=….csv with pictures.")
+    still_boxes = read_boxes_csv(boxes) if boxes is not None and not for_video else None
+    predictor = Predictor.load(
+        options.workdir,
+        detector=detectors.make_detector(options.detector, yunet=options.yunet),
+        refine=options.refine,
+        batch_size=options.batch_size,
+    )
+    follow = VideoPredictor(predictor, max_faces=options.faces, method=options.method) if inputs.videos else None
+    session = Session(predictor, out, overlays=options.overlays)
+    print(f"{predictor.model.name} on {jax.devices()[0].device_kind}")
+    try:
+        if inputs.pictures:
+            session.pictures(inputs.pictures, still_boxes, options.batch_size)
+        if follow is not None:
+            session.videos(inputs.videos, follow, read_boxes(boxes) if boxes and for_video else None)
+        for index in inputs.cameras:
+            session.camera(index, options.seconds)
+    finally:
+        session.write(predictor.model.name)
+    print(f"written: {out}")
+    if session.failed:
+        raise ValueError(f"{len(session.failed)} of {len(session.entries)} failed; predictions.json says why.")
+    return session
