@@ -23,8 +23,8 @@ from jaxlm import systems
 from jaxlm.networks.blocks import count_parameters
 from jaxlm.schemes import get_scheme
 from jaxlm.systems.awing.system import make_model
-from jaxlm.systems.awing.tables import TABLES
-from jaxlm.systems.tables import apply_row
+from jaxlm.systems.awing.tables import FACES
+from jaxlm.systems.tables import rows_of
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/awing_wflw.py", "Config of network, loss and image size.")
 BATCH = flags.DEFINE_integer("batch", 2, "Number of images in a step.")
@@ -35,7 +35,7 @@ DTYPE = flags.DEFINE_string("dtype", "float32", "Type of the activations: float3
 def variant(row, *, remat=False):
     """Config with the loss of a row of Table 7 and the model of --config."""
     config = CONFIG.value.copy_and_resolve_references()
-    apply_row(config, row, TABLES)
+    rows_of(FACES)[row](config)
     config.model.update(CONFIG.value.model.to_dict() | dict(dtype=DTYPE.value, remat=remat))
     return config
 
