@@ -1,6 +1,7 @@
 """The command line of a program: its options by a dataclass, `--config` by ml_collections."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -55,9 +56,10 @@ def config_of_file(options: Any, words: Sequence[str]) -> dict[str, Any]:
     if not words or not words[0].startswith("--config="):
         raise ValueError(f"--config is missing: name a file or one of {', '.join(config_names())}.")
     file = find_config_file(words[0].partition("=")[2])
+    words = ["jaxlm", f"--config={file}", *words[1:]]
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", file, flag_values=values)
-    return _parsed(values, holder, words[1:])
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
+    return _parsed(values, holder, words)
 
 
 def config_of_workdir(options: Any, words: Sequence[str]) -> dict[str, Any]:
@@ -74,14 +76,15 @@ def config_of_workdir(options: Any, words: Sequence[str]) -> dict[str, Any]:
         given = config_of_file(None, words[:1])["config"]
         config_file.check_same_model(config, given, workdir)
         words = words[1:]
+    words = ["jaxlm", *words]
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_dict("config", config, flag_values=values)  # pyright: ignore
+    holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=words)  # pyright: ignore
     return _parsed(values, holder, words)
 
 
 def _parsed(values: flags.FlagValues, holder: Any, words: Sequence[str]) -> dict[str, Any]:
     try:
-        values(["jaxlm", *words])
+        values(list(words))
         config: Config = holder.value
     except (AttributeError, KeyError, TypeError, ValueError, flags.Error, SyntaxError) as error:
         message = " ".join(str(error.args[0] if error.args else error).split())
@@ -105,7 +108,15 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
             rest.append(word)
     if pending:
         raise ValueError(f"{pending} needs a value, as in {pending}=…")
+    words = [word if word.startswith("--config=") else _quoted(word) for word in words]
     return sorted(words, key=lambda word: not word.startswith("--config=")), rest
+
+
+def _quoted(word: str) -> str:
+    """--config.data.sources.300w.heldout=… as ml_collections takes it: names that are no identifiers in brackets."""
+    field, equals, value = word.partition("=")
+    names = field.removeprefix("--config.").split(".")
+    return "--config" + "".join(f".{n}" if n.isidentifier() else f"['{n}']" for n in names) + equals + value
 
 
 def _as_tyro(options: type, argv: Sequence[str]) -> list[str]:
@@ -125,7 +136,8 @@ def _as_tyro(options: type, argv: Sequence[str]) -> list[str]:
 
 
 def _description(module: ModuleType, has_config: bool) -> str:
-    text = (module.__doc__ or "").strip()
+    # The help keeps a line of code as it is where an empty line stands before it.
+    text = re.sub(r"\n( {4}\S)", r"\n\n\1", (module.__doc__ or "").strip())
     if has_config:
         rows = "\n".join(f"    {name:<16}{line}" for name, line in config_names().items())
         text += (

@@ -67,12 +67,13 @@ _FREE = ("data.sources", "loss.options")
 def completed(config: Config) -> Config:
     """A config with exactly the keys of its system; those that it lacks have their defaults.
 
-    A workdir of an earlier version has fewer keys, or some that nothing reads any more. A config of a system of the
-    user's own stays as it is.
+    A workdir of an earlier version has fewer keys, or some that nothing reads any more. A config of a system without
+    `settings.py` beside its `system.py` stays as it is.
     """
-    if config.get("system") not in SYSTEMS:
+    package, _, module = SYSTEMS.get(config.get("system"), "").rpartition(".")
+    if module != "system":
         return config
-    whole = importlib.import_module(f"jaxlm.systems.{config.system}.settings").default_config()
+    whole = importlib.import_module(f"{package}.settings").default_config()
     with whole.unlocked():
         _fill(whole, config, "")
     return whole
