@@ -107,7 +107,7 @@ def measure_meta():
     rounds = {}
     for branches in ("vmap", "map"):
         config: Any = training_config("meta_joint")
-        config.meta.update(dict(branches=branches, stream=True))
+        config.meta.branches = branches
         rounds[branches] = round_of(config, batch, key)
     config = training_config("meta_joint")
     stacked = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], K.value + 1, axis=0), batch)

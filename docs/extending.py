@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,7 +11,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxlm import losses, metrics, systems
-from jaxlm.config import Config
 from jaxlm.data import sources
 from jaxlm.data.builder import FaceBuilder
 from jaxlm.data.samples import Sample
@@ -63,7 +63,7 @@ class Linear(nn.Module):
         return (0.5 + found.reshape(-1, self.num_landmarks, 2)) * images.shape[1]
 
 
-def build(config: Config) -> System:
+def build(config: Any) -> System:
     """A system: `init`, `train_step` and `predict`, pure functions."""
     network = Linear(get_scheme(config.scheme).num_landmarks)
     optimizer = make_optimizer(config.optim, make_schedule(config.optim, config.train.num_steps))

@@ -5,6 +5,7 @@ Every picture shows a method on one rendered face: `pictures/ldeq.png`, `awing.p
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -45,14 +46,15 @@ def draw_ldeq(path: Path) -> None:
     """Heatmaps of six landmarks after some steps of the solver, with the residuals, and all landmarks of the last."""
     image, points = rendered_face(FACE)
     model = load_model()
-    size = model.config.image_size
-    transform = geometry.box_to_crop(crops.crop_box(model.config.data.crop, points=points), size)
+    config: Any = model.config
+    size = config.image_size
+    transform = geometry.box_to_crop(crops.crop_box(config.data.crop, points=points), size)
     crop = warp(image, transform, size)
-    network = make_model(model.config)
+    network = make_model(config)
     images, steps, panels = jnp.asarray(crop[None], jnp.float32), (1, 2, 3, 10), []
     for count in steps:
         solver = functools.partial(solvers.fixed_point_iteration, tol=0.0, max_steps=count)
-        output = network.predict(model.variables, images, solver=solver)
+        output: Any = network.predict(model.variables or {}, images, solver=solver)
         seen = drawing.overlay_heatmap(crop, np.asarray(output.heatmaps[0, ..., SHOWN]).max(axis=0), side=SIDE)
         residual = float(output.stats.residual[0])
         panels.append(drawing.caption(seen, f"{count} step{'s' * (count > 1)}, residual {residual:.3f}"))

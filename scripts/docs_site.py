@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mkdocs.structure.files import File
 
+PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md"}
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -94,7 +94,7 @@ def test_every_row_and_config_builds():
 def test_a_row_begun_with_another_config_is_not_taken_for_this_one(tmp_path):
     config = awing_faces68.get_config("smoke")
     row = config.copy_and_resolve_references()
-    apply_row(row, "aw", {"awing_7": TABLES["awing_7"]})
+    apply_row("aw", TABLES["awing_7"].rows["aw"], row)
     config_file.write_config(tmp_path / "aw", row)
     config.data.root, config.eval.limit = "elsewhere", 3
     config.optim.learning_rate, config.heatmap.sigma = 1e-4, 2.0
@@ -126,8 +126,10 @@ def test_an_unknown_row_table_or_field(tmp_path):
         awing_wflw.get_config("aw_vm")
     with pytest.raises(ValueError, match="There is no table 'awing_9'; choose one of awing_5"):
         ablation.run(awing_wflw.get_config(), "awing_9", tmp_path)
-    with pytest.raises(ValueError, match="choose one of mse, aw"):
-        apply_row(awing_lsp.get_config(), "l1", {"awing_8": TABLES["awing_8"]})
+    with pytest.raises(ValueError, match="choose one of smoke, small, mse, aw"):
+        awing_lsp.get_config("l1")
+    with pytest.raises(ValueError, match="has no row 'l1'; choose one of mse, aw"):
+        ablation.run(awing_lsp.get_config(), "awing_8", tmp_path, ["l1"])
     with pytest.raises(ValueError, match=r"'mse' changes model\.boundary, which this config of 'ldeq' does not have"):
         ablation.run(ldeq_faces68.get_config(), "awing_7", tmp_path, ["aw"])
     with pytest.raises(ValueError, match=r"--config\.loss\.options\.omega is set by the rows"):

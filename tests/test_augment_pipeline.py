@@ -213,9 +213,10 @@ def test_tensorflow_is_never_imported(tmp_path):
     (tmp_path / "config.json").write_text(config.to_json())
     code = """
 import sys
-from jaxlm import checkpoints, training
-from jaxlm.data import pipeline
-next(iter(pipeline.train_batches(checkpoints.load_config(sys.argv[1]))))
+from jaxlm import training
+from jaxlm.data import batches
+from jaxlm.workdir import config_file
+next(iter(batches.train_batches(config_file.load_config(sys.argv[1]))))
 assert not {"tensorflow", "torch"} & set(sys.modules)
 """
     command = [sys.executable, "-c", code, str(tmp_path)]

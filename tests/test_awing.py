@@ -155,7 +155,8 @@ def test_adaptive_wing_on_the_equilibrium():
     state = jax.jit(system.init)(jax.random.key(0))
     _, logs = jax.jit(system.train_step)(state, batch, jax.random.key(0))
     assert float(logs["grad_norm"]) > 0 and np.isfinite(float(logs["loss"])) and "residual" in logs
-    del config.heatmap
+    with config.unlocked():
+        del config.heatmap
     with pytest.raises(ValueError, match=r"needs the block config\.heatmap"):
         systems.build(config)
 
@@ -181,7 +182,8 @@ def test_a_config_that_does_not_fit(options, message):
 
 def test_a_model_field_that_does_not_exist():
     config = make_config()
-    config.model.stakcs = 3
+    with config.unlocked():
+        config.model.stakcs = 3
     with pytest.raises(ValueError, match="stakcs"):
         systems.build(config)
 

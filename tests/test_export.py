@@ -19,7 +19,6 @@ from jaxlm.commands import compare
 from jaxlm.data import sources
 from jaxlm.evaluation import comparison
 from jaxlm.export import forms, onnx_graph
-from jaxlm.predict import model
 from jaxlm.predict.model import load_model, onnx_session
 from jaxlm.systems.reinit import sampler
 from jaxlm.systems.tddfa import network as tddfa_models
@@ -167,8 +166,8 @@ def test_parameters_restore_without_the_training_code(exported):
     folder, _, crops, expected, _ = exported
     program = (
         "import sys, numpy as np\n"
-        "from jaxlm import trained\n"
-        f"model = trained.load({str(folder / 'orbax')!r})\n"
+        "from jaxlm import load_model\n"
+        f"model = load_model({str(folder / 'orbax')!r})\n"
         "landmarks = model.predict(np.load(sys.argv[1])).landmarks\n"
         "np.save(sys.argv[2], landmarks)\n"
         "assert 'jaxlm.training' not in sys.modules and 'grain' not in sys.modules, 'too much is imported'\n"
@@ -183,7 +182,7 @@ class TestBadInput:
     def test_what_is_too_far_off_is_not_written(self, tmp_path, monkeypatch):
         config = ldeq()
         wrong = functools.partial(np.add, 0.2)
-        monkeypatch.setattr(model, "call_graph", lambda content, path: lambda images: [wrong(EXPECTED[0])])
+        monkeypatch.setattr(forms, "call_graph", lambda content, path: lambda images: [wrong(EXPECTED[0])])
         variables, crops = variables_of(config), crops_of(config)
         EXPECTED[:] = [np.asarray(systems.build(config).predict(variables, jnp.asarray(crops.images)).landmarks)]
         with pytest.raises(ValueError, match=r"differs from the trained one by 0\.2 pixels"):

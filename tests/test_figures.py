@@ -40,8 +40,9 @@ def test_a_workdir_without_target_heatmaps(tmp_path):
 
 def test_a_config_written_before_there_were_losses_on_heatmaps(tmp_path):
     old = ldeq_faces68.get_config()
-    del old.loss
-    old.loss = "smooth_l1"
+    with old.unlocked():
+        del old.loss
+        old.loss = "smooth_l1"
     config_file.write_config(tmp_path / "run", old)
     assert config_file.load_config(tmp_path / "run").loss.to_dict() == {
         "on": "landmarks", "name": "smooth_l1", "options": {}

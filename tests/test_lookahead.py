@@ -16,10 +16,8 @@ from jaxlm.systems.tddfa import lookahead
 COSTS = (lambda error: jnp.square(error), lambda error: 0.01 * jnp.abs(error))
 
 
-def make_config(k=3, stream=True, branches="vmap"):
-    return ConfigDict(
-        dict(seed=0, meta=dict(k=k, stream=stream, branches=branches), optim=dict(ema=0.5), train=dict(num_steps=8))
-    )
+def make_config(k=3, branches="vmap"):
+    return ConfigDict(dict(seed=0, meta=dict(k=k, branches=branches), optim=dict(ema=0.5), train=dict(num_steps=8)))
 
 
 def loss_of(params, batch_stats, batch, rng, cost):

@@ -96,7 +96,7 @@ class TestPredictor:
             (np.zeros((9, 9)), None, "uint8 in RGB"),
             (picture(), np.zeros((2, 3)), r"shape \(N, 4\)"),
             (picture(), np.array([[5, 5, 5, 9]]), "no area"),
-            (picture(), np.array([[100, 5, 120, 9]]), "outside the 90×72 picture"),
+            (picture(), np.array([[100, 5, 120, 9]]), "outside the picture of 90×72 pixels"),
             (picture(), np.array([[np.nan, 5, 20, 9]]), "no area"),
         ],
     )

@@ -170,31 +170,34 @@ def taught():
     batch["landmarks"] = jnp.asarray(geometry.apply_affine(turned, np.asarray(batch["landmarks"])), jnp.float32)
     batch = training.shard_batch(jax.device_get(batch), mesh)
     state, states, values = training.replicate(state, mesh), [], []
-    for phase in system.phases:
-        step = training.make_train_step(phase)
-        states.append(jax.device_get(state))
-        while len(values) < phase.last_step:
-            state, logs = step(state, batch, jax.random.key(0))
-            values.append(float(logs["loss"]))
-            assert np.isfinite(logs["nme"]) and logs["grad_norm"] > 0
-    return system, [*states, jax.device_get(state)], values
+    names, compiled = [], {}
+    for number in range(1, 41):
+        name, step = system.schedule(number)
+        if name not in names:
+            names.append(name)
+            states.append(jax.device_get(state))
+            compiled[name] = training.make_train_step(step)
+        state, logs = compiled[name](state, batch, jax.random.key(0))
+        values.append(float(logs["loss"]))
+        assert np.isfinite(logs["nme"]) and logs["grad_norm"] > 0
+    return names, [*states, jax.device_get(state)], values
 
 
 def test_each_training_step_trains_its_own_stages_and_nothing_else(taught):
     """Weight decay, momentum and running statistics of what is frozen do not move it, either."""
-    system, states, _ = taught
+    names, states, _ = taught
     trained = {
         "reinit": {"reinit"},
         "regress": {"regressor"},
         "local": {"local_reinit", "local_regressor"},
         "finetune": {"reinit", "regressor", "local_reinit", "local_regressor"},
     }
-    assert [phase.name for phase in system.phases] == list(trained)
-    for phase, before, after in zip(system.phases, states, states[1:], strict=False):
+    assert names == list(trained)
+    for phase, before, after in zip(names, states, states[1:], strict=False):
         for part in ("params", "batch_stats"):
             for name, old in getattr(before, part).items():
                 same = jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), old, getattr(after, part)[name]))
-                assert same == (name not in trained[phase.name]), (phase.name, part, name)
+                assert same == (name not in trained[phase]), (phase, part, name)
 
 
 def test_the_stages_learn(taught):

@@ -198,7 +198,7 @@ config.train.num_steps = 100
 system, mesh = systems.build(config), training.data_mesh()
 state = training.replicate(jax.jit(system.init)(jax.random.key(0)), mesh)
 rng = np.random.default_rng(0)
-step, losses = training.make_train_step(system), []
+step, losses = training.make_train_step(system.train_step), []
 for i in range(3):
     batch = {
         "image": rng.integers(0, 256, size=(8, 32, 32, 3), dtype=np.uint8),

@@ -48,8 +48,11 @@ def run(config: Config, name: str, workdir: str | Path, rows: list[str] | None =
         raise ValueError(f"There is no table {name!r}; choose one of {', '.join(TABLES)}.")
     table, folder = TABLES[name], Path(workdir).expanduser()
     chosen = list(table.rows) if rows is None else rows
+    for row in chosen:
+        if row not in table.rows:
+            raise ValueError(f"The table {name} has no row {row!r}; choose one of {', '.join(table.rows)}.")
     variants = {}
-    for row in dict.fromkeys([*table.rows, *chosen]):  # those of before stand in the same table
+    for row in table.rows:  # those of before stand in the same table
         variants[row] = config.copy_and_resolve_references()
         apply_row(row, table.rows[row], variants[row])
         _check_begun(folder / row, variants[row])

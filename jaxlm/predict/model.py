@@ -58,27 +58,15 @@ def load_model(path: str | Path | None = None, *, step: int | str | None = None)
     if (folder / PARAMETERS).is_dir() and not (folder / "checkpoints").is_dir():
         if step not in (None, "last"):
             raise ValueError(f"{folder} is an export and has no checkpoint {step}; leave --step out.")
-        config = _check_config(config_file.load_config(folder), folder / "config.json")
+        config = config_file.load_config(folder)
         return _with_variables(config, _read_parameters(folder / PARAMETERS, config), name)
     graphs = [folder / graph for graph in (STABLEHLO, ONNX) if (folder / graph).is_file()]
     if graphs:
         return _load_graph(graphs[0], name)
     if not folder.is_dir():
         raise ValueError(f"{folder} does not exist; name a workdir of train.py, or what jaxlm.export wrote.")
-    config = _check_config(config_file.load_config(folder), folder / "config.json")
+    config = config_file.load_config(folder)
     return _with_variables(config, restore_variables(config, folder, step)[0], name)
-
-
-def _check_config(config: Config, path: Path) -> Config:
-    """Returns the config of the file `path`, after a check that it is complete.
-
-    Raises:
-        ValueError: naming the fields that it lacks.
-    """
-    missing = [key for key in ("system", "scheme", "model", "data", "eval", "image_size") if key not in config]
-    if missing:
-        raise ValueError(f"{path} cannot be used: it lacks {', '.join(missing)}; restore it or train again.")
-    return config
 
 
 def _shipped() -> Path:
@@ -119,7 +107,7 @@ def _load_graph(path: Path, name: str) -> TrainedModel:
     beside = path.with_name(path.name + ".json")
     try:
         described = json.loads(beside.read_text())
-        config = _check_config(config_file.config_from_json(described["config"]), beside)
+        config = config_file.config_from_json(described["config"])
         outputs = [output["name"] for output in described["outputs"]]
     except FileNotFoundError:
         raise ValueError(

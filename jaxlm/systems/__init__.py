@@ -91,7 +91,7 @@ def _fill(whole: Config, given: Config, prefix: str) -> None:
 def _module(config: Config) -> ModuleType:
     name: str = config.system
     module = SYSTEMS.get(name, name)
-    if "." not in module:
+    if "." not in module and name not in SYSTEMS:
         raise ValueError(
             f"There is no system {name!r}; choose one of {', '.join(SYSTEMS)}, or name a module of your own, "
             "as in my_package.my_system."

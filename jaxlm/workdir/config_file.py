@@ -65,6 +65,9 @@ def config_from_json(content: dict[str, Any]) -> Config:
     """
     if not isinstance(content, dict):
         raise ValueError("it is no config of an experiment")
+    missing = [key for key in ("system", "scheme", "model", "data", "eval", "image_size") if key not in content]
+    if missing:
+        raise ValueError(f"it lacks {', '.join(missing)}")
     content = _with_tuples(content)
     if isinstance(content.get("loss"), str):  # as it was written before there were losses on heatmaps
         content["loss"] = dict(on="landmarks", name=content["loss"], options={})
