@@ -210,6 +210,7 @@ def test_unknown_sources_and_splits(tmp_path):
 def test_tensorflow_is_never_imported(tmp_path):
     """Nor is PyTorch: in a process of its own that prepares a data set and reads batches of it."""
     config = make_config(tmp_path)
+    config.model = {}
     (tmp_path / "config.json").write_text(config.to_json())
     code = """
 import sys

@@ -10,6 +10,7 @@ import pytest
 import quickstart
 from data_sets import write_video
 
+from jaxlm import __main__ as front_door
 from jaxlm import geometry
 from jaxlm.data.readers import tables
 from jaxlm.data.readers.points import read_points_folder, read_pts
@@ -249,13 +250,17 @@ class TestProgram:
         with pytest.raises(ValueError, match="cannot be written to"):
             program.make_folder(tmp_path / "a.txt" / "out")
 
-    def test_one_sentence_on_the_command_line(self, tmp_path):
+    def test_one_sentence_on_the_command_line(self, tmp_path, capsys):
         (tmp_path / "half").mkdir()
         (tmp_path / "half" / "config.json").write_text('{"system": "ldeq"')
         cv2.imwrite(str(tmp_path / "a.png"), picture())
-        command = [sys.executable, "-m", "jaxlm.predict", f"--workdir={tmp_path}/half", f"--out={tmp_path}/out"]
-        result = subprocess.run([*command, f"{tmp_path}/a.png"], capture_output=True, text=True, check=False)
-        assert result.returncode == 2 and "is not valid JSON" in result.stderr and "Traceback" not in result.stderr
+        words = [f"--workdir={tmp_path}/half", f"--out={tmp_path}/out", f"{tmp_path}/a.png"]
+        with pytest.raises(SystemExit) as end:
+            front_door.main("predict", words)
+        assert end.value.code == 2 and "is not valid JSON" in capsys.readouterr().err
+        command = [sys.executable, "-m", "jaxlm.predict"]  # as it was called before there was a front door
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 2 and "Name pictures, folders" in result.stderr and "Traceback" not in result.stderr
 
 
 class TestVideos:

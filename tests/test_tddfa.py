@@ -17,7 +17,7 @@ from jaxlm.face3d.morphable import landmark_model
 from jaxlm.networks.blocks import count_parameters
 from jaxlm.predict.model import jitted_predict
 from jaxlm.systems.tddfa import network as models
-from jaxlm.systems.tddfa.costs import make_costs
+from jaxlm.systems.tddfa.costs import fwpdc, make_costs, vdc
 from jaxlm.systems.tddfa.network import ParameterNetwork
 from jaxlm.training import train
 from jaxlm.workdir import checkpoints, config_file, restore
@@ -117,14 +117,14 @@ def costs_of(name, **loss):
 
 
 def test_vanilla_joint_weighs_with_beta():
-    (fwpdc,), arrays = costs_of("fwpdc")
-    (vdc,), _ = costs_of("vdc")
-    assert fwpdc == pytest.approx(float(fwpdc(*arrays).mean()), rel=1e-5)
-    assert vdc == pytest.approx(float(vdc(*arrays).mean()) / len(arrays[2].mean), rel=1e-5)
+    (weighted,), arrays = costs_of("fwpdc")
+    (distance,), _ = costs_of("vdc")
+    assert weighted == pytest.approx(float(fwpdc(*arrays).mean()), rel=1e-5)
+    assert distance == pytest.approx(float(vdc(*arrays).mean()) / len(arrays[2].mean), rel=1e-5)
     (joint,), _ = costs_of("vanilla_joint", beta=0.25)
-    assert joint == pytest.approx(0.25 * fwpdc + 0.75 * fwpdc, rel=1e-5)  # |L_f|/|L_v| L_v is as large as L_f
+    assert joint == pytest.approx(0.25 * weighted + 0.75 * weighted, rel=1e-5)  # |L_f|/|L_v| L_v is as large as L_f
     both, _ = costs_of("meta_joint")
-    np.testing.assert_allclose(both, [fwpdc, vdc], rtol=1e-5)
+    np.testing.assert_allclose(both, [weighted, distance], rtol=1e-5)
 
 
 def test_some_vertices_stand_for_all():

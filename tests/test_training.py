@@ -212,7 +212,7 @@ print(jax.device_count(), *losses)
 """
     found = []
     for count in (1, 8):
-        flags = f"--xla_force_host_platform_device_count={count}"
+        flags = f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0"
         environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         result = subprocess.run(
             [sys.executable, "-c", code, str(ROOT)], env=environment, capture_output=True, text=True, check=False
@@ -319,11 +319,13 @@ class TestMistakes:
 
     def test_unknown_fields_of_sources_and_augmentation(self, tmp_path):
         config = make_config(tmp_path)
-        config.data.sources.ytf68.on_error = "skip"
+        with config.unlocked():
+            config.data.sources.ytf68.on_error = "skip"
         with pytest.raises(ValueError, match="unknown fields on_error; own takes group, heldout, on_bad"):
             train(config, tmp_path / "run")
         config = make_config(tmp_path)
-        config.augment.blurr = 0.1
+        with config.unlocked():
+            config.augment.blurr = 0.1
         with pytest.raises(ValueError, match="unknown fields blurr"):
             train(config, tmp_path / "run")
 

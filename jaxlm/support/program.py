@@ -21,8 +21,8 @@ def one_sentence() -> Iterator[None]:
     The environment variable JAXLM_TRACEBACK asks for the traceback instead.
     """
     # Writers in threads of their own and at exit meet a full disk, too; the main thread's sentence says it once.
-    threading.excepthook = _unless_os_error(threading.excepthook)
-    sys.unraisablehook = _unless_os_error(sys.unraisablehook)
+    hooks = threading.excepthook, sys.unraisablehook
+    threading.excepthook, sys.unraisablehook = map(_unless_os_error, hooks)
     try:
         yield
     except KeyboardInterrupt:

@@ -58,7 +58,7 @@ def make_steps(
     prepare: Callable[[dict[str, Array], Array], dict[str, Array]],
     config: Config,
 ) -> Steps:
-    """Returns the training steps of `config.meta`: {k, stream, branches}.
+    """Returns the training steps of `config.meta`: {k, branches}.
 
     Args:
         loss_of: (params, batch_stats, batch, rng, cost) -> loss (), (new batch_stats, {"vdc": vertex error, …}).
