@@ -203,7 +203,7 @@ BREAKS = (
           "tests/test_predict.py::TestPredictor::test_the_crop_is_taken_again_where_boxes_are_rough"),
     Break("an uncertain model counts for more", "jaxlm/predict/ensemble.py",
           "weights[:, :, None] / (jnp.square", "weights[:, :, None] * (jnp.square",
-          "tests/test_oracle.py::test_an_uncertain_or_left_out_model_counts_for_less"),
+          "tests/test_ensemble.py::test_an_uncertain_or_left_out_model_counts_for_less"),
     Break("a .pts file is written from 0", "jaxlm/predict/outputs.py", "np.asarray(landmarks, np.float64) + 1.0]",
           "np.asarray(landmarks, np.float64)]", "tests/test_predict.py::TestProgram::test_a_folder_of_everything"),
     Break("the sign of a mean in a folded batch norm", "jaxlm/export/folding.py",

@@ -105,7 +105,7 @@ def test_best_and_last_name_their_checkpoints(tmp_path, monkeypatch):
         average = jax.tree.map(lambda leaf, step=step: leaf + step, state.ema)
         saved.save(step, state._replace(ema=average), {}, {"nme": nme})
     saved.close()
-    monkeypatch.setattr(restore, "_abstract_state", lambda config: state)
+    monkeypatch.setattr(restore, "abstract_state", lambda config: state)
     for name, step in (("best", 1), ("last", 2), (None, 2), ("1", 1)):
         variables, found = restore.restore_variables(ConfigDict(), tmp_path, name)
         assert found == step and variables["params"]["w"][0] == step
@@ -137,7 +137,7 @@ def test_kernels_of_pytorch_without_pytorch():
     kernel = np.arange(5 * 4 * 3 * 2.0).reshape(5, 4, 3, 2)  # out, in, h, w
     weights = object.__new__(TorchWeights)
     weights.path, weights._left = Path("file.pth"), {"conv.weight": kernel}
-    assert layers._kernel(weights, "conv.weight", (3, 2, 4, 5))[2, 1, 3, 0] == kernel[0, 3, 2, 1]
+    assert layers.kernel_of(weights, "conv.weight", (3, 2, 4, 5))[2, 1, 3, 0] == kernel[0, 3, 2, 1]
 
 
 def test_a_released_matrix_in_units():

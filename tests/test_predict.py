@@ -19,7 +19,7 @@ from jaxlm.data.samples import validate
 from jaxlm.data.video_files import VideoFile
 from jaxlm.predict import detectors, face_boxes, outputs
 from jaxlm.predict.inputs import find_inputs, read_boxes_csv
-from jaxlm.predict.model import TrainedModel, _shipped, load_model
+from jaxlm.predict.model import TrainedModel, load_model, shipped_folder
 from jaxlm.predict.predictor import Predictor
 from jaxlm.predict.session import Session
 from jaxlm.predict.video import LiveTracker, VideoPredictor
@@ -108,7 +108,7 @@ class TestPredictor:
 
 class TestShippedModel:
     def test_it_is_small_and_finds_landmarks(self):
-        folder = _shipped()
+        folder = shipped_folder()
         assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 5e6
         predictor = Predictor.load(refine=0)
         faces = list(photographs(99, 0, 4, 160))

@@ -106,7 +106,7 @@ def test_scan_is_frame_after_frame_and_piece_after_piece():
         np.testing.assert_array_equal(whole, part)
     live = recurrence.begin(Z0)
     for time in range(7):
-        live, result = recurrence.track(toy(), Z0, live, FRAMES[:, time], cold_step=toy(30))
+        live, result = recurrence.advance(toy(), Z0, live, FRAMES[:, time], cold_step=toy(30))
         np.testing.assert_array_equal(result.output, tracked.output[:, time])
 
 

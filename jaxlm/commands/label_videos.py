@@ -20,7 +20,7 @@ from jaxlm.data.sets.wflw import WflwV
 from jaxlm.data.video_builder import write_labels
 from jaxlm.data.video_files import VideoFile
 from jaxlm.predict.detectors import HaarDetector
-from jaxlm.predict.ensemble import Labels, Oracle
+from jaxlm.predict.ensemble import Ensemble, Labels
 from jaxlm.predict.face_boxes import find_boxes
 from jaxlm.support.errors import BadSample
 from jaxlm.support.files import write_atomically
@@ -79,9 +79,9 @@ def write_split(root: Path, difficulties: dict[str, float], share: float) -> tup
     return chosen
 
 
-def label_video(oracle: Oracle, file: VideoFile, rules: Sequence[tuple[str, int, int]]) -> Labels:
+def label_video(ensemble: Ensemble, file: VideoFile, rules: Sequence[tuple[str, int, int]]) -> Labels:
     """Labels of a video without boxes: found once by the first model, then once more from the labels themselves."""
-    boxes = find_boxes(file, HaarDetector(), oracle.landmarkers[0], oracle.config.video.min_iou)
+    boxes = find_boxes(file, HaarDetector(), ensemble.landmarkers[0], ensemble.config.video.min_iou)
     left_out = {}
     for model, first, last in rules:
         if not 0 <= first <= last < len(boxes):
@@ -93,7 +93,7 @@ def label_video(oracle: Oracle, file: VideoFile, rules: Sequence[tuple[str, int,
     for _ in range(2):
         if not np.isfinite(boxes).all(axis=1).any():
             raise BadSample(f"{file.path}: no face was found in any of {len(boxes)} frames.")
-        labels = oracle.label(file, boxes, left_out)
+        labels = ensemble.label(file, boxes, left_out)
         boxes = labels.bboxes
     return labels  # pyright: ignore[reportPossiblyUnboundVariable]
 
@@ -134,8 +134,8 @@ def main(options: Options) -> dict[str, float]:
         raise ValueError("Name at least one video, and each name once: the name is the video's key.")
     if not 0 < options.share <= 0.5:
         raise ValueError(f"--share must lie in (0, 0.5], got {options.share}.")
-    oracle = Oracle(split_commas(options.workdirs))
-    rules = read_left_out(None if options.leave_out is None else Path(options.leave_out), oracle.names)
+    ensemble = Ensemble(split_commas(options.workdirs))
+    rules = read_left_out(None if options.leave_out is None else Path(options.leave_out), ensemble.names)
     if set(rules) - set(keys):
         raise ValueError(
             f"{options.leave_out} names {', '.join(sorted(set(rules) - set(keys)))}, which is no video here."
@@ -144,7 +144,7 @@ def main(options: Options) -> dict[str, float]:
     (root / "videos").mkdir(parents=True, exist_ok=True)
     for path, key in zip(progress(files, desc="labelling", unit="video"), keys, strict=True):
         try:
-            labels = label_video(oracle, VideoFile(path), rules.get(key, []))
+            labels = label_video(ensemble, VideoFile(path), rules.get(key, []))
         except BadSample as error:
             failed.append(str(error))
             continue
@@ -152,7 +152,7 @@ def main(options: Options) -> dict[str, float]:
         _copy(path, root / "videos" / (path.name if path.is_dir() else key + path.suffix.lower()))
         difficulties[key] = difficulty(labels)
     hard, easy = write_split(root, difficulties, options.share)
-    print(f"{len(difficulties)} videos labelled by {len(oracle.names)} models in {root}; variance over face area:")
+    print(f"{len(difficulties)} videos labelled by {len(ensemble.names)} models in {root}; variance over face area:")
     for key, value in sorted(difficulties.items(), key=lambda item: -item[1]):
         split = "hard" if key in hard else "easy" if key in easy else ""
         print(f"{key:<30}{value:>12.3e}  {split}")

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from jaxlm import systems
-from jaxlm.convert.layers import _batch_norm, _check_same_tree, _conv, _dense_layers, _kernel, _prelu
+from jaxlm.convert.layers import batch_norm, check_same_tree, conv, dense_layers, kernel_of, prelu
 from jaxlm.convert.torch_weights import TorchWeights
 from jaxlm.systems import TrainState
 from jaxlm.systems.reinit.settings import Config
@@ -60,11 +60,11 @@ def _localization(weights: TorchWeights, like: Any) -> Any:
     """Parameters of the localisation network; its head's matrix is converted from pixels to [−1, 1]."""
     params = {}
     for number, layer in enumerate((0, 3, 5, 8, 10, 13)):
-        params[f"conv{number}"] = _conv(weights, f"localization.{layer}", like[f"conv{number}"])
+        params[f"conv{number}"] = conv(weights, f"localization.{layer}", like[f"conv{number}"])
     for number, layer in enumerate((2, 4, 7, 9, 12, 14)):
-        params[f"prelu{number}"] = _prelu(weights, f"localization.{layer}")
+        params[f"prelu{number}"] = prelu(weights, f"localization.{layer}")
     names = {"dense0": "fc_loc.0", "prelu0": "fc_loc.1", "last": "fc_loc.2"}
-    head = _dense_layers(weights, names, like["head"]["fc"])
+    head = dense_layers(weights, names, like["head"]["fc"])
     weights.finish()
     # The released matrix maps p' = A p + 128 t between pixels of 128 × 128 images. The normalised image is then
     # enlarged by 2 about its first pixel. The units are p = 64 (u + 1) − ½ and u' = (2 · 2p' + 1)/256 − 1.
@@ -82,7 +82,7 @@ def _local_reinit(weights: TorchWeights, like: Any) -> Any:
         names = {
             f"{kind}{i}": f"{part}_net.{2 * i + (kind == 'prelu')}" for i in range(2) for kind in ("dense", "prelu")
         }
-        head = _dense_layers(weights, names | {"last": f"{part}_net.4"}, like[f"part{number}"]["fc"])
+        head = dense_layers(weights, names | {"last": f"{part}_net.4"}, like[f"part{number}"]["fc"])
         first = head["dense0"]  # p = 128 (u + 1) − ½
         half = _FACE / 2
         offset = (half - 0.5) * first["kernel"].sum(axis=0)
@@ -118,9 +118,9 @@ def _regressor(weights: TorchWeights, like: Any, statistics: Any) -> tuple[Any, 
     trunk, stats = {}, {}
 
     def norm(name: str, source: str, target: Any, target_stats: Any, shapes: Any) -> None:
-        target[name], target_stats[name] = _batch_norm(weights, source, shapes[name]["scale"].shape)
+        target[name], target_stats[name] = batch_norm(weights, source, shapes[name]["scale"].shape)
 
-    trunk["stem"] = {"kernel": _kernel(weights, "features.0.0.weight", like["trunk"]["stem"]["kernel"].shape)}
+    trunk["stem"] = {"kernel": kernel_of(weights, "features.0.0.weight", like["trunk"]["stem"]["kernel"].shape)}
     norm("stem_norm", "features.0.1", trunk, stats, like["trunk"])
     for number, block in enumerate(blocks, start=1):
         shapes, params, running = like["trunk"][block], {}, {}
@@ -129,20 +129,20 @@ def _regressor(weights: TorchWeights, like: Any, statistics: Any) -> tuple[Any, 
             source = f"features.{number}.conv.{place}.weight"
             shape = shapes[layer]["kernel"].shape
             if layer == "depthwise":
-                params[layer] = {"kernel": _kernel(weights, source, shape)}
+                params[layer] = {"kernel": kernel_of(weights, source, shape)}
             else:
-                params[layer] = {"kernel": _kernel(weights, source, (1, 1, *shape))[0, 0]}
+                params[layer] = {"kernel": kernel_of(weights, source, (1, 1, *shape))[0, 0]}
             norm(f"{layer}_norm", f"features.{number}.conv.{place + 1}", params, running, shapes)
         trunk[block], stats[block] = params, running
     last = len(blocks) + 1
     shape = like["trunk"]["last"]["kernel"].shape
-    trunk["last"] = {"kernel": _kernel(weights, f"features.{last}.0.weight", (1, 1, *shape))[0, 0]}
+    trunk["last"] = {"kernel": kernel_of(weights, f"features.{last}.0.weight", (1, 1, *shape))[0, 0]}
     norm("last_norm", f"features.{last}.1", trunk, stats, like["trunk"])
     names = {"dense0": "pts_net.0", "prelu0": "pts_net.1", "dense1": "pts_net.2", "prelu1": "pts_net.3"}
-    head = _dense_layers(weights, names | {"last": "pts_net.4"}, like["head"])
+    head = dense_layers(weights, names | {"last": "pts_net.4"}, like["head"])
     weights.skip("num_batches_tracked")
     weights.finish()
-    _check_same_tree({"trunk": stats}, statistics)
+    check_same_tree({"trunk": stats}, statistics)
     return {"trunk": trunk, "head": head}, {"trunk": stats}
 
 

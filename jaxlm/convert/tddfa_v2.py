@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from jaxlm import systems
-from jaxlm.convert.layers import _batch_norm, _check_same_tree, _dense_layers, _kernel
+from jaxlm.convert.layers import batch_norm, check_same_tree, dense_layers, kernel_of
 from jaxlm.convert.torch_weights import TorchWeights
 from jaxlm.systems import TrainState
 from jaxlm.systems.tddfa.settings import Config
@@ -55,17 +55,17 @@ def convert_tddfa(folder: Path, config: Config) -> tuple[Config, TrainState]:
     like, trunk, statistics = state.params["trunk"], {}, {}
 
     def norm(source: str, shapes: Any) -> tuple[Any, Any]:
-        return _batch_norm(weights, source, shapes["scale"].shape)
+        return batch_norm(weights, source, shapes["scale"].shape)
 
-    trunk["conv1"] = {"kernel": _kernel(weights, "conv1.weight", like["conv1"]["kernel"].shape)}
+    trunk["conv1"] = {"kernel": kernel_of(weights, "conv1.weight", like["conv1"]["kernel"].shape)}
     trunk["bn1"], statistics["bn1"] = norm("bn1", like["bn1"])
     for block in sorted(name for name in like if name.startswith("dw")):
         shapes = like[block]
         separable = (1, 1, *shapes["conv_sep"]["kernel"].shape)
         params, running = (
             {
-                "conv_dw": {"kernel": _kernel(weights, f"{block}.conv_dw.weight", shapes["conv_dw"]["kernel"].shape)},
-                "conv_sep": {"kernel": _kernel(weights, f"{block}.conv_sep.weight", separable)[0, 0]},
+                "conv_dw": {"kernel": kernel_of(weights, f"{block}.conv_dw.weight", shapes["conv_dw"]["kernel"].shape)},
+                "conv_sep": {"kernel": kernel_of(weights, f"{block}.conv_sep.weight", separable)[0, 0]},
             },
             {},
         )
@@ -73,10 +73,10 @@ def convert_tddfa(folder: Path, config: Config) -> tuple[Config, TrainState]:
             params[name], running[name] = norm(f"{block}.{name}", shapes[name])
         trunk[block], statistics[block] = params, running
     names = {"fc_param": "fc_param"}
-    params = {"trunk": trunk, **_dense_layers(weights, names, state.params)}
+    params = {"trunk": trunk, **dense_layers(weights, names, state.params)}
     weights.finish()
     stats = {**state.batch_stats, "trunk": statistics}
-    _check_same_tree(params, state.params)
-    _check_same_tree(stats, state.batch_stats)
+    check_same_tree(params, state.params)
+    check_same_tree(stats, state.batch_stats)
     live = {"params": params, "batch_stats": stats}
     return config, state._replace(**live, ema=live)

@@ -67,7 +67,7 @@ def combine(
     return landmarks, jnp.einsum("mb,mbk->bk", share, distance)
 
 
-class Oracle:
+class Ensemble:
     """Ensemble of trained models that labels videos.
 
     Args:

@@ -2,7 +2,7 @@
 
     python -m jaxlm.commands.track --workdir=runs/quickstart clip.mp4 --out=tracked
 
-For live use without a file see `jaxlm.video.recurrence.track`.
+For live use without a file see `jaxlm.video.recurrence.advance`.
 """
 
 import itertools

@@ -15,7 +15,7 @@ from jaxlm import systems
 from jaxlm.config import Config
 from jaxlm.systems import Halves, Prediction
 from jaxlm.workdir import config_file
-from jaxlm.workdir.restore import _abstract_state, restore_variables
+from jaxlm.workdir.restore import abstract_state, restore_variables
 
 PARAMETERS, STABLEHLO, ONNX = "parameters", "model.stablehlo", "model.onnx"  # names in an exported folder
 
@@ -49,7 +49,7 @@ def load_model(path: str | Path | None = None, *, step: int | str | None = None)
     Raises:
         ValueError: if the model or its checkpoint does not exist, is incomplete or is damaged.
     """
-    folder = _shipped() if path is None else Path(path).expanduser()
+    folder = shipped_folder() if path is None else Path(path).expanduser()
     name = "the package's own model" if path is None else str(path)
     if folder.is_file() and folder.suffix in (".stablehlo", ".onnx"):
         return _load_graph(folder, name)
@@ -69,7 +69,7 @@ def load_model(path: str | Path | None = None, *, step: int | str | None = None)
     return _with_variables(config, restore_variables(config, folder, step)[0], name)
 
 
-def _shipped() -> Path:
+def shipped_folder() -> Path:
     return Path(str(importlib.resources.files("jaxlm") / "shipped"))
 
 
@@ -94,7 +94,7 @@ def write_parameters(folder: Path, variables: dict[str, Any]) -> None:
 
 
 def _read_parameters(folder: Path, config: Config) -> dict[str, Any]:
-    abstract = _abstract_state(config).variables
+    abstract = abstract_state(config).variables
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(folder.resolve(), abstract)

@@ -50,7 +50,7 @@ def begin(z0: PyTree) -> Tracking:
     return Tracking(z0, jnp.zeros(jax.tree.leaves(z0)[0].shape[0], bool))
 
 
-def track(
+def advance(
     step: Step,
     z0: PyTree,
     tracking: Tracking,
@@ -104,7 +104,7 @@ def rwr(
     """Runs recurrence without recurrence on a batch of videos, in one `lax.scan` over their frames.
 
     Args:
-        step: see `track`, which also describes `z0`, `cold_step` and `max_residual`.
+        step: see `advance`, which also describes `z0`, `cold_step` and `max_residual`.
         frames: inputs of `step`, leaves (B, T, ...).
         exists: (B, T), false where there is no frame (after the end of a shorter video) or the face is lost. The
             result of such a frame is to be ignored, and the video restarts after it.
@@ -121,7 +121,7 @@ def rwr(
 
     def scanned(tracking: Tracking, inputs):
         frame, restart, exists = inputs
-        return track(
+        return advance(
             step,
             z0,
             tracking,

@@ -34,13 +34,13 @@ def restore_variables(config: Config, workdir: str | Path, step: int | str | Non
             raise ValueError(
                 f"{workdir} has no checkpoint {step or 'at all'}: it has {known}; name one of them, last or best."
             )
-        state, _ = saved.restore(chosen, _abstract_state(config))
+        state, _ = saved.restore(chosen, abstract_state(config))
     finally:
         saved.close()
     return state.variables, chosen
 
 
-def _abstract_state(config: Config) -> systems.TrainState:
+def abstract_state(config: Config) -> systems.TrainState:
     template = jax.eval_shape(systems.build(config).init, jax.random.key(0))
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), template)

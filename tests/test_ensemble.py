@@ -10,18 +10,18 @@ from jaxlm.data.sets.wflw import WflwV
 from jaxlm.data.video_batches import open_videos, video_of
 from jaxlm.data.video_builder import write_labels
 from jaxlm.data.video_files import VideoFile
-from jaxlm.predict.ensemble import Oracle, combine
+from jaxlm.predict.ensemble import Ensemble, combine
 from jaxlm.predict.follower import Follower
 from jaxlm.support.errors import BadSample
 from jaxlm.workdir import restore
 
 
-def test_the_oracle_labels_in_wflwvs_layout(video_workdir, tmp_path, monkeypatch):
+def test_an_ensemble_labels_in_wflwvs_layout(video_workdir, tmp_path, monkeypatch):
     config, folder = video_workdir
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     source = open_videos(config, "rendered_videos:hard")[0]
-    ensemble = Oracle([folder, other])
+    ensemble = Ensemble([folder, other])
     record = source.records[0]
     file = VideoFile(record["video"].decode())
     labels = ensemble.label(file, record["bbox"])
