@@ -4,8 +4,7 @@
     jaxlm eval --workdir=runs/awing_rendered
     jaxlm figures --workdir=runs/awing_rendered --out=figures
 
-Paper: Wang et al., ICCV 2019. Variants: rows of its Tables 5 to 7 (`:mse`, `:aw_wm`, `:theta0.4`, …)
-and `:smoke` (CPU seconds). The faces are those of `quickstart.py`.
+Paper: Wang et al., ICCV 2019. Variants: rows of its Tables 5 to 7 (`:mse`, `:aw_wm`, `:theta0.4`, …) and `:smoke`.
 """
 
 from typing import Any

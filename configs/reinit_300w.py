@@ -6,8 +6,6 @@ for the medium one and 3.95 % for ResNet-50; on the private set, inter-ocular, A
 0.67, 0.17 and 0.17 %). It crops by the boxes of 300-W's official detector × 1.2; `.pts` files carry no boxes, so the
 box around the landmarks stands in for them, and the training boxes are drawn around it. COFW-68 is evaluated by
 `jaxlm eval --workdir=… --data=cofw --root=/data/COFW` (4.50, 4.30 and 4.21 %).
-The paper trains for 150 epochs of 20 perturbed boxes per picture in batches of 64, which `config.phases` shares out to
-the four steps. Its networks start from ImageNet weights, which are not part of this package.
 
     jaxlm train --config=reinit_300w:small --workdir=runs/reinit_300w --config.data.root=/data/300W
     jaxlm eval --workdir=runs/reinit_300w

@@ -3,8 +3,6 @@
 `data.root` holds `AFLWinfo_release.mat` of Zhu et al., CVPR 2016 (CCL) beside AFLW's own `data/flickr/{0,2,3}/`. The
 paper reports, over the face's size (the root of the box's area), 1.67 % on the full test set and 1.41 % on its frontal
 subset for the small network, 1.55 and 1.32 % for the medium one, 1.31 and 1.18 % for ResNet-50.
-The paper trains for 150 epochs of 20 perturbed boxes per picture in batches of 64, which `config.phases` shares out to
-the four steps. Its networks start from ImageNet weights, which are not part of this package.
 
     jaxlm train --config=reinit_aflw:large --workdir=runs/reinit_aflw --config.data.root=/data/AFLW
     jaxlm eval --workdir=runs/reinit_aflw

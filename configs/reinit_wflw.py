@@ -2,8 +2,6 @@
 
 `data.root` is WFLW as published: `WFLW_images/`, `WFLW_annotations/`. The paper reports, inter-ocular, 5.26 % (FR10
 5.72 %, AUC10 0.4925) for the small network, 4.84 % for the medium one and 3.98 % for ResNet-50.
-The paper trains for 150 epochs of 20 perturbed boxes per picture in batches of 64, which `config.phases` shares out to
-the four steps. Its networks start from ImageNet weights, which are not part of this package.
 
     jaxlm train --config=reinit_wflw:medium --workdir=runs/reinit_wflw --config.data.root=/data/WFLW
     jaxlm eval --workdir=runs/reinit_wflw
