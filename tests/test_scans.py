@@ -6,10 +6,12 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from jaxlm.commands import meta_choices
+from jaxlm.config import load_config_file
 from jaxlm.evaluation import dense
 from jaxlm.face3d import mesh_files, scans
 from jaxlm.face3d.model_files import load_face_model
 from jaxlm.support.errors import BadSample
+from jaxlm.workdir import config_file
 
 
 @pytest.fixture
@@ -80,12 +82,14 @@ def test_the_mean_of_the_bins():
 
 
 def test_the_selection_is_drawn(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"loss": {"name": "meta_joint"}, "meta": {"k": 3}}))
+    config = load_config_file("tddfa_rendered:smoke")
+    config_file.write_config(tmp_path, config)
     rows = [{"step": 4 * i, "kind": "train", "chosen": float(i > 5), "chosen_vdc": 100.0 / i} for i in range(1, 10)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shares = meta_choices.plot([tmp_path], tmp_path / "selection.png")
     assert shares[str(tmp_path)] == (0.0, 1.0)
     assert cv2.imread(str(tmp_path / "selection.png")) is not None
-    (tmp_path / "config.json").write_text(json.dumps({"loss": {"name": "fwpdc"}, "meta": {"k": 3}}))
+    config.loss.name = "fwpdc"
+    config_file.write_config(tmp_path, config)
     with pytest.raises(ValueError, match=r"was not trained with loss\.name = meta_joint"):
         meta_choices.plot([tmp_path], tmp_path / "selection.png")
