@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 import tempfile
@@ -29,6 +30,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Third-party faces that the repository does not carry; what needs them skips where they are absent.
 REAL_DATA = Path(os.environ.get("JAXLM_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs():
+    """Programs of one module's tests are of no use to the next: memory, and the time to search it for garbage, grow."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
