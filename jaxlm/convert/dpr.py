@@ -1,8 +1,5 @@
 """Converts the released GSRω of Shao et al., TPAMI 2021, for WFLW.
 
-    python -m jaxlm.convert dpr weights/ --workdir=runs/dpr
-    python eval.py --workdir=runs/dpr --data=own --root=wflw_samples
-
 The folder holds `98_points_global_reinit.pth.tar` and `98_points_global_regress.pth.tar`. The mean face
 `mean_98_face.npy` lies beside them or one folder above. The local re-initialisation network
 `98_points_local_reinit.pth.tar` is optional. The released local regressor is not public, so with the local network the

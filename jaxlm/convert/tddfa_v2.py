@@ -1,8 +1,5 @@
 """Converts a released MobileNet of 3DDFA_V2 (Guo et al., ECCV 2020).
 
-    python -m jaxlm.convert tddfa_v2 tddfa_v2/ --workdir=runs/mb05
-    python eval.py --workdir=runs/mb05 --data=aflw2000 --root=AFLW2000
-
 The folder holds `mb05_120x120.pth` or `mb1_120x120.pth`, the parameters' statistics `param_mean_std_62d_120x120.pkl`,
 and the face model: `bfm_noneck_v3.pkl` (with `tri.pkl`), or `bfm68.npz` with the 68 landmark vertices only. The
 landmark branch is left out, because its unit is not known.

@@ -115,7 +115,7 @@ def open_source(config: Config, name: str, split: str | None) -> FaceSource:
         ValueError: if the source, its builder, its files or the split do not exist, or it holds videos.
     """
     if holds_videos(config, name):
-        raise ValueError(f"{name} holds videos: evaluate it with eval.py, or name a data set of stills.")
+        raise ValueError(f"{name} holds videos: evaluate it with jaxlm eval, or name a data set of stills.")
     builder: Any = prepare_source(config, name)
     if split is None:
         split = "test" if "test" in builder.info.splits else "train"

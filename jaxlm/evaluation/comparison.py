@@ -1,11 +1,9 @@
 """Comparison of several trained models on one data set.
 
-    python -m jaxlm.commands.compare --workdirs=runs/ldeq,runs/awing,exported/model.onnx --data=300w:test --out=compared
-
 Every model is evaluated on the same faces, those of the first model's config, with its own crop protocol and image
-size. The program writes `comparison.md`, `comparison.json` and the cumulative error distributions,
-`comparison_ced.png`. The latency is the median time of a call with one crop, on the first device. Multiply-adds (MACs)
-are counted for one crop, with as many solver steps as the config allows.
+size. `jaxlm compare` writes `comparison.md`, `comparison.json` and the cumulative error distributions,
+`comparison_ced.png`. The latency is the median time of a call with one crop, on the first device. Multiply-adds
+(MACs) are counted for one crop, with as many solver steps as the config allows.
 """
 
 import json

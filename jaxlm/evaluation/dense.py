@@ -1,18 +1,15 @@
 """Dense 3D error on AFLW2000-3D's vertices and on scans such as Florence's, as in Table 2 of Guo et al.
 
-    python -m jaxlm.commands.dense --workdir=runs/tddfa --aflw2000=AFLW2000
-    python -m jaxlm.commands.dense --workdir=runs/tddfa --scans=florence
-
-AFLW2000-3D: the targets are the labels' 3D faces, with as many coefficients as the face model's file has. The error is
-the mean distance of all vertices, depth included, divided by √(w·h) of the box around the landmarks, as in PRNet's
+AFLW2000-3D: the targets are the labels' 3D faces, with as many coefficients as the face model's file has. The error
+is the mean distance of all vertices, depth included, divided by √(w·h) of the box around the landmarks, as in PRNet's
 protocol. The position of a face in depth is unknown, so the mean depths are made equal.
 
 Scans: a folder of `.obj` files. Each scan is rendered in 21 poses (VRN's), and each picture is reconstructed. The
-reconstruction is aligned with the scan by iterative closest points with a similarity. The error is the mean distance of
-its vertices to the scan, divided by the distance between the scan's outer eye corners. These are the points of the scan
-nearest to the eye corners of the frontal picture's reconstruction.
+reconstruction is aligned with the scan by iterative closest points with a similarity. The error is the mean distance
+of its vertices to the scan, divided by the distance between the scan's outer eye corners. These are the points of the
+scan nearest to the eye corners of the frontal picture's reconstruction.
 
-The program writes `dense.json` in the workdir.
+`jaxlm dense` writes the errors as `dense.json` into the workdir.
 """
 
 import dataclasses

@@ -1,9 +1,6 @@
 """Distribution of the offsets between a detector's boxes and the boxes around the landmarks.
 
-    python -m jaxlm.commands.detector_boxes --config=configs/reinit_300w.py --data=300w:train
-    python -m jaxlm.commands.detector_boxes --config=configs/reinit_300w.py --data=300w:train --detector=haar
-
-The program prints the eight numbers of `config.augment.box`, the distribution from which training boxes are drawn, for
+`jaxlm detector-boxes` prints the eight numbers of `config.augment.box`, the distribution from which training boxes are drawn, for
 the boxes of the data set or those of a detector.
 """
 

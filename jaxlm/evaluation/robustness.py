@@ -1,10 +1,9 @@
 """Robustness of any system to inexact boxes, as in Tables 3 and 4 of Shao et al., TPAMI 2021.
 
-    python -m jaxlm.commands.robustness --workdirs=runs/b1,runs/gsr --data=300w:heldout --out=runs/robustness
-
 Table 4: the crop's box is enlarged by 10 to 50 %, or moved by 5 to 25 % of the face box in a random direction, or the
-picture is turned by 5° to 25°. Table 3: the face is cropped by the box around its landmarks, by the data set's own box
-or by the box of OpenCV's detector. If the detector misses a face, the data set's own box is used, as in the paper.
+picture is turned by 5° to 25°. Table 3: the face is cropped by the box around its landmarks, by the data set's own
+box or by the box of OpenCV's detector. If the detector misses a face, the data set's own box is used, as in the
+paper. The command is `jaxlm robustness`.
 """
 
 import dataclasses

@@ -1,10 +1,8 @@
 """Trained models for use elsewhere: parameters (Orbax), StableHLO for CPU, CUDA and TPU, ONNX.
 
-    python -m jaxlm.export --workdir=runs/ldeq --format=orbax,stablehlo,onnx --out=exported
-
-Beside what a program loads lies a JSON that says what it takes and gives, which crop it was trained on, and how far it
-is from the model on real crops; nothing is written that is further than `--tolerance`. Graphs take any batch and have
-their batch norms folded.
+Each form has a JSON beside it with its input, its output, its crop, and its largest difference from the model on real
+crops. Nothing is written whose difference is above the tolerance. Graphs take any batch and have their batch norms
+folded. The command is `jaxlm export`.
 """
 
 import json

@@ -1,10 +1,8 @@
 """Labels for a user's videos from an ensemble of trained models, section 5.2 of Micaelli et al., CVPR 2023.
 
-    python -m jaxlm.commands.label_videos --workdirs=runs/a,runs/b,runs/c --out=labelled clip1.mp4 clip2.mp4 …
-
-The heatmaps of all models are averaged in each frame. The landmarks are not filtered over time, because the average of
-many models does not flicker. `--out` has WFLW-V's layout, a further folder `variance/`, and lists of the hard and the
-easy videos.
+The heatmaps of all models are averaged in each frame. The landmarks are not filtered over time, because the average
+of many models does not flicker. `jaxlm label-videos` writes them in WFLW-V's layout, with a further folder
+`variance/` and lists of the hard and the easy videos.
 """
 
 import functools
@@ -71,7 +69,7 @@ class Ensemble:
     """Ensemble of trained models that labels videos.
 
     Args:
-        workdirs: folders that train.py wrote, with the same landmark scheme and the same `config.video.crop`.
+        workdirs: folders that `jaxlm train` wrote, with the same landmark scheme and the same `config.video.crop`.
 
     Raises:
         ValueError: if two workdirs have the same name, a scheme or crop protocol differs, or a config has no part

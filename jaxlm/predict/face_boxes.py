@@ -1,6 +1,4 @@
-"""Boxes of the faces in every frame of a video. The program that tracks the face of a clip with them:
-
-    python -m jaxlm.commands.track --workdir=runs/quickstart clip.mp4 --out=tracked
+"""Boxes of the faces in every frame of a video, for `jaxlm track` and `jaxlm predict`.
 
 For live use without a file see `jaxlm.video.recurrence.advance`.
 """

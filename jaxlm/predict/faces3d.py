@@ -1,12 +1,10 @@
 """3D faces of pictures and videos: landmarks, meshes, depth, PNCC, texture, pose.
 
-    python -m jaxlm.commands.reconstruct --workdir=runs/tddfa portrait.jpg clip.mp4 --out=faces3d
-
-For a picture, it writes `_mesh`, `_depth`, `_pncc`, `_pose` and `_landmarks` as PNG, for every face `_<n>.obj` with its
-texture and `_<n>.ply` with colours, and a `.json` with the landmarks, parameters and pose of every face. For a video,
-it writes an MP4 with mesh, PNCC and pose of the largest face of every frame side by side, and a `.json` with the
-parameters and poses. OpenCV's Haar cascades find the faces; `--box=x1,y1,x2,y2` gives the box of a face of a picture
-that they miss.
+For a picture, `jaxlm reconstruct` writes `_mesh`, `_depth`, `_pncc`, `_pose` and `_landmarks` as PNG, for every face
+`_<n>.obj` with its texture and `_<n>.ply` with colours, and a `.json` with the landmarks, parameters and pose of
+every face. For a video, it writes an MP4 with mesh, PNCC and pose of the largest face of every frame side by side,
+and a `.json` with the parameters and poses. OpenCV's Haar cascades find the faces; `--box=x1,y1,x2,y2` gives the box
+of a face of a picture that they miss.
 """
 
 import json

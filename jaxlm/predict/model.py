@@ -64,7 +64,7 @@ def load_model(path: str | Path | None = None, *, step: int | str | None = None)
     if graphs:
         return _load_graph(graphs[0], name)
     if not folder.is_dir():
-        raise ValueError(f"{folder} does not exist; name a workdir of train.py, or what jaxlm.export wrote.")
+        raise ValueError(f"{folder} does not exist; name a workdir of jaxlm train, or what jaxlm export wrote.")
     config = config_file.load_config(folder)
     return _with_variables(config, restore_variables(config, folder, step)[0], name)
 

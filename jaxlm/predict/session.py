@@ -1,19 +1,7 @@
-"""Landmarks of faces in pictures, folders, videos and from a camera.
+"""One run of `jaxlm predict`: landmarks of pictures, videos and a camera, written as overlays, points and tables.
 
-    python -m jaxlm.predict portrait.jpg holiday/ clip.mp4 --out=out       # with the package's own small model
-    python -m jaxlm.predict --workdir=runs/ldeq portrait.jpg --out=out     # with a trained or an exported one
-    python -m jaxlm.predict 0 --seconds=20                                 # a camera by its number
-
-In Python:
-
-    from jaxlm.predict import Predictor
-    for face in Predictor.load()(image):                                   # RGB uint8
-        face.landmarks, face.score
-
-The program writes an overlay of each picture (PNG) or video (MP4), the landmarks of each face of a picture (.pts) and
-of a video (.csv), `predictions.json` about all files and, for pictures, `predictions.csv`, a data set that `--data=own`
-reads. Pictures are turned upright as their EXIF says, and the landmarks are in pixels of the upright picture. Data sets
-use the stored pixels, so turn such pictures before you use their predictions as a data set.
+A picture gets an overlay (PNG) and the landmarks of each face (.pts), a video an overlay (MP4) and its landmarks (CSV).
+`predictions.json` is about all files; `predictions.csv` about the pictures is a data set that `--data=own` reads.
 """
 
 import contextlib

@@ -50,7 +50,7 @@ def load_config(workdir: str | Path) -> Config:
     try:
         return config_from_json(json.loads(path.read_text()))
     except FileNotFoundError:
-        raise ValueError(f"{workdir} has no config.json: it is not a workdir that train.py wrote.") from None
+        raise ValueError(f"{workdir} has no config.json: it is not a workdir of jaxlm train.") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON ({error}); restore it or train again.") from None
     except (ValueError, TypeError) as error:
