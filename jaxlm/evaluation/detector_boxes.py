@@ -1,7 +1,7 @@
 """Distribution of the offsets between a detector's boxes and the boxes around the landmarks.
 
-`jaxlm detector-boxes` prints the eight numbers of `config.augment.box`, the distribution from which training boxes are drawn, for
-the boxes of the data set or those of a detector.
+`jaxlm detector-boxes` prints the eight numbers of `config.augment.box`, the distribution from which training boxes
+are drawn, for the boxes of the data set or those of a detector.
 """
 
 from typing import Any, NamedTuple
