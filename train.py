@@ -2,4 +2,5 @@
 
 from jaxlm.__main__ import main
 
-main("train")
+if __name__ == "__main__":
+    main("train")

@@ -64,7 +64,8 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
             return
         command, *words = words
     if command not in COMMANDS:
-        sys.exit(f"There is no command {command!r}.\n\n{usage()}")
+        print(f"Error: there is no command {command!r}; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
+        sys.exit(2)
     from jaxlm.commands import options
     from jaxlm.support.program import one_sentence, quiet_logs
 

@@ -195,7 +195,8 @@ def source(
 
 def test_source(builder: str, root: str = "", **options: Any) -> ConfigDict:
     """An entry of `config.data.sources` that is only evaluated on, with the split "test"; see `source`."""
-    return source(builder, root, train_split="test", weight=0.0, **options)
+    settings = dict(builder=builder, root=root, train_split="test", weight=0.0, on_bad="error")
+    return ConfigDict({**settings, **options})
 
 
 def set_sources(config: Config, **sources: ConfigDict) -> None:
@@ -265,7 +266,7 @@ def find_config_file(name: str) -> str:
     """
     file, colon, variant = name.partition(":")
     path = Path(file)
-    if not path.is_file():
+    if not path.is_file() and str(path.parent) in (".", "configs"):
         path = config_folder() / f"{path.stem}.py"
     if not path.is_file():
         raise ValueError(f"There is no config {file}; name a file or one of {', '.join(sorted(config_names()))}.")

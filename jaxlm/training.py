@@ -48,15 +48,17 @@ def make_train_step(train_step: systems.TrainStep) -> Any:
 
 
 class _Steps:
-    """The jitted step of each batch, by `System.schedule`; each different step is compiled once."""
+    """The jitted step of each batch, by `System.schedule`; each different step of a phase is compiled once."""
 
     def __init__(self, system: systems.System):
         self._schedule = system.schedule or (lambda number: ("", system.train_step))
-        self._compiled: dict[systems.TrainStep, Any] = {}
+        self._phase, self._compiled = "", dict[systems.TrainStep, Any]()
 
     def __call__(self, number: int) -> tuple[str, Any]:
         """Name of the phase and jitted step of a batch, counted from 1."""
         name, step = self._schedule(number)
+        if name != self._phase:
+            self._phase, self._compiled = name, {}
         if step not in self._compiled:
             self._compiled[step] = make_train_step(step)
         return name, self._compiled[step]

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Breaks the package on purpose, one idea at a time, and checks that a test fails: python scripts/breaks.py
 
 Each entry of `BREAKS` is one way in which such code goes wrong: a flipped axis, half a pixel, a dropped term, a swapped

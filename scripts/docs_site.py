@@ -11,11 +11,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 def on_files(files, config):
     """Adds the README, CONTRIBUTING and CHANGELOG as pages, with the links that a page of the site needs."""
-    for source, page in (
-        ("README.md", "index.md"),
-        ("CONTRIBUTING.md", "contributing.md"),
-        ("CHANGELOG.md", "changes.md"),
-    ):
+    for source, page in PAGES.items():
         text = (REPOSITORY / source).read_text()
         text = text.replace("](docs/", "](").replace("](CONTRIBUTING.md)", "](contributing.md)")
         text = text.replace("](CHANGELOG.md)", "](changes.md)")

@@ -11,6 +11,7 @@ from jaxlm import __main__ as front_door
 from jaxlm import config as configs
 from jaxlm import systems
 from jaxlm.commands import options
+from jaxlm.workdir import config_file
 
 PACKAGE = Path(configs.__file__).parent
 ROOT = {path.stem for path in PACKAGE.glob("[!_]*.py")} - {"training"} | {"jaxlm"}
@@ -105,8 +106,9 @@ def test_the_front_door_lists_every_command(capsys):
     assert all(f"  {name} " in listed for name in front_door.COMMANDS)
     files = {path.stem for path in (PACKAGE / "commands").glob("[!_]*.py")} - {"options"}
     assert files == set(front_door.COMMANDS.values())
-    with pytest.raises(SystemExit, match="There is no command 'trian'"):
+    with pytest.raises(SystemExit, match="2"):
         front_door.main(argv=["trian"])
+    assert "there is no command 'trian'; choose one of train, eval" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", configs.config_names())
@@ -131,6 +133,23 @@ def keys(block, free, prefix=""):
         if name not in free and isinstance(block[key], configs.Block):
             found |= keys(block[key], free, f"{name}.")
     return found
+
+
+def test_a_field_that_a_workdir_does_not_have_is_one_sentence(tmp_path):
+    module = importlib.import_module("jaxlm.commands.evaluate")
+    for field in ("nope", "nope.x", "data.sources.300w.root"):
+        with pytest.raises(ValueError, match="does not fit the config"):
+            options.parse(module, "eval", [f"--workdir={PACKAGE / 'shipped'}", f"--config.{field}=1"])
+
+
+def test_an_older_config_file_continues_its_own_workdir(tmp_path):
+    config = configs.load_config_file("tddfa_rendered:smoke")
+    with config.unlocked():
+        config.meta.stream = True
+        del config.augment.label_noise
+    config_file.write_config(tmp_path, config)
+    (tmp_path / "checkpoints" / "6").mkdir(parents=True)
+    config_file.check_workdir(tmp_path, config)
 
 
 def test_a_config_of_an_earlier_version_is_completed():
@@ -165,6 +184,11 @@ class TestCommandLine:
             (["--config=quickstrt"], "There is no config quickstrt; name a file or one of awing_300w"),
             ([], "--config is missing"),
             (["--config"], "--config needs a value"),
+            (["--config=/nowhere/quickstart.py"], "There is no config /nowhere/quickstart.py"),
+            (
+                ["--config=quickstart:bad"],
+                "^The command line does not fit the config: There is no variant 'bad'; choose",
+            ),
         ],
     )
     def test_a_mistake_is_one_sentence(self, words, says):
@@ -180,5 +204,11 @@ class TestCommandLine:
         assert not given.overlays
         given = self.parse("track", "--workdir=w", "--method=frame", "--method=rwr", "clip.mp4")
         assert given.method == ("frame", "rwr") and given.videos == ("clip.mp4",)
+        given = self.parse("reconstruct", "--workdir=w", "--box=1,2,3,4", "p.jpg")
+        assert given.box == ("1,2,3,4",) and given.files == ("p.jpg",)
+        given = self.parse("train", "-workdir=w", "-config=a", "--config=quickstart", "--noconfig.eval.flip_average")
+        assert given.workdir == "w" and given.config.eval.flip_average is False
+        given = self.parse("train", "--config=ldeq_wflw", "--config.eval.flip_average", "--workdir=w")
+        assert given.config.eval.flip_average is True
         given = self.parse("label-videos", "--workdirs=a,b", "--out=o", "clip1.mp4", "clip2.mp4")
         assert given.workdirs == ("a,b",) and given.videos == ("clip1.mp4", "clip2.mp4")

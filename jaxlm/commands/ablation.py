@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jaxlm import systems
 from jaxlm.commands.evaluate import evaluate_workdir
 from jaxlm.commands.options import FromConfig, config_of_file
 from jaxlm.config import Config
@@ -87,7 +88,7 @@ def _check_begun(workdir: Path, config: Config) -> None:
     """Raises a ValueError if the row's workdir was trained with another config."""
     if not (workdir / "config.json").exists():
         return
-    saved, ours = (_flat(c.to_dict()) for c in (load_config(workdir), config))
+    saved, ours = (_flat(c.to_dict()) for c in (load_config(workdir), systems.completed(config)))
     ignored = (
         "data.root",
         "data.cache",

@@ -123,7 +123,9 @@ class Options:
 
 def main(options: Options) -> list[Path]:
     """Writes the figures and returns their paths."""
-    paths = write_figures(options.out, options.workdir, options.data, max(options.count, 1))
+    if options.count < 1:
+        raise ValueError(f"--count must be at least 1, got {options.count}.")
+    paths = write_figures(options.out, options.workdir, options.data, options.count)
     for path in paths:
         print(f"written: {path}")
     return paths

@@ -1,11 +1,12 @@
 """The command line of a program: its options by a dataclass, `--config` by ml_collections."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_origin, get_type_hints
 
 import tyro
 from absl import flags
@@ -55,11 +56,8 @@ def config_of_file(options: Any, words: Sequence[str]) -> dict[str, Any]:
     del options
     if not words or not words[0].startswith("--config="):
         raise ValueError(f"--config is missing: name a file or one of {', '.join(config_names())}.")
-    file = find_config_file(words[0].partition("=")[2])
-    words = ["jaxlm", f"--config={file}", *words[1:]]
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
-    return _parsed(values, holder, words)
+    words = [f"--config={find_config_file(words[0].partition('=')[2])}", *words[1:]]
+    return _parsed(config_flags.DEFINE_config_file, words)
 
 
 def config_of_workdir(options: Any, words: Sequence[str]) -> dict[str, Any]:
@@ -76,63 +74,75 @@ def config_of_workdir(options: Any, words: Sequence[str]) -> dict[str, Any]:
         given = config_of_file(None, words[:1])["config"]
         config_file.check_same_model(config, given, workdir)
         words = words[1:]
-    words = ["jaxlm", *words]
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=words)  # pyright: ignore
-    return _parsed(values, holder, words)
+    return _parsed(functools.partial(config_flags.DEFINE_config_dict, config=config), words)
 
 
-def _parsed(values: flags.FlagValues, holder: Any, words: Sequence[str]) -> dict[str, Any]:
+def _parsed(define: Callable[..., Any], words: Sequence[str]) -> dict[str, Any]:
+    """The fields `config` and `overrides` of ml_collections' flag of this definition."""
+    argv, values = ["jaxlm", *words], flags.FlagValues()
     try:
-        values(list(words))
+        holder = define("config", flag_values=values, sys_argv=argv)
+        values(argv)
         config: Config = holder.value
     except (AttributeError, KeyError, TypeError, ValueError, flags.Error, SyntaxError) as error:
-        message = " ".join(str(error.args[0] if error.args else error).split())
-        raise ValueError(f"The command line does not fit the config: {message}") from None
+        # A mistake in a config file's own code comes with its traceback, of which the last line says what is wrong.
+        message = str(error.args[0] if error.args else error).rpartition("ValueError: ")[2]
+        raise ValueError(f"The command line does not fit the config: {' '.join(message.split())}") from None
     return {"config": config, "overrides": tuple(config_flags.get_override_values(values["config"]))}
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """`--config=…` first and its fields after it, and the other words."""
-    words, rest, pending = [], [], ""
-    for word in argv:
-        if pending:
-            words.append(f"{pending}={word}")
-            pending = ""
-        elif word.startswith("--config") and (word == "--config" or word[8] in "=."):
-            if "=" in word:
-                words.append(word)
-            else:
-                pending = word
-        else:
+    """The last `--config=…` first and its fields after it, and the other words."""
+    files, fields, rest, words = [], [], [], list(argv)
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.partition("=")
+        name = name if name.startswith("--") else f"-{name}"  # absl takes one dash as well
+        if not re.fullmatch(r"--(no)?config(\..*)?", name):
             rest.append(word)
-    if pending:
-        raise ValueError(f"{pending} needs a value, as in {pending}=…")
-    words = [word if word.startswith("--config=") else _quoted(word) for word in words]
-    return sorted(words, key=lambda word: not word.startswith("--config=")), rest
+            continue
+        if not equals and words and not words[0].startswith("-"):
+            equals, value = "=", words.pop(0)
+        if name == "--config":
+            if not equals:
+                raise ValueError("--config needs a value, as in --config=quickstart.")
+            files.append(f"--config={value}")
+        else:
+            fields.append(_quoted(name) + equals + value)
+    return [*files[-1:], *fields], rest
 
 
-def _quoted(word: str) -> str:
-    """--config.data.sources.300w.heldout=… as ml_collections takes it: names that are no identifiers in brackets."""
-    field, equals, value = word.partition("=")
-    names = field.removeprefix("--config.").split(".")
-    return "--config" + "".join(f".{n}" if n.isidentifier() else f"['{n}']" for n in names) + equals + value
+def _quoted(name: str) -> str:
+    """--config.data.sources.300w.heldout as ml_collections takes it: names that are no identifiers in brackets."""
+    flag, *names = name.split(".")
+    return flag + "".join(f".{n}" if n.isidentifier() else f"['{n}']" for n in names)
 
 
 def _as_tyro(options: type, argv: Sequence[str]) -> list[str]:
-    """Words with absl's spelling of booleans in tyro's: --nofield and --field=false become --no-field."""
-    booleans = {name for name, kind in get_type_hints(options).items() if kind is bool}
-    words = []
+    """Words as tyro takes them, of words as absl takes them, too.
+
+    Absl has -field, --nofield and --field=false. A list in one word, --field=a,b, goes behind all other words: tyro
+    would take those for further items.
+    """
+    kinds = get_type_hints(options)
+    words, lists = [], []
     for word in argv:
-        name, _, value = word.removeprefix("--").partition("=")
-        name = name.replace("-", "_")
-        if word.startswith("--") and name in booleans and value.lower() in ("true", "false", "1", "0"):
-            words.append(f"--{'' if value.lower() in ('true', '1') else 'no-'}{name.replace('_', '-')}")
-        elif word.startswith("--no") and name.removeprefix("no") in booleans:
-            words.append(f"--no-{name.removeprefix('no').replace('_', '-')}")
+        if re.match(r"-[A-Za-z_]{2}", word):
+            word = f"-{word}"
+        name, equals, value = word.removeprefix("--").partition("=")
+        field = name.replace("-", "_")
+        negated = field.removeprefix("no_").removeprefix("no")
+        if not word.startswith("--"):
+            words.append(word)
+        elif kinds.get(field) is bool and value.lower() in ("true", "false", "1", "0"):
+            words.append(f"--{'' if value.lower() in ('true', '1') else 'no-'}{name}")
+        elif kinds.get(negated) is bool and field != negated:
+            words.append(f"--no-{negated.replace('_', '-')}")
+        elif equals and get_origin(kinds.get(field)) is tuple:
+            lists.append(word)
         else:
             words.append(word)
-    return words
+    return [*words, *lists]
 
 
 def _description(module: ModuleType, has_config: bool) -> str:

@@ -32,7 +32,6 @@ from jaxlm.support.progress import progress
 from jaxlm.workdir.config_file import load_config
 
 _ROUNDS = 3  # passes of the network, until the crop fits the landmarks
-_VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 
 # (image (H, W, 3) uint8, box (4,) around a face's landmarks) -> parameters (P,) in the picture's frame
 Regressor = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import sys
 import threading
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from absl import logging
+import absl.logging
 
 from jaxlm.support.errors import BadSample
 
@@ -52,7 +53,8 @@ def _fail(message: str) -> NoReturn:
 
 def quiet_logs() -> None:
     """Silences the libraries' logs: what fails is raised as well, and ends in one sentence."""
-    logging.set_verbosity(logging.FATAL)
+    logging.disable(logging.CRITICAL)
+    absl.logging.set_verbosity(absl.logging.FATAL)
 
 
 def join_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:

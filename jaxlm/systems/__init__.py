@@ -1,6 +1,7 @@
 """Systems: what one paper adds up to, as a handful of pure functions. `jaxlm.training` knows nothing else of them."""
 
 import importlib
+import importlib.util
 from types import ModuleType
 from typing import Any
 
@@ -71,7 +72,7 @@ def completed(config: Config) -> Config:
     `settings.py` beside its `system.py` stays as it is.
     """
     package, _, module = SYSTEMS.get(config.get("system"), "").rpartition(".")
-    if module != "system":
+    if module != "system" or importlib.util.find_spec(f"{package}.settings") is None:
         return config
     whole = importlib.import_module(f"{package}.settings").default_config()
     with whole.unlocked():
@@ -97,6 +98,9 @@ def _module(config: Config) -> ModuleType:
             "as in my_package.my_system."
         )
     try:
-        return importlib.import_module(module)
+        found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ValueError(f"The system {name!r} cannot be imported: {error}.") from None
+    if not hasattr(found, "build"):
+        raise ValueError(f"The system {name!r} is no module with a function build(config).")
+    return found

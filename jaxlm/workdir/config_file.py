@@ -22,7 +22,7 @@ def check_workdir(workdir: Path, config: Config) -> None:
     """Raises a ValueError if a workdir with checkpoints cannot be continued with this config to the same bits."""
     if not ((workdir / "config.json").exists() and (workdir / "checkpoints").is_dir()):
         return
-    saved = load_config(workdir)
+    saved, config = load_config(workdir), systems.completed(config)
     check_same_model(saved, config, workdir)
     if not checkpoint_exists(workdir, after=0):
         return  # converted weights: no training to continue
@@ -71,6 +71,8 @@ def config_from_json(content: dict[str, Any]) -> Config:
     content = _with_tuples(content)
     if isinstance(content.get("loss"), str):  # as it was written before there were losses on heatmaps
         content["loss"] = dict(on="landmarks", name=content["loss"], options={})
+    if "video" not in content and "crop" in content["data"]:  # as it was written before there were videos
+        content["video"] = {"crop": content["data"]["crop"]}
     return systems.completed(ConfigDict(content))  # pyright: ignore[reportArgumentType]
 
 
@@ -86,6 +88,7 @@ def check_same_model(saved: Config, config: Config, workdir: Path) -> None:
     if saved.system != config.system:
         different = ["system"]
     else:
+        saved, config = systems.completed(saved), systems.completed(config)
         ours, theirs = (_plain(systems.identity(whole)) for whole in (config, saved))
         different = []
         for key in ours:

@@ -43,7 +43,7 @@ def build(config: Config) -> System:
     return System(system.init, system.train_step, system.predict)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class AwingSystem:
     """The functions of `System`, over what they share.
 

@@ -49,7 +49,7 @@ def build(config: Config) -> System:
     )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LdeqSystem:
     """The functions of `System`, over what they share.
 

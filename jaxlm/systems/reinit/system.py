@@ -69,7 +69,7 @@ def _of_phases(steps: Sequence[tuple[str, int, TrainStep]], number: int) -> tupl
     return next((name, step) for name, last, step in steps if number <= last or last == steps[-1][1])
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ReinitSystem:
     """The functions of `System`, over what they share.
 

@@ -4,8 +4,9 @@ A round takes k + 1 batches. All branches start from the same parameters and tak
 batches, each with its own loss. The branch with the lowest vertex error on the last batch is selected: all branches
 start the next round with its parameters, optimiser state and running statistics.
 
-The branches are stacked along a leading axis. A round is either one jitted call, which scans over its batches, or one
-call per batch, so that a large k does not need k batches in the device's memory. Both give the same numbers.
+The branches are stacked along a leading axis. Training takes one batch at a time (`advance`, `select`), so that a large
+k does not need k batches in the device's memory. A whole round can be one jitted call, too (`round`), which scans over
+its batches and gives the same numbers.
 """
 
 import functools

@@ -96,7 +96,7 @@ def _of_two(first: int, fwpdc: TrainStep, vdc: TrainStep, number: int) -> tuple[
     return ("fwpdc", fwpdc) if number <= first else ("vdc", vdc)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class TddfaSystem:
     """The functions of `System`, over what they share.
 
@@ -221,6 +221,7 @@ def _check(config: Config) -> None:
         raise ValueError("loss.landmarks = lrr needs the landmark branch: set model.num_landmarks to 68.")
     if not 0 <= config.loss.beta <= 1 or not 0 < config.loss.share < 1 or config.loss.vertices < 0:
         raise ValueError("loss.beta must lie in [0, 1], loss.share in (0, 1), and loss.vertices must not be negative.")
+    schemes.from_68(config.scheme)
     if config.meta.k < 1:
         raise ValueError(f"meta.k must be at least 1, got {config.meta.k}.")
     for field in ("num_steps", "checkpoint_every") if config.loss.name == "meta_joint" else ():
