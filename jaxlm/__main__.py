@@ -1,5 +1,6 @@
 """The front door: `jaxlm NAME …` and `python -m jaxlm NAME …` run the program NAME of `jaxlm.commands`."""
 
+import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -64,7 +65,8 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
             return
         command, *words = words
     if command not in COMMANDS:
-        print(f"Error: there is no command {command!r}; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
+        near = difflib.get_close_matches(command, COMMANDS) or [*COMMANDS]
+        print(f"Error: there is no command {command!r}; choose one of {', '.join(near)}.", file=sys.stderr)
         sys.exit(2)
     from jaxlm.commands import options
     from jaxlm.support.program import one_sentence, quiet_logs

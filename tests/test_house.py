@@ -108,7 +108,7 @@ def test_the_front_door_lists_every_command(capsys):
     assert files == set(front_door.COMMANDS.values())
     with pytest.raises(SystemExit, match="2"):
         front_door.main(argv=["trian"])
-    assert "there is no command 'trian'; choose one of train, eval" in capsys.readouterr().err
+    assert "there is no command 'trian'; choose one of train, track." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", configs.config_names())

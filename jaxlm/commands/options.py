@@ -74,7 +74,8 @@ def config_of_workdir(options: Any, words: Sequence[str]) -> dict[str, Any]:
         given = config_of_file(None, words[:1])["config"]
         config_file.check_same_model(config, given, workdir)
         words = words[1:]
-    return _parsed(functools.partial(config_flags.DEFINE_config_dict, config=config), words)
+    define: Any = functools.partial(config_flags.DEFINE_config_dict, config=config)  # pyright: ignore[reportArgumentType]
+    return _parsed(define, words)
 
 
 def _parsed(define: Callable[..., Any], words: Sequence[str]) -> dict[str, Any]:
@@ -85,8 +86,12 @@ def _parsed(define: Callable[..., Any], words: Sequence[str]) -> dict[str, Any]:
         values(argv)
         config: Config = holder.value
     except (AttributeError, KeyError, TypeError, ValueError, flags.Error, SyntaxError) as error:
-        # A mistake in a config file's own code comes with its traceback, of which the last line says what is wrong.
+        # A mistake in a config file's own code comes with its traceback, of which the last line says what is wrong;
+        # a KeyError's is the representation of its text.
         message = str(error.args[0] if error.args else error).rpartition("ValueError: ")[2]
+        message = (
+            re.sub(r"^.*KeyError: ", "", message, flags=re.DOTALL).strip("\"'").replace("\\n", ". ").replace("\\", "")
+        )
         raise ValueError(f"The command line does not fit the config: {' '.join(message.split())}") from None
     return {"config": config, "overrides": tuple(config_flags.get_override_values(values["config"]))}
 
@@ -146,8 +151,8 @@ def _as_tyro(options: type, argv: Sequence[str]) -> list[str]:
 
 
 def _description(module: ModuleType, has_config: bool) -> str:
-    # The help keeps a line of code as it is where an empty line stands before it.
-    text = re.sub(r"\n( {4}\S)", r"\n\n\1", (module.__doc__ or "").strip())
+    # The help joins the lines of a paragraph, but not the items of a list.
+    text = re.sub(r"\n(?: {4})?(jaxlm )", r"\n* \1", (module.__doc__ or "").strip())
     if has_config:
         rows = "\n".join(f"    {name:<16}{line}" for name, line in config_names().items())
         text += (

@@ -33,4 +33,6 @@ def main(options: Options) -> dict[str, float]:
     """Trains and returns the last validation metrics."""
     if options.distributed:
         join_processes(options.coordinator, options.num_processes, options.process_id)
-    return train(options.config, options.workdir)
+    metrics = train(options.config, options.workdir)
+    print(f"trained: {options.workdir}; evaluate it with jaxlm eval --workdir={options.workdir}")
+    return metrics

@@ -91,6 +91,8 @@ class Session:
             f"{len(files)} pictures, {len(files) / seconds:.1f} a second: {sum(map(len, found))} faces in "
             f"{sum(map(bool, found))} of them, {sum(not faces for faces in found)} without a face, {bad} failed"
         )
+        if boxes is None and found and not any(found):
+            print("No face was found. Try --detector=whole for pictures of one face, another detector, or --boxes.")
 
     def _look(self, held: "list[_Picture]") -> None:
         try:

@@ -34,6 +34,8 @@ def one_sentence() -> Iterator[None]:
         if "RESOURCE_EXHAUSTED: Error writing" in str(error):  # how TensorStore says it
             _fail("The disk is full (while writing a checkpoint); free some space and run the command again.")
         _fail(str(error))
+    except BrokenPipeError:  # of `jaxlm … | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     except OSError as error:
         if os.environ.get("JAXLM_TRACEBACK"):
             raise

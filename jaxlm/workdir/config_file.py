@@ -20,7 +20,7 @@ def write_config(workdir: Path, config: Config) -> None:
 
 def check_workdir(workdir: Path, config: Config) -> None:
     """Raises a ValueError if a workdir with checkpoints cannot be continued with this config to the same bits."""
-    if not ((workdir / "config.json").exists() and (workdir / "checkpoints").is_dir()):
+    if not ((workdir / "config.json").exists() and checkpoint_exists(workdir)):
         return
     saved, config = load_config(workdir), systems.completed(config)
     check_same_model(saved, config, workdir)
