@@ -96,7 +96,10 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
     def check_root(self) -> None:
         """Raises ValueError, with a message that names the expected files, if `root` is not this data set."""
         if not self.root.exists():
-            raise ValueError(f"{self.root} does not exist: set data.root to the data of {type(self).__name__}.")
+            raise ValueError(
+                f"{self.root} does not exist: name the folder or file of {type(self).__name__}'s data, "
+                "with --config.data.root for a config's own sets or --root for another set."
+            )
 
     # Methods for the cache and for TFDS.
 

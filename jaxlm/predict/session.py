@@ -32,6 +32,10 @@ _SMALLEST_SIDE = 16  # pixels
 _MOST_AT_ONCE = 200_000_000  # values of the pictures held in memory, 3 for each pixel
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 class _Picture(NamedTuple):
     path: Path
     stem: str
@@ -88,7 +92,8 @@ class Session:
         found = [entry["faces"] for entry in self.entries[seen:] if "faces" in entry]
         seconds, bad = time.perf_counter() - started, len(files) - len(found)
         print(
-            f"{len(files)} pictures, {len(files) / seconds:.1f} a second: {sum(map(len, found))} faces in "
+            f"{_counted(len(files), 'picture')}, {len(files) / seconds:.1f} a second: "
+            f"{_counted(sum(map(len, found)), 'face')} in "
             f"{sum(map(bool, found))} of them, {sum(not faces for faces in found)} without a face, {bad} failed"
         )
         if boxes is None and found and not any(found):
