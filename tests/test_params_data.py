@@ -281,6 +281,10 @@ def test_fitted_parameters_are_kept_and_bad_faces_left_out(tmp_path, monkeypatch
     monkeypatch.setattr(face_parameters.fitting, "fit_landmarks", None)
     again = face_parameters.labels_of(config, builder, source, "train")
     np.testing.assert_array_equal(again.params, labels.params)
+    # Fits to another contour are others.
+    config.morphable.contour = "3d"
+    with pytest.raises(TypeError):
+        face_parameters.labels_of(config, builder, source, "train")
 
 
 def test_rendered_faces_carry_their_parameters(tmp_path):
