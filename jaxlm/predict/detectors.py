@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -70,15 +71,16 @@ class HaarDetector:
         return _largest_first(boxes / scale - 0.5)  # pixel edges, in coordinates with integer pixel centres
 
 
-def _cascade(name: str) -> cv2.CascadeClassifier:
+def _cascade(name: str) -> Any:
     path = Path(cv2.__file__).parent / "data" / f"haarcascade_{name}.xml"
-    cascade = cv2.CascadeClassifier(str(path))
-    if cascade.empty():
+    make = getattr(cv2, "CascadeClassifier", None)  # OpenCV 5 has none; everything else works with it
+    cascade = make(str(path)) if make else None
+    if cascade is None or cascade.empty():
         raise ValueError(f"{path} is missing: install opencv-python-headless 4.x, or give boxes.")
     return cascade
 
 
-def _detect(cascade: cv2.CascadeClassifier, grey: np.ndarray) -> np.ndarray:
+def _detect(cascade: Any, grey: np.ndarray) -> np.ndarray:
     """Boxes (N, 4), x y width height, that a cascade finds in a grey image (H, W)."""
     smallest = max(round(0.08 * min(grey.shape)), 24)
     found, votes = cascade.detectMultiScale2(grey, 1.1, 5, minSize=(smallest, smallest))

@@ -1,0 +1,479 @@
+"""Speed and memory of everything on one GPU, in ten minutes: python benchmarks/gpu.py --data=/data/faces
+
+Prints a table row by row and writes the JSON file --out after each line of it, so that a run that is cut off has
+measured something. A row that is complete in the file is not measured again; `--minutes=0` prints the file. A row that
+would not end within --minutes is left out. Compiled programs are kept in --cache for the next run.
+
+Inputs and parameters are random, and the solvers' tolerance is zero, so that they take all their steps. MFU is the
+model's own arithmetic (two operations for each multiply-add of its convolutions and matrix products), over the rate of
+a large bfloat16 matrix product measured in the same run. Memory is what the compiler plans for a step with its
+arguments. PyTorch, if it is installed, runs the same networks in a program of its own (`benchmarks/torch_peers.py`) and
+is timed while JAX rests.
+
+The last row trains `ldeq_faces68:gpu` for the time that is left, if --data is the folder that this config reads.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+# Leaves memory to PyTorch.
+os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.55")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from measuring import GIB, Program, TrainingStep, compile_all, kernels_of, random_batch, random_state, seconds_of
+
+from jaxlm import systems, training
+from jaxlm.config import load_config_file, shrink_rendered
+from jaxlm.data.batches import train_batches
+from jaxlm.support.files import write_atomically
+from jaxlm.support.program import one_sentence, quiet_logs
+from jaxlm.systems.ldeq.network import PRESETS
+from jaxlm.systems.tddfa.system import make_system
+from jaxlm.workdir.config_file import load_config
+
+OUT = flags.DEFINE_string("out", "runs/gpu.json", "JSON file of the table.")
+MINUTES = flags.DEFINE_float("minutes", 9.0, "Time budget; rows that do not fit are left out.")
+ROWS = flags.DEFINE_list("rows", [], "Rows to measure; all by default.")
+DATA = flags.DEFINE_string("data", "", "Folder of real faces, as configs/ldeq_faces68.py reads it; rendered otherwise.")
+CACHE = flags.DEFINE_string("cache", "~/.cache/jaxlm/compiled", "Folder of compiled programs.")
+PROFILE = flags.DEFINE_string("profile", "", "Folder for traces and compiled code; prints the longest kernels, too.")
+SMOKE = flags.DEFINE_bool("smoke", False, "Tiny sizes, for a CPU.")
+
+Values = dict[str, Any]
+BENCHMARKS = Path(__file__).parent
+
+
+class Table:
+    """The table: printed and written to its file line by line."""
+
+    def __init__(self, path: Path):
+        self.path, self.start = path, time.perf_counter()
+        self.content = json.loads(path.read_text()) if path.exists() else {"lines": {}, "complete": []}
+
+    def is_complete(self, row: str) -> bool:
+        return row in self.content["complete"]
+
+    def seconds_left(self) -> float:
+        return 60 * MINUTES.value - (time.perf_counter() - self.start)
+
+    def add(self, line: str, values: Values) -> None:
+        self.content["lines"][line] = values
+        self.write()
+        self.show(line)
+
+    def finish(self, row: str) -> None:
+        self.content["complete"].append(row)
+        self.write()
+
+    def write(self) -> None:
+        write_atomically(self.path, json.dumps(self.content, indent=1, ensure_ascii=False))
+
+    def show(self, line: str) -> None:
+        cells = (f"{value:.4g} {key}" if isinstance(value, float) else f"{key} {value}" for key, value in self[line])
+        print(f"{line:<44}{',  '.join(cells)}", flush=True)
+
+    def __getitem__(self, line: str) -> list[tuple[str, Any]]:
+        return [item for item in self.content["lines"].get(line, {}).items() if item[0] != "kernels"]
+
+    def value(self, line: str, key: str) -> float | None:
+        return self.content["lines"].get(line, {}).get(key)
+
+
+@dataclasses.dataclass
+class Row:
+    """Measures some lines of the table; it is begun only if `seconds` are left."""
+
+    measure: Callable[[Table], Iterator[tuple[str, Values]]]
+    seconds: float
+
+
+class Peer:
+    """The same network in PyTorch, which compiles in a program of its own."""
+
+    def __init__(self, name: str, **sizes: Any):
+        command = [sys.executable, str(BENCHMARKS / "torch_peers.py"), name, json.dumps(sizes)]
+        log = Path(OUT.value).expanduser().with_suffix(f".{name}.log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.batch, self.log = sizes["batch"], log
+        with open(log, "w") as errors:
+            self.process: Any = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
+
+    def answer(self) -> Values:
+        """The program's next line; nothing if it fails, or takes longer than two minutes."""
+        limit = threading.Timer(600 if SMOKE.value else 120, self.process.kill)
+        limit.start()
+        line = self.process.stdout.readline()
+        limit.cancel()
+        return json.loads(line) if line else {}
+
+    def measure(self) -> Values:
+        """Lines of the table, or why there are none; the program ends."""
+        ready = self.answer()
+        if ready:
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+        found = self.answer() if ready else {}
+        self.process.kill()
+        if not found:
+            reasons = self.log.read_text().strip().splitlines()
+            return {"not measured": reasons[-1] if reasons else "the program ended"}
+        return {
+            "images/s": self.batch / found["seconds"],
+            "GiB": found["memory"] / GIB,
+            "s of compilation and three steps": ready["compilation"],
+        }
+
+
+def tiny(config: Any) -> Any:
+    """The config with its smallest network, if --smoke."""
+    if SMOKE.value:
+        config.train.batch_size = 2
+        if config.system == "ldeq":
+            config.image_size, config.model.preset = 64, "nano"
+            config.solver.max_steps = config.adjoint.max_steps = 2
+        elif config.system == "awing":
+            config.image_size = 64
+            config.model.update(stacks=2, features=16, depth=1)
+        elif config.system == "reinit":
+            config.image_size = 128
+            config.model.update(backbone="nano", global_side=64, local_side=32)
+        else:
+            config.image_size, config.model.backbone, config.meta.k = 64, "mobilenet_0.25", 2
+    if config.system == "tddfa":
+        config.train.num_steps = config.train.checkpoint_every = config.meta.k + 1
+    return config
+
+
+def ldeq_config(steps: int = 10, gradient: str = "implicit") -> Any:
+    config: Any = load_config_file("ldeq_wflw")
+    config.gradient = gradient
+    config.solver.update(tol=0.0, max_steps=steps)
+    config.adjoint.update(tol=0.0, max_steps=steps)
+    return tiny(config)
+
+
+def step_of(config: Any, **options: Any) -> TrainingStep:
+    system = systems.build(config)
+    return TrainingStep(system, random_batch(config), loop_steps=system.loop_steps, **options)
+
+
+def speed(table: Table, program: Program, batch: int, name: str = "") -> Values:
+    """Images a second, MFU, memory and compilation of a training step; with --profile, its longest kernels."""
+    measured = seconds_of(program.call, seconds=0.1 if SMOKE.value else 1.5)
+    values: Values = {"images/s": batch / measured, "ms": 1e3 * measured}
+    peak = table.value("matrix product", "TFLOP/s")
+    if peak:
+        values["% MFU"] = 100 * 2 * program.macs / measured / peak / 1e12
+    values |= {"GiB": program.memory() / GIB, "s of compilation": program.compilation}
+    if PROFILE.value and name:
+        folder = Path(PROFILE.value).expanduser()
+        write_atomically(folder / f"{name}.hlo.txt", program.compiled.as_text() or "")
+        values["kernels"] = {
+            kernel: round(1e3 * seconds, 4)
+            for kernel, seconds in list(kernels_of(program.call, str(folder / name)).items())[:60]
+        }
+        values["ms in kernels"] = sum(values["kernels"].values())
+    return values
+
+
+def device(table: Table) -> Iterator[tuple[str, Values]]:
+    """Card, versions, and the rates that the other rows are compared with."""
+    del table
+    gpu = jax.devices()[0]
+    query = ["nvidia-smi", "--query-gpu=driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        driver = "none"
+    versions = {"card": gpu.device_kind, "driver": driver, "jax": jax.__version__, "cores": os.cpu_count()}
+    yield "device", versions
+    side = 256 if SMOKE.value else 8192
+    left, right = (jax.random.normal(jax.random.key(i), (side, side), jnp.bfloat16) for i in range(2))
+    product = jax.jit(jnp.matmul)
+    yield "matrix product", {"TFLOP/s": 2 * side**3 / seconds_of(lambda: product(left, right)) / 1e12}
+    values = jax.random.normal(jax.random.key(2), (2**16 if SMOKE.value else 2**29,), jnp.float32)
+    add = jax.jit(lambda values: values + 1.0)
+    yield "memory", {"GB/s read and written": 2 * values.nbytes / seconds_of(lambda: add(values)) / 1e9}
+
+
+def ldeq(table: Table) -> Iterator[tuple[str, Values]]:
+    """The LDEQ's training step of the paper's size, and the same in PyTorch."""
+    config = ldeq_config()
+    batch = config.train.batch_size
+    sizes = {key: PRESETS[config.model.preset][key] for key in ("channels", "width", "growth", "depth")}
+    peer = Peer("ldeq", batch=batch, size=config.image_size, landmarks=98, steps=config.solver.max_steps, **sizes)
+    step = step_of(config)
+    step.compile()
+    theirs = peer.measure()  # the first to be timed, as it waits with the memory that it has
+    ours = speed(table, step, batch, "ldeq")
+    logs = jax.device_get(step.call())
+    ours |= {"solver steps": float(logs["solver_steps"]), "adjoint steps": float(logs["adjoint_steps"])}
+    yield "LDEQ, implicit, 10 + 10 steps", ours
+    yield "LDEQ in PyTorch", theirs
+    if "images/s" in theirs:
+        yield "LDEQ, ratio to PyTorch", {"× images/s": ours["images/s"] / theirs["images/s"]}
+
+
+def ldeq_memory(table: Table) -> Iterator[tuple[str, Values]]:
+    """Its memory by number of solver steps, and the other gradients."""
+    counts = {"implicit": (2, 8, 32, 64), "unrolled": (2, 8), "jacobian_free": (10,), "phantom": (10,)}
+    if SMOKE.value:
+        counts = {"implicit": (7, 8), "unrolled": (2, 3), "jacobian_free": (2,)}
+    cases = [(gradient, steps) for gradient, numbers in counts.items() for steps in numbers]
+    configs = [ldeq_config(steps, gradient) for gradient, steps in cases]
+    if SMOKE.value:
+        for config, (_, steps) in zip(configs, cases, strict=True):
+            config.solver.max_steps = config.adjoint.max_steps = steps
+    shapes = [step_of(config) for config in configs]
+    compile_all(shapes)
+    memory: dict[str, list[int]] = {}
+    for (gradient, steps), config, step in zip(cases, configs, shapes, strict=True):
+        if gradient == "unrolled" or steps > 6:  # Anderson keeps min(6, steps) iterates
+            memory.setdefault(gradient, []).append(step.memory())
+        yield f"LDEQ, {gradient}, {steps} steps", speed(table, step, config.train.batch_size)
+    for gradient in ("implicit", "unrolled"):
+        found, numbers = memory[gradient], [str(n) for n in counts[gradient] if gradient == "unrolled" or n > 6]
+        line = f"LDEQ, {gradient}, memory of {', '.join(numbers)} steps"
+        yield line, {"× largest over smallest": max(found) / min(found)}
+
+
+def hourglass(table: Table) -> Iterator[tuple[str, Values]]:
+    """Adaptive Wing's training step of the paper's size, without and with remat, and in PyTorch."""
+    configs = [tiny(load_config_file("awing_wflw")) for _ in range(2)]
+    for config, remat in zip(configs, (False, True), strict=True):
+        config.model.remat = remat
+    config = configs[0]
+    if not SMOKE.value:
+        configs[0].train.batch_size = configs[1].train.batch_size = 32
+    batch, model = config.train.batch_size, config.model
+    sizes = {key: model[key] for key in ("stacks", "features", "depth")}
+    peer = Peer("hourglass", batch=batch, size=config.image_size, landmarks=98, **sizes)
+    steps = [step_of(config) for config in configs]
+    compile_all(steps)
+    theirs = peer.measure()
+    ours = [speed(table, step, batch, name) for step, name in zip(steps, ("hourglass", "hourglass_remat"), strict=True)]
+    yield "hourglass", ours[0]
+    yield "hourglass, remat", ours[1]
+    yield "hourglass in PyTorch", theirs
+    if "images/s" in theirs:
+        yield "hourglass, ratio to PyTorch", {"× images/s": ours[0]["images/s"] / theirs["images/s"]}
+
+
+def reinit(table: Table) -> Iterator[tuple[str, Values]]:
+    """The last training step, of the whole network, of progressive re-initialisation in three sizes."""
+    names = ("small", "medium", "large")
+    configs = [tiny(load_config_file(f"reinit_300w:{name}")) for name in names]
+    steps = [step_of(config) for config in configs]
+    compile_all(steps)
+    for name, config, step in zip(names, configs, steps, strict=True):
+        yield f"re-initialisation, {name}", speed(table, step, config.train.batch_size, f"reinit_{name}")
+
+
+def tddfa(table: Table) -> Iterator[tuple[str, Values]]:
+    """3DDFA_V2's training step with fWPDC, and what a round of the meta-joint optimisation costs over k of them."""
+
+    def config_of(loss: str, branches: str = "vmap") -> Any:
+        config: Any = load_config_file("tddfa_rendered")
+        config.image_size, config.train.batch_size, config.synthesis.mode = 120, 128, "none"
+        config.model.backbone, config.loss.name, config.loss.vertices = "mobilenet_1", loss, 0
+        config.meta.update(k=10, branches=branches)
+        return tiny(config)
+
+    config = config_of("fwpdc")
+    k, batch = config.meta.k, config.train.batch_size
+    plain = step_of(config)
+    rounds = {}
+    for branches in ("vmap", "map"):
+        system = systems.build(config_of("meta_joint", branches))
+        assert system.schedule
+        steps = [system.schedule(number)[1] for number in (1, k + 1)]
+        rounds[branches] = [step_of(config_of("meta_joint", branches), step=step) for step in steps]
+    system = make_system(config_of("meta_joint"))
+    stacked = {key: np.repeat(value[None], k + 1, axis=0) for key, value in random_batch(config).items()}
+    contract = systems.build(config_of("meta_joint"))
+    whole = TrainingStep(contract, stacked, step=system.lookahead().round)
+    compile_all([plain, whole, *rounds["vmap"], *rounds["map"]])
+    base = speed(table, plain, batch, "tddfa")
+    yield "3DDFA_V2, fWPDC", base
+    for branches, (advance, select) in rounds.items():
+        parts = [seconds_of(step.call, seconds=0.1 if SMOKE.value else 0.5) for step in (advance, select)]
+        cost = (k * parts[0] + parts[1]) / (k * base["ms"] / 1e3)
+        yield f"3DDFA_V2, meta-joint round, {branches}", {"× k steps": cost, "GiB": advance.memory() / GIB}
+    cost = seconds_of(whole.call, seconds=0.1 if SMOKE.value else 0.5) / (k * base["ms"] / 1e3)
+    yield "3DDFA_V2, meta-joint round, one call", {"× k steps": cost, "GiB": whole.memory() / GIB}
+
+
+def video(table: Table) -> Iterator[tuple[str, Values]]:
+    """Frames a second of a clip: every frame from zero with 10 steps, with RwR's 2 steps, and warm-started with 2."""
+    del table
+    config, frames = ldeq_config(), 4 if SMOKE.value else 64
+    config.video.solver.tol, config.video.max_residual = 0.0, 1e9
+    system = systems.build(config)
+    assert system.track
+    side = config.image_size
+    image = np.random.default_rng(0).integers(0, 256, (1, frames, side, side, 3), np.uint8)
+    restart = np.arange(frames)[None] == 0
+    variables = random_state(system).variables
+    programs = {
+        name: Program(functools.partial(system.track, method), variables, image, restart, np.ones((1, frames), bool))
+        for name, method in (("frame-wise", "frame"), ("frame-wise, 2 steps", "early"), ("RwR", "rwr"))
+    }
+    compile_all(list(programs.values()))
+    found = {}
+    for name, program in programs.items():
+        found[name] = frames / seconds_of(program.call, seconds=0.1 if SMOKE.value else 0.5)
+        yield f"LDEQ on a clip, {name}", {"frames/s": found[name], "s of compilation": program.compilation}
+    yield "LDEQ on a clip, ratio of RwR", {"× frame-wise": found["RwR"] / found["frame-wise"]}
+
+
+def latency(table: Table) -> Iterator[tuple[str, Values]]:
+    """Milliseconds from a crop in the computer's memory to its landmarks there, one crop at a time."""
+    del table
+    names = {
+        "LDEQ": "ldeq_wflw",
+        "hourglass": "awing_wflw",
+        "re-initialisation, small": "reinit_300w:small",
+        "re-initialisation, large": "reinit_300w:large",
+        "3DDFA_V2": "tddfa_rendered",
+        "the model inside": "quickstart:shipped",
+    }
+    programs, images = {}, {}
+    for name, file in names.items():
+        config = load_config_file(file)
+        if name == "3DDFA_V2":
+            config.image_size, config.model.backbone = 120, "mobilenet_1"
+        system = systems.build(tiny(config))
+        images[name] = np.random.default_rng(0).integers(0, 256, (1, config.image_size, config.image_size, 3), np.uint8)
+        predict = functools.partial(lambda predict, variables, image: predict(variables, image)[:2], system.predict)
+        programs[name] = Program(predict, random_state(system).variables, images[name])
+    compile_all(list(programs.values()))
+    for name, program in programs.items():
+        variables, _ = program.arguments
+        times = []
+        for _ in range(5 if SMOKE.value else 100):
+            start = time.perf_counter()
+            np.asarray(program.compiled(variables, jax.device_put(images[name]))[0])
+            times.append(1e3 * (time.perf_counter() - start))
+        yield (
+            f"one crop, {name}",
+            {"ms": float(np.median(times)), "ms at the 95th percentile": float(np.percentile(times, 95))},
+        )
+
+
+def faces_config() -> Any:
+    """`ldeq_faces68:gpu` with those of its data sets that --data has; rendered faces without --data."""
+    if not DATA.value:
+        config: Any = load_config_file("quickstart")
+        shrink_rendered(config)
+        config.image_size, config.data.threads = (64 if SMOKE.value else 256), os.cpu_count() or 2
+        config.eval.limit = 16
+        return tiny(config)
+    config = load_config_file("ldeq_faces68:gpu")
+    config.data.root, config.data.threads = DATA.value, os.cpu_count() or 2
+    for source in config.data.sources.values():
+        if not (Path(DATA.value).expanduser() / source.root).is_dir():
+            source.weight = 0.0
+    config.eval.sets = ("300w:heldout",)
+    return tiny(config)
+
+
+def pipeline(table: Table) -> Iterator[tuple[str, Values]]:
+    """Augmented crops a second of the host's cores, and how many the LDEQ's step uses."""
+    config = faces_config()
+    batches = iter(train_batches(config))
+    for _ in range(2 if SMOKE.value else 20):  # skips the prefetched batches
+        next(batches)
+    start, count, seconds = time.perf_counter(), 0, 0.5 if SMOKE.value else 6.0
+    while time.perf_counter() - start < seconds:
+        next(batches)
+        count += config.train.batch_size
+    values: Values = {"crops/s": count / (time.perf_counter() - start), "threads": config.data.threads}
+    used = table.value("LDEQ, implicit, 10 + 10 steps", "images/s")
+    if used:
+        values["× what the LDEQ's step uses"] = values["crops/s"] / used
+    yield "input pipeline", values
+
+
+def train(table: Table) -> Iterator[tuple[str, Values]]:
+    """`ldeq_faces68:gpu` for as many steps as fit into the time that is left; the learning rate decays within them."""
+    config = faces_config()
+    rate = table.value("LDEQ, implicit, 10 + 10 steps", "images/s")
+    preparation = 60.0  # of compilations and the validation
+    steps = 4
+    if rate and not SMOKE.value:
+        steps = max(int(0.9 * (table.seconds_left() - preparation) * rate / config.train.batch_size), steps)
+    config.train.update(num_steps=steps, checkpoint_every=steps, log_every=max(steps // 20, 1))
+    config.optim.warmup_steps = max(min(config.optim.warmup_steps, steps // 10), 1)
+    config.eval.limit = 16 if SMOKE.value else 0
+    workdir = Path(OUT.value).expanduser().with_suffix("") / f"train_{time.strftime('%H%M%S')}"
+    start = time.perf_counter()
+    measured = training.train(config, workdir)
+    log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    speeds = [line["samples_per_second"] for line in log if "samples_per_second" in line]
+    values: Values = {
+        "steps": steps,
+        "images/s": float(np.median(speeds)),
+        "s in all": time.perf_counter() - start,
+        **{f"{name} %": float(value) for name, value in measured.items() if name != "nme"},
+    }
+    yield f"training of {'ldeq_faces68:gpu' if DATA.value else 'quickstart'}", values
+    assert load_config(workdir)
+
+
+MEASUREMENTS = {
+    "device": Row(device, 10),
+    "ldeq": Row(ldeq, 60),
+    "ldeq_memory": Row(ldeq_memory, 90),
+    "hourglass": Row(hourglass, 60),
+    "reinit": Row(reinit, 40),
+    "tddfa": Row(tddfa, 40),
+    "video": Row(video, 30),
+    "latency": Row(latency, 40),
+    "pipeline": Row(pipeline, 15),
+    "train": Row(train, 100),
+}
+
+
+def main(argv):
+    del argv
+    quiet_logs()
+    cache = Path(CACHE.value).expanduser()
+    cache.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    with one_sentence():
+        unknown = set(ROWS.value) - set(MEASUREMENTS)
+        if unknown:
+            raise ValueError(f"--rows has {', '.join(sorted(unknown))}; the rows are {', '.join(MEASUREMENTS)}.")
+        table = Table(Path(OUT.value).expanduser())
+        for line in table.content["lines"]:
+            table.show(line)
+        for name, row in MEASUREMENTS.items():
+            if table.is_complete(name) or (ROWS.value and name not in ROWS.value):
+                continue
+            if table.seconds_left() < (0 if SMOKE.value else row.seconds):
+                print(f"{name}: left out, it takes {row.seconds:.0f} s and {max(table.seconds_left(), 0):.0f} are left")
+                continue
+            try:
+                for line, values in row.measure(table):
+                    table.add(line, values)
+                table.finish(name)
+            except Exception as error:  # a later row may still work
+                print(f"{name}: {type(error).__name__}: {error}", flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)

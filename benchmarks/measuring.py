@@ -1,0 +1,152 @@
+"""Training steps and functions to be timed: random inputs, compilation, memory, multiply-adds, seconds."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlm.config import Config
+from jaxlm.face3d import parameters
+from jaxlm.networks.multiply_adds import count_macs
+from jaxlm.schemes import get_scheme
+from jaxlm.systems import System, TrainState
+
+GIB = 2**30
+
+
+def random_faces(count: int, side: int = 120) -> np.ndarray:
+    """Random parameters (count, 62) of a morphable model, of faces in the middle of crops of `side` pixels."""
+    rng = np.random.default_rng(1)
+    rotations = parameters.rotation_of_angles(*rng.uniform(-60, 60, (3, count)))
+    middle, scale = side / 2, side / 4
+    shift = np.concatenate([rng.normal(middle, side / 24, (count, 2, 1)), np.zeros((count, 1, 1))], axis=1)
+    transforms = np.concatenate([scale * rotations, shift], axis=-1).reshape(count, 12)
+    return np.concatenate([transforms, rng.normal(size=(count, 50))], axis=-1).astype(np.float32)
+
+
+def random_batch(config: Config) -> dict[str, np.ndarray]:
+    """A batch of noise with random landmarks, as the training step of `config` takes it."""
+    rng, count, size = np.random.default_rng(0), config.train.batch_size, config.image_size
+    landmarks = get_scheme(config.scheme).num_landmarks
+    batch = {
+        "image": rng.integers(0, 256, (count, size, size, 3), np.uint8),
+        "landmarks": rng.uniform(size / 4, 3 * size / 4, (count, landmarks, 2)).astype(np.float32),
+        "mask": np.ones((count, landmarks), bool),
+        "normalizer": np.full(count, size / 4, np.float32),
+    }
+    return {**batch, "params": random_faces(count, size)} if "morphable" in config else batch
+
+
+def random_state(system: System) -> TrainState:
+    """A state with random parameters, made without the compilation of `System.init`."""
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(system.init, jax.random.key(0))
+
+    def parameter(path, leaf):
+        name = jax.tree_util.keystr(path)
+        if leaf.ndim > 1:
+            fan_in = max(np.prod(leaf.shape[:-1]), 1)
+            return (rng.standard_normal(leaf.shape) / np.sqrt(fan_in)).astype(leaf.dtype)
+        return np.full(leaf.shape, "scale" in name or "var" in name, leaf.dtype)
+
+    def constant(leaf):
+        return np.zeros(leaf.shape, leaf.dtype)
+
+    params = jax.tree_util.tree_map_with_path(parameter, shapes.params)
+    batch_stats = jax.tree_util.tree_map_with_path(parameter, shapes.batch_stats)
+    ema = {"params": params, "batch_stats": batch_stats}
+    opt_state = jax.tree.map(constant, shapes.opt_state)
+    state = TrainState(np.zeros((), np.int32), params, batch_stats, ema, opt_state)  # pyright: ignore[reportArgumentType]
+    # Every leaf gets memory of its own, because a training step is given the state's memory.
+    return jax.tree.map(jnp.array, state)
+
+
+class Program:
+    """A jitted function with its arguments: compiled once, then timed.
+
+    Attributes:
+        macs: multiply-adds of convolutions and matrix products in one call.
+        compilation: seconds that the compilation took.
+    """
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any, loop_steps: int = 1, **options: Any):
+        self.function, self.options = function, options
+        self.arguments = jax.tree.map(jnp.asarray, arguments)
+        self.macs = count_macs(function, *self.arguments, loop_steps=loop_steps)
+
+    def compile(self) -> None:
+        """Compiles the function; several programs can be compiled at once in threads."""
+        start = time.perf_counter()
+        self.compiled = jax.jit(self.function, **self.options).lower(*self.arguments).compile()
+        self.compilation = time.perf_counter() - start
+
+    def call(self) -> Any:
+        """One call, which is not waited for."""
+        return self.compiled(*self.arguments)
+
+    def memory(self) -> int:
+        """Bytes that a call needs: arguments, results and temporaries, as the compiler plans them."""
+        plan: Any = self.compiled.memory_analysis()
+        total = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
+        return total - plan.alias_size_in_bytes
+
+
+class TrainingStep(Program):
+    """A training step with its own state, which every call replaces."""
+
+    def __init__(self, system: System, batch: Any, *, step: Any = None, loop_steps: int = 1, state: Any = None):
+        state = random_state(system) if state is None else state
+        arguments = (state, batch, jax.random.key(0))
+        super().__init__(step or system.train_step, *arguments, loop_steps=loop_steps, donate_argnums=0)
+
+    def call(self) -> Any:
+        state, batch, key = self.arguments
+        state, logs = self.compiled(state, batch, key)
+        self.arguments = (state, batch, key)
+        return logs
+
+
+def compile_all(programs: Sequence[Program]) -> None:
+    """Compiles the programs, all at once."""
+    with ThreadPoolExecutor(max(len(programs), 1)) as pool:
+        list(pool.map(lambda program: program.compile(), programs))
+
+
+def seconds_of(call: Callable[[], Any], *, seconds: float = 1.0, rounds: int = 3) -> float:
+    """Median seconds of a call over rounds of about `seconds`; the calls of a round do not wait for each other."""
+    jax.block_until_ready(call())
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    count = max(1, round(seconds / max(time.perf_counter() - start, 1e-6)))
+    measured = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        for _ in range(count):
+            result = call()
+        jax.block_until_ready(result)
+        measured.append((time.perf_counter() - start) / count)
+    return statistics.median(measured)
+
+
+def kernels_of(call: Callable[[], Any], folder: str, calls: int = 2) -> dict[str, float]:
+    """Seconds of each GPU kernel in a call, the longest first, by JAX's profiler; empty on other devices."""
+    jax.block_until_ready(call())
+    with jax.profiler.trace(folder):
+        for _ in range(calls):
+            result = call()
+        jax.block_until_ready(result)
+    newest = max(Path(folder).rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    totals: dict[str, float] = {}
+    for plane in jax.profiler.ProfileData.from_file(str(newest)).planes:
+        if not plane.name.startswith("/device:GPU"):
+            continue
+        for line in plane.lines:
+            if line.name.startswith("Stream"):
+                for event in line.events:
+                    totals[event.name] = totals.get(event.name, 0.0) + event.duration_ns / 1e9 / calls
+    return dict(sorted(totals.items(), key=lambda item: -item[1]))
