@@ -38,7 +38,7 @@ from jaxlm import systems, training
 from jaxlm.config import load_config_file, shrink_rendered
 from jaxlm.data.batches import train_batches
 from jaxlm.support.files import write_atomically
-from jaxlm.support.program import one_sentence, quiet_logs
+from jaxlm.support.program import make_folder, one_sentence, quiet_logs
 from jaxlm.systems.ldeq.network import PRESETS
 from jaxlm.systems.tddfa.system import make_system
 from jaxlm.workdir.config_file import load_config
@@ -105,7 +105,6 @@ class Peer:
     def __init__(self, name: str, **sizes: Any):
         command = [sys.executable, str(BENCHMARKS / "torch_peers.py"), name, json.dumps(sizes)]
         log = Path(OUT.value).expanduser().with_suffix(f".{name}.log")
-        log.parent.mkdir(parents=True, exist_ok=True)
         self.batch, self.log = sizes["batch"], log
         with open(log, "w") as errors:
             self.process: Any = subprocess.Popen(
@@ -180,7 +179,7 @@ def speed(table: Table, program: Program, batch: int, name: str = "") -> Values:
         values["% MFU"] = 100 * 2 * program.macs / measured / peak / 1e12
     values |= {"GiB": program.memory() / GIB, "s of compilation": program.compilation}
     if PROFILE.value and name:
-        folder = Path(PROFILE.value).expanduser()
+        folder = make_folder(PROFILE.value)
         write_atomically(folder / f"{name}.hlo.txt", program.compiled.as_text() or "")
         values["kernels"] = {
             kernel: round(1e3 * seconds, 4)
@@ -451,10 +450,9 @@ MEASUREMENTS = {
 def main(argv):
     del argv
     quiet_logs()
-    cache = Path(CACHE.value).expanduser()
-    cache.mkdir(parents=True, exist_ok=True)
-    jax.config.update("jax_compilation_cache_dir", str(cache))
     with one_sentence():
+        jax.config.update("jax_compilation_cache_dir", str(make_folder(CACHE.value)))
+        make_folder(Path(OUT.value).expanduser().parent)
         unknown = set(ROWS.value) - set(MEASUREMENTS)
         if unknown:
             raise ValueError(f"--rows has {', '.join(sorted(unknown))}; the rows are {', '.join(MEASUREMENTS)}.")

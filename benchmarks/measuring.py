@@ -57,9 +57,8 @@ def random_state(system: System) -> TrainState:
     def constant(leaf):
         return np.zeros(leaf.shape, leaf.dtype)
 
-    params = jax.tree_util.tree_map_with_path(parameter, shapes.params)
-    batch_stats = jax.tree_util.tree_map_with_path(parameter, shapes.batch_stats)
-    ema = {"params": params, "batch_stats": batch_stats}
+    trees = (shapes.params, shapes.batch_stats, shapes.ema)
+    params, batch_stats, ema = (jax.tree_util.tree_map_with_path(parameter, tree) for tree in trees)
     opt_state = jax.tree.map(constant, shapes.opt_state)
     state = TrainState(np.zeros((), np.int32), params, batch_stats, ema, opt_state)  # pyright: ignore[reportArgumentType]
     # Every leaf gets memory of its own, because a training step is given the state's memory.
