@@ -2,7 +2,8 @@
 
 Prints a table row by row and writes the JSON file --out after each line of it, so that a run that is cut off has
 measured something. A row that is complete in the file is not measured again; `--minutes=0` prints the file. A row that
-would not end within --minutes is left out. Compiled programs are kept in --cache for the next run.
+is not begun within --minutes is left out. Compiled programs are kept in --cache for the next run. Rows are compiled in
+groups, because compilations use all cores and the GPU; nothing is timed meanwhile.
 
 Inputs and parameters are random, and the solvers' tolerance is zero, so that they take all their steps. MFU is the
 model's own arithmetic (two operations for each multiply-add of its convolutions and matrix products), over the rate of
@@ -13,7 +14,7 @@ is timed while JAX rests.
 The last row trains `ldeq_faces68:gpu` for the time that is left, if --data is the folder that this config reads.
 """
 
-import dataclasses
+import contextlib
 import functools
 import json
 import os
@@ -22,6 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from measuring import GIB, Program, TrainingStep, compile_all, kernels_of, random_batch, random_state, seconds_of
+from measuring import GIB, Program, TrainingStep, kernels_of, random_batch, random_state, seconds_of
 
 from jaxlm import systems, training
 from jaxlm.config import load_config_file, shrink_rendered
@@ -41,7 +43,6 @@ from jaxlm.support.files import write_atomically
 from jaxlm.support.program import make_folder, one_sentence, quiet_logs
 from jaxlm.systems.ldeq.network import PRESETS
 from jaxlm.systems.tddfa.system import make_system
-from jaxlm.workdir.config_file import load_config
 
 OUT = flags.DEFINE_string("out", "runs/gpu.json", "JSON file of the table.")
 MINUTES = flags.DEFINE_float("minutes", 9.0, "Time budget; rows that do not fit are left out.")
@@ -53,6 +54,7 @@ SMOKE = flags.DEFINE_bool("smoke", False, "Tiny sizes, for a CPU.")
 
 Values = dict[str, Any]
 BENCHMARKS = Path(__file__).parent
+HEADLINE = "LDEQ, implicit, 10 + 10 steps"
 
 
 class Table:
@@ -91,12 +93,8 @@ class Table:
         return self.content["lines"].get(line, {}).get(key)
 
 
-@dataclasses.dataclass
-class Row:
-    """Measures some lines of the table; it is begun only if `seconds` are left."""
-
-    measure: Callable[[Table], Iterator[tuple[str, Values]]]
-    seconds: float
+Measure = Callable[[Table], Iterator[tuple[str, Values]]]  # lines of the table
+Prepared = tuple[list[Program], Measure]  # programs to compile, and what to measure with them
 
 
 class Peer:
@@ -119,13 +117,16 @@ class Peer:
         limit.cancel()
         return json.loads(line) if line else {}
 
+    def wait(self) -> None:
+        """Waits until the program is ready to be timed; from then on it rests."""
+        self.ready = self.answer()
+
     def measure(self) -> Values:
-        """Lines of the table, or why there are none; the program ends."""
-        ready = self.answer()
-        if ready:
+        """A line of the table, or why there is none; the program ends."""
+        if self.ready:
             self.process.stdin.write("go\n")
             self.process.stdin.flush()
-        found = self.answer() if ready else {}
+        found = self.answer() if self.ready else {}
         self.process.kill()
         if not found:
             reasons = self.log.read_text().strip().splitlines()
@@ -133,8 +134,21 @@ class Peer:
         return {
             "images/s": self.batch / found["seconds"],
             "GiB": found["memory"] / GIB,
-            "s of compilation and three steps": ready["compilation"],
+            "s of compilation and three steps": self.ready["compilation"],
         }
+
+
+def compare(peer: Peer, ours: Values, name: str) -> Iterator[tuple[str, Values]]:
+    """Lines of the network in PyTorch and of the ratio of both speeds."""
+    theirs = peer.measure()
+    yield f"{name} in PyTorch", theirs
+    if "images/s" in theirs:
+        yield f"{name}, ratio to PyTorch", {"× images/s": ours["images/s"] / theirs["images/s"]}
+
+
+def brief(seconds: float) -> float:
+    """Duration of a measurement; less with --smoke."""
+    return 0.1 if SMOKE.value else seconds
 
 
 def tiny(config: Any) -> Any:
@@ -172,7 +186,7 @@ def step_of(config: Any, **options: Any) -> TrainingStep:
 
 def speed(table: Table, program: Program, batch: int, name: str = "") -> Values:
     """Images a second, MFU, memory and compilation of a training step; with --profile, its longest kernels."""
-    measured = seconds_of(program.call, seconds=0.1 if SMOKE.value else 1.5)
+    measured = seconds_of(program.call, seconds=brief(1.5))
     values: Values = {"images/s": batch / measured, "ms": 1e3 * measured}
     peak = table.value("matrix product", "TFLOP/s")
     if peak:
@@ -189,100 +203,109 @@ def speed(table: Table, program: Program, batch: int, name: str = "") -> Values:
     return values
 
 
-def device(table: Table) -> Iterator[tuple[str, Values]]:
+def device() -> Prepared:
     """Card, versions, and the rates that the other rows are compared with."""
-    del table
-    gpu = jax.devices()[0]
-    query = ["nvidia-smi", "--query-gpu=driver_version,memory.total", "--format=csv,noheader"]
-    try:
-        driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        driver = "none"
-    versions = {"card": gpu.device_kind, "driver": driver, "jax": jax.__version__, "cores": os.cpu_count()}
-    yield "device", versions
-    side = 256 if SMOKE.value else 8192
+    side, length = (256, 2**16) if SMOKE.value else (8192, 2**29)
     left, right = (jax.random.normal(jax.random.key(i), (side, side), jnp.bfloat16) for i in range(2))
-    product = jax.jit(jnp.matmul)
-    yield "matrix product", {"TFLOP/s": 2 * side**3 / seconds_of(lambda: product(left, right)) / 1e12}
-    values = jax.random.normal(jax.random.key(2), (2**16 if SMOKE.value else 2**29,), jnp.float32)
-    add = jax.jit(lambda values: values + 1.0)
-    yield "memory", {"GB/s read and written": 2 * values.nbytes / seconds_of(lambda: add(values)) / 1e9}
+    product = Program(jnp.matmul, left, right)
+    values = jax.random.normal(jax.random.key(2), (length,), jnp.float32)
+    add = Program(lambda values: values + 1.0, values)
+
+    def measure(table: Table) -> Iterator[tuple[str, Values]]:
+        del table
+        query = ["nvidia-smi", "--query-gpu=driver_version,memory.total", "--format=csv,noheader"]
+        try:
+            driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            driver = "none"
+        card = jax.devices()[0].device_kind
+        yield "device", {"card": card, "driver": driver, "jax": jax.__version__, "cores": os.cpu_count()}
+        yield "matrix product", {"TFLOP/s": 2 * side**3 / seconds_of(product.call, rounds=5) / 1e12}
+        yield "memory", {"GB/s read and written": 2 * values.nbytes / seconds_of(add.call) / 1e9}
+
+    return [product, add], measure
 
 
-def ldeq(table: Table) -> Iterator[tuple[str, Values]]:
+def ldeq() -> Prepared:
     """The LDEQ's training step of the paper's size, and the same in PyTorch."""
     config = ldeq_config()
     batch = config.train.batch_size
     sizes = {key: PRESETS[config.model.preset][key] for key in ("channels", "width", "growth", "depth")}
     peer = Peer("ldeq", batch=batch, size=config.image_size, landmarks=98, steps=config.solver.max_steps, **sizes)
     step = step_of(config)
-    step.compile()
-    theirs = peer.measure()  # the first to be timed, as it waits with the memory that it has
-    ours = speed(table, step, batch, "ldeq")
-    logs = jax.device_get(step.call())
-    ours |= {"solver steps": float(logs["solver_steps"]), "adjoint steps": float(logs["adjoint_steps"])}
-    yield "LDEQ, implicit, 10 + 10 steps", ours
-    yield "LDEQ in PyTorch", theirs
-    if "images/s" in theirs:
-        yield "LDEQ, ratio to PyTorch", {"× images/s": ours["images/s"] / theirs["images/s"]}
+
+    def measure(table: Table) -> Iterator[tuple[str, Values]]:
+        peer.wait()
+        ours = speed(table, step, batch, "ldeq")
+        logs = jax.device_get(step.call())
+        ours |= {"solver steps": float(logs["solver_steps"]), "adjoint steps": float(logs["adjoint_steps"])}
+        yield HEADLINE, ours
+        yield from compare(peer, ours, "LDEQ")
+
+    return [step], measure
 
 
-def ldeq_memory(table: Table) -> Iterator[tuple[str, Values]]:
+def ldeq_memory() -> Prepared:
     """Its memory by number of solver steps, and the other gradients."""
-    counts = {"implicit": (2, 8, 32, 64), "unrolled": (2, 8), "jacobian_free": (10,), "phantom": (10,)}
+    counts = {"implicit": (2, 8, 32, 64), "unrolled": (2, 8), "jacobian_free": (10,)}
     if SMOKE.value:
         counts = {"implicit": (7, 8), "unrolled": (2, 3), "jacobian_free": (2,)}
-    cases = [(gradient, steps) for gradient, numbers in counts.items() for steps in numbers]
-    configs = [ldeq_config(steps, gradient) for gradient, steps in cases]
-    if SMOKE.value:
-        for config, (_, steps) in zip(configs, cases, strict=True):
-            config.solver.max_steps = config.adjoint.max_steps = steps
-    shapes = [step_of(config) for config in configs]
-    compile_all(shapes)
-    memory: dict[str, list[int]] = {}
-    for (gradient, steps), config, step in zip(cases, configs, shapes, strict=True):
-        if gradient == "unrolled" or steps > 6:  # Anderson keeps min(6, steps) iterates
-            memory.setdefault(gradient, []).append(step.memory())
-        yield f"LDEQ, {gradient}, {steps} steps", speed(table, step, config.train.batch_size)
-    for gradient in ("implicit", "unrolled"):
-        found, numbers = memory[gradient], [str(n) for n in counts[gradient] if gradient == "unrolled" or n > 6]
-        line = f"LDEQ, {gradient}, memory of {', '.join(numbers)} steps"
-        yield line, {"× largest over smallest": max(found) / min(found)}
+    batch, steps = ldeq_config().train.batch_size, {}
+    for gradient, numbers in counts.items():
+        for number in numbers:
+            config = ldeq_config(number, gradient)
+            config.solver.max_steps = config.adjoint.max_steps = number
+            steps[gradient, number] = step_of(config)
+
+    def measure(table: Table) -> Iterator[tuple[str, Values]]:
+        for (gradient, number), step in steps.items():
+            yield f"LDEQ, {gradient}, {number} steps", speed(table, step, batch)
+        # Anderson keeps min(6, steps) iterates, so its memory grows up to six steps.
+        for gradient, least in (("implicit", 7), ("unrolled", 0)):
+            found = {number: steps[gradient, number].memory() for number in counts[gradient] if number >= least}
+            line = f"LDEQ, {gradient}, memory of {', '.join(map(str, found))} steps"
+            yield line, {"× largest over smallest": max(found.values()) / min(found.values())}
+
+    return list(steps.values()), measure
 
 
-def hourglass(table: Table) -> Iterator[tuple[str, Values]]:
+def hourglass() -> Prepared:
     """Adaptive Wing's training step of the paper's size, without and with remat, and in PyTorch."""
-    configs = [tiny(load_config_file("awing_wflw")) for _ in range(2)]
-    for config, remat in zip(configs, (False, True), strict=True):
+    steps = {}
+    for remat in (False, True):
+        config = tiny(load_config_file("awing_wflw"))
         config.model.remat = remat
-    config = configs[0]
-    if not SMOKE.value:
-        configs[0].train.batch_size = configs[1].train.batch_size = 32
-    batch, model = config.train.batch_size, config.model
-    sizes = {key: model[key] for key in ("stacks", "features", "depth")}
+        if not SMOKE.value:
+            config.train.batch_size = 32
+        steps[remat] = step_of(config)
+    batch = config.train.batch_size
+    sizes = {key: config.model[key] for key in ("stacks", "features", "depth")}
     peer = Peer("hourglass", batch=batch, size=config.image_size, landmarks=98, **sizes)
-    steps = [step_of(config) for config in configs]
-    compile_all(steps)
-    theirs = peer.measure()
-    ours = [speed(table, step, batch, name) for step, name in zip(steps, ("hourglass", "hourglass_remat"), strict=True)]
-    yield "hourglass", ours[0]
-    yield "hourglass, remat", ours[1]
-    yield "hourglass in PyTorch", theirs
-    if "images/s" in theirs:
-        yield "hourglass, ratio to PyTorch", {"× images/s": ours[0]["images/s"] / theirs["images/s"]}
+
+    def measure(table: Table) -> Iterator[tuple[str, Values]]:
+        peer.wait()
+        ours = speed(table, steps[False], batch, "hourglass")
+        yield "hourglass", ours
+        yield "hourglass, remat", speed(table, steps[True], batch)
+        yield from compare(peer, ours, "hourglass")
+
+    return list(steps.values()), measure
 
 
-def reinit(table: Table) -> Iterator[tuple[str, Values]]:
+def reinit() -> Prepared:
     """The last training step, of the whole network, of progressive re-initialisation in three sizes."""
-    names = ("small", "medium", "large")
-    configs = [tiny(load_config_file(f"reinit_300w:{name}")) for name in names]
-    steps = [step_of(config) for config in configs]
-    compile_all(steps)
-    for name, config, step in zip(names, configs, steps, strict=True):
-        yield f"re-initialisation, {name}", speed(table, step, config.train.batch_size, f"reinit_{name}")
+    configs = {name: tiny(load_config_file(f"reinit_300w:{name}")) for name in ("small", "medium", "large")}
+    steps = {name: step_of(config) for name, config in configs.items()}
+
+    def measure(table: Table) -> Iterator[tuple[str, Values]]:
+        for name, step in steps.items():
+            values = speed(table, step, configs[name].train.batch_size, f"reinit_{name}")
+            yield f"re-initialisation, {name}", values
+
+    return list(steps.values()), measure
 
 
-def tddfa(table: Table) -> Iterator[tuple[str, Values]]:
+def tddfa() -> Prepared:
     """3DDFA_V2's training step with fWPDC, and what a round of the meta-joint optimisation costs over k of them."""
 
     def config_of(loss: str, branches: str = "vmap") -> Any:
@@ -294,31 +317,32 @@ def tddfa(table: Table) -> Iterator[tuple[str, Values]]:
 
     config = config_of("fwpdc")
     k, batch = config.meta.k, config.train.batch_size
-    plain = step_of(config)
-    rounds = {}
+    plain, rounds = step_of(config), {}
     for branches in ("vmap", "map"):
         system = systems.build(config_of("meta_joint", branches))
         assert system.schedule
-        steps = [system.schedule(number)[1] for number in (1, k + 1)]
-        rounds[branches] = [step_of(config_of("meta_joint", branches), step=step) for step in steps]
-    system = make_system(config_of("meta_joint"))
+        rounds[branches] = [
+            TrainingStep(system, random_batch(config), step=system.schedule(number)[1]) for number in (1, k + 1)
+        ]
+    config = config_of("meta_joint")
     stacked = {key: np.repeat(value[None], k + 1, axis=0) for key, value in random_batch(config).items()}
-    contract = systems.build(config_of("meta_joint"))
-    whole = TrainingStep(contract, stacked, step=system.lookahead().round)
-    compile_all([plain, whole, *rounds["vmap"], *rounds["map"]])
-    base = speed(table, plain, batch, "tddfa")
-    yield "3DDFA_V2, fWPDC", base
-    for branches, (advance, select) in rounds.items():
-        parts = [seconds_of(step.call, seconds=0.1 if SMOKE.value else 0.5) for step in (advance, select)]
-        cost = (k * parts[0] + parts[1]) / (k * base["ms"] / 1e3)
-        yield f"3DDFA_V2, meta-joint round, {branches}", {"× k steps": cost, "GiB": advance.memory() / GIB}
-    cost = seconds_of(whole.call, seconds=0.1 if SMOKE.value else 0.5) / (k * base["ms"] / 1e3)
-    yield "3DDFA_V2, meta-joint round, one call", {"× k steps": cost, "GiB": whole.memory() / GIB}
+    whole = TrainingStep(systems.build(config), stacked, step=make_system(config).lookahead().round)
+
+    def measure(table: Table) -> Iterator[tuple[str, Values]]:
+        base = speed(table, plain, batch, "tddfa")
+        yield "3DDFA_V2, fWPDC", base
+        for branches, (advance, select) in rounds.items():
+            parts = [seconds_of(step.call, seconds=brief(0.5)) for step in (advance, select)]
+            cost = (k * parts[0] + parts[1]) / (k * base["ms"] / 1e3)
+            yield f"3DDFA_V2, meta-joint round, {branches}", {"× k steps": cost, "GiB": advance.memory() / GIB}
+        cost = seconds_of(whole.call, seconds=brief(0.5)) / (k * base["ms"] / 1e3)
+        yield "3DDFA_V2, meta-joint round, one call", {"× k steps": cost, "GiB": whole.memory() / GIB}
+
+    return [plain, whole, *rounds["vmap"], *rounds["map"]], measure
 
 
-def video(table: Table) -> Iterator[tuple[str, Values]]:
+def video() -> Prepared:
     """Frames a second of a clip: every frame from zero with 10 steps, with RwR's 2 steps, and warm-started with 2."""
-    del table
     config, frames = ldeq_config(), 4 if SMOKE.value else 64
     config.video.solver.tol, config.video.max_residual = 0.0, 1e9
     system = systems.build(config)
@@ -331,17 +355,20 @@ def video(table: Table) -> Iterator[tuple[str, Values]]:
         name: Program(functools.partial(system.track, method), variables, image, restart, np.ones((1, frames), bool))
         for name, method in (("frame-wise", "frame"), ("frame-wise, 2 steps", "early"), ("RwR", "rwr"))
     }
-    compile_all(list(programs.values()))
-    found = {}
-    for name, program in programs.items():
-        found[name] = frames / seconds_of(program.call, seconds=0.1 if SMOKE.value else 0.5)
-        yield f"LDEQ on a clip, {name}", {"frames/s": found[name], "s of compilation": program.compilation}
-    yield "LDEQ on a clip, ratio of RwR", {"× frame-wise": found["RwR"] / found["frame-wise"]}
+
+    def measure(table: Table) -> Iterator[tuple[str, Values]]:
+        del table
+        found = {}
+        for name, program in programs.items():
+            found[name] = frames / seconds_of(program.call, seconds=brief(0.5))
+            yield f"LDEQ on a clip, {name}", {"frames/s": found[name], "s of compilation": program.compilation}
+        yield "LDEQ on a clip, ratio of RwR", {"× frame-wise": found["RwR"] / found["frame-wise"]}
+
+    return list(programs.values()), measure
 
 
-def latency(table: Table) -> Iterator[tuple[str, Values]]:
+def latency() -> Prepared:
     """Milliseconds from a crop in the computer's memory to its landmarks there, one crop at a time."""
-    del table
     names = {
         "LDEQ": "ldeq_wflw",
         "hourglass": "awing_wflw",
@@ -356,21 +383,23 @@ def latency(table: Table) -> Iterator[tuple[str, Values]]:
         if name == "3DDFA_V2":
             config.image_size, config.model.backbone = 120, "mobilenet_1"
         system = systems.build(tiny(config))
-        images[name] = np.random.default_rng(0).integers(0, 256, (1, config.image_size, config.image_size, 3), np.uint8)
+        side = config.image_size
+        images[name] = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
         predict = functools.partial(lambda predict, variables, image: predict(variables, image)[:2], system.predict)
         programs[name] = Program(predict, random_state(system).variables, images[name])
-    compile_all(list(programs.values()))
-    for name, program in programs.items():
-        variables, _ = program.arguments
-        times = []
-        for _ in range(5 if SMOKE.value else 100):
-            start = time.perf_counter()
-            np.asarray(program.compiled(variables, jax.device_put(images[name]))[0])
-            times.append(1e3 * (time.perf_counter() - start))
-        yield (
-            f"one crop, {name}",
-            {"ms": float(np.median(times)), "ms at the 95th percentile": float(np.percentile(times, 95))},
-        )
+
+    def measure(table: Table) -> Iterator[tuple[str, Values]]:
+        del table
+        for name, program in programs.items():
+            variables, times = program.arguments[0], []
+            for _ in range(5 if SMOKE.value else 100):
+                start = time.perf_counter()
+                np.asarray(program.compiled(variables, jax.device_put(images[name]))[0])
+                times.append(1e3 * (time.perf_counter() - start))
+            slow = float(np.percentile(times, 95))
+            yield f"one crop, {name}", {"ms": float(np.median(times)), "ms at the 95th percentile": slow}
+
+    return list(programs.values()), measure
 
 
 def faces_config() -> Any:
@@ -390,87 +419,117 @@ def faces_config() -> Any:
     return tiny(config)
 
 
-def pipeline(table: Table) -> Iterator[tuple[str, Values]]:
+def pipeline() -> Prepared:
     """Augmented crops a second of the host's cores, and how many the LDEQ's step uses."""
-    config = faces_config()
-    batches = iter(train_batches(config))
-    for _ in range(2 if SMOKE.value else 20):  # skips the prefetched batches
-        next(batches)
-    start, count, seconds = time.perf_counter(), 0, 0.5 if SMOKE.value else 6.0
-    while time.perf_counter() - start < seconds:
-        next(batches)
-        count += config.train.batch_size
-    values: Values = {"crops/s": count / (time.perf_counter() - start), "threads": config.data.threads}
-    used = table.value("LDEQ, implicit, 10 + 10 steps", "images/s")
-    if used:
-        values["× what the LDEQ's step uses"] = values["crops/s"] / used
-    yield "input pipeline", values
+
+    def measure(table: Table) -> Iterator[tuple[str, Values]]:
+        config = faces_config()
+        batches = iter(train_batches(config))
+        for _ in range(2 if SMOKE.value else 20):  # skips the prefetched batches
+            next(batches)
+        start, count = time.perf_counter(), 0
+        while time.perf_counter() - start < brief(6.0):
+            next(batches)
+            count += config.train.batch_size
+        values: Values = {"crops/s": count / (time.perf_counter() - start), "threads": config.data.threads}
+        used = table.value(HEADLINE, "images/s")
+        if used:
+            values["× what the LDEQ's step uses"] = values["crops/s"] / used
+        yield "input pipeline", values
+
+    return [], measure
 
 
-def train(table: Table) -> Iterator[tuple[str, Values]]:
+def train() -> Prepared:
     """`ldeq_faces68:gpu` for as many steps as fit into the time that is left; the learning rate decays within them."""
-    config = faces_config()
-    rate = table.value("LDEQ, implicit, 10 + 10 steps", "images/s")
-    preparation = 60.0  # of compilations and the validation
-    steps = 4
-    if rate and not SMOKE.value:
-        steps = max(int(0.9 * (table.seconds_left() - preparation) * rate / config.train.batch_size), steps)
-    config.train.update(num_steps=steps, checkpoint_every=steps, log_every=max(steps // 20, 1))
-    config.optim.warmup_steps = max(min(config.optim.warmup_steps, steps // 10), 1)
-    config.eval.limit = 16 if SMOKE.value else 0
-    workdir = Path(OUT.value).expanduser().with_suffix("") / f"train_{time.strftime('%H%M%S')}"
-    start = time.perf_counter()
-    measured = training.train(config, workdir)
-    log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    speeds = [line["samples_per_second"] for line in log if "samples_per_second" in line]
-    values: Values = {
-        "steps": steps,
-        "images/s": float(np.median(speeds)),
-        "s in all": time.perf_counter() - start,
-        **{f"{name} %": float(value) for name, value in measured.items() if name != "nme"},
-    }
-    yield f"training of {'ldeq_faces68:gpu' if DATA.value else 'quickstart'}", values
-    assert load_config(workdir)
+
+    def measure(table: Table) -> Iterator[tuple[str, Values]]:
+        config = faces_config()
+        rate = table.value(HEADLINE, "images/s")
+        steps, preparation = 4, 80.0  # seconds of compilations and the validation
+        if rate and not SMOKE.value:
+            steps = max(int(0.9 * (table.seconds_left() - preparation) * rate / config.train.batch_size), steps)
+        config.train.update(num_steps=steps, checkpoint_every=steps, log_every=max(steps // 20, 1))
+        config.optim.warmup_steps = max(min(config.optim.warmup_steps, steps // 10), 1)
+        config.eval.limit = 16 if SMOKE.value else 0
+        config.eval.batch_size = config.train.batch_size
+        workdir = Path(OUT.value).expanduser().with_suffix("") / f"train_{time.strftime('%H%M%S')}"
+        start = time.perf_counter()
+        measured = training.train(config, workdir)
+        log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        speeds = [line["samples_per_second"] for line in log if "samples_per_second" in line]
+        values: Values = {
+            "steps": steps,
+            "images/s": float(np.median(speeds)),
+            "s in all": time.perf_counter() - start,
+            **{f"{name} %": float(value) for name, value in measured.items() if name != "nme"},
+        }
+        yield f"training of {'ldeq_faces68:gpu' if DATA.value else 'quickstart'}", values
+
+    return [], measure
 
 
-MEASUREMENTS = {
-    "device": Row(device, 10),
-    "ldeq": Row(ldeq, 60),
-    "ldeq_memory": Row(ldeq_memory, 90),
-    "hourglass": Row(hourglass, 60),
-    "reinit": Row(reinit, 40),
-    "tddfa": Row(tddfa, 40),
-    "video": Row(video, 30),
-    "latency": Row(latency, 40),
-    "pipeline": Row(pipeline, 15),
-    "train": Row(train, 100),
-}
+# Name -> row. The rows of a group compile at the same time, then are measured one after the other.
+GROUPS = (
+    {"device": device, "ldeq": ldeq, "ldeq_memory": ldeq_memory, "hourglass": hourglass},
+    {"reinit": reinit, "tddfa": tddfa, "video": video, "latency": latency, "pipeline": pipeline},
+    {"train": train},
+)
+
+
+def measure_group(table: Table, rows: dict[str, Callable[[], Prepared]], pool: ThreadPoolExecutor) -> None:
+    """Adds the rows to the table that can be compiled and measured within the time that is left."""
+    prepared = {}
+    for name, prepare in rows.items():
+        with report_error(name):
+            programs, measure = prepare()
+            prepared[name] = [pool.submit(program.compile) for program in programs], measure
+    everything = [future for futures, _ in prepared.values() for future in futures]
+    # Timings want a quiet machine, but one slow compilation must not hold up the whole table.
+    wait(everything, timeout=max(table.seconds_left() / 2, 1))
+    for name, (futures, measure) in prepared.items():
+        with report_error(name):
+            if wait(futures, timeout=max(table.seconds_left() - 20, 1)).not_done:
+                raise TimeoutError("the time was over before it was compiled")
+            for future in futures:
+                future.result()
+            for line, values in measure(table):
+                table.add(line, values)
+            table.finish(name)
+
+
+@contextlib.contextmanager
+def report_error(row: str) -> Iterator[None]:
+    """Prints an error in a row, after which the next one may still work."""
+    try:
+        yield
+    except Exception as error:
+        print(f"{row}: {type(error).__name__}: {error}", flush=True)
 
 
 def main(argv):
     del argv
     quiet_logs()
+    known = [name for rows in GROUPS for name in rows]
     with one_sentence():
         jax.config.update("jax_compilation_cache_dir", str(make_folder(CACHE.value)))
         make_folder(Path(OUT.value).expanduser().parent)
-        unknown = set(ROWS.value) - set(MEASUREMENTS)
+        unknown = set(ROWS.value) - set(known)
         if unknown:
-            raise ValueError(f"--rows has {', '.join(sorted(unknown))}; the rows are {', '.join(MEASUREMENTS)}.")
+            raise ValueError(f"--rows has {', '.join(sorted(unknown))}; the rows are {', '.join(known)}.")
         table = Table(Path(OUT.value).expanduser())
         for line in table.content["lines"]:
             table.show(line)
-        for name, row in MEASUREMENTS.items():
-            if table.is_complete(name) or (ROWS.value and name not in ROWS.value):
-                continue
-            if table.seconds_left() < (0 if SMOKE.value else row.seconds):
-                print(f"{name}: left out, it takes {row.seconds:.0f} s and {max(table.seconds_left(), 0):.0f} are left")
-                continue
-            try:
-                for line, values in row.measure(table):
-                    table.add(line, values)
-                table.finish(name)
-            except Exception as error:  # a later row may still work
-                print(f"{name}: {type(error).__name__}: {error}", flush=True)
+        pool = ThreadPoolExecutor(os.cpu_count())
+        for rows in GROUPS:
+            chosen = {name: row for name, row in rows.items() if name in (ROWS.value or known)}
+            chosen = {name: row for name, row in chosen.items() if not table.is_complete(name)}
+            if table.seconds_left() < (0 if SMOKE.value else 60):
+                print(f"Left out, {MINUTES.value:g} minutes are over: {', '.join(chosen) or 'nothing'}.")
+            elif chosen:
+                measure_group(table, chosen, pool)
+        sys.stdout.flush()
+        os._exit(0)  # without waiting for compilations that were too slow
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from jaxlm.config import Config
 from jaxlm.face3d import parameters
-from jaxlm.networks.multiply_adds import count_macs
+from jaxlm.networks.multiply_adds import count_macs_of
 from jaxlm.schemes import get_scheme
 from jaxlm.systems import System, TrainState
 
@@ -66,7 +65,7 @@ def random_state(system: System) -> TrainState:
 
 
 class Program:
-    """A jitted function with its arguments: compiled once, then timed.
+    """A jitted function with its arguments: traced at once, compiled when asked to, then timed.
 
     Attributes:
         macs: multiply-adds of convolutions and matrix products in one call.
@@ -74,14 +73,14 @@ class Program:
     """
 
     def __init__(self, function: Callable[..., Any], *arguments: Any, loop_steps: int = 1, **options: Any):
-        self.function, self.options = function, options
         self.arguments = jax.tree.map(jnp.asarray, arguments)
-        self.macs = count_macs(function, *self.arguments, loop_steps=loop_steps)
+        self.traced = jax.jit(function, **options).trace(*self.arguments)
+        self.macs = count_macs_of(self.traced.jaxpr, loop_steps=loop_steps)
 
     def compile(self) -> None:
         """Compiles the function; several programs can be compiled at once in threads."""
         start = time.perf_counter()
-        self.compiled = jax.jit(self.function, **self.options).lower(*self.arguments).compile()
+        self.compiled = self.traced.lower().compile()
         self.compilation = time.perf_counter() - start
 
     def call(self) -> Any:
@@ -98,9 +97,8 @@ class Program:
 class TrainingStep(Program):
     """A training step with its own state, which every call replaces."""
 
-    def __init__(self, system: System, batch: Any, *, step: Any = None, loop_steps: int = 1, state: Any = None):
-        state = random_state(system) if state is None else state
-        arguments = (state, batch, jax.random.key(0))
+    def __init__(self, system: System, batch: Any, *, step: Any = None, loop_steps: int = 1):
+        arguments = (random_state(system), batch, jax.random.key(0))
         super().__init__(step or system.train_step, *arguments, loop_steps=loop_steps, donate_argnums=0)
 
     def call(self) -> Any:
@@ -108,12 +106,6 @@ class TrainingStep(Program):
         state, logs = self.compiled(state, batch, key)
         self.arguments = (state, batch, key)
         return logs
-
-
-def compile_all(programs: Sequence[Program]) -> None:
-    """Compiles the programs, all at once."""
-    with ThreadPoolExecutor(max(len(programs), 1)) as pool:
-        list(pool.map(lambda program: program.compile(), programs))
 
 
 def seconds_of(call: Callable[[], Any], *, seconds: float = 1.0, rounds: int = 3) -> float:

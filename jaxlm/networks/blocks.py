@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxlm.networks.convolution import conv_general_dilated
+from jaxlm.networks.normalization import LeakyGroupNorm
 
 Norm = Literal["batch", "group"]
 
@@ -43,10 +44,10 @@ class ConvBlock(nn.Module):
             conv_general_dilated=conv_general_dilated,
             name="conv",
         )(x)
+        if self.norm == "group":
+            return LeakyGroupNorm(self.groups, dtype=self.dtype, name="norm")(x)
         x = nn.leaky_relu(x, 0.01)
-        if self.norm == "batch":
-            return nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, name="norm")(x)
-        return nn.GroupNorm(num_groups=self.groups, dtype=self.dtype, name="norm")(x)
+        return nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, name="norm")(x)
 
 
 def upsample_nearest(x: Float[Array, "B H W C"], factor: int = 2) -> Float[Array, "B h w C"]:

@@ -17,9 +17,35 @@ from jaxtyping import Array, Float
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
+_MULTIPLES = (64, 8)  # of the channels that cuDNN's fast kernels take
+
+
 def _convolve(x, kernel):
+    if _padding(kernel) == (0, 0):
+        return _plain(x, kernel)
+    return lax.platform_dependent(x, kernel, cuda=_aligned, default=_plain)
+
+
+def _plain(x, kernel):
     pads = [((side - 1) // 2, (side - 1) // 2) for side in kernel.shape[:2]]
     return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=_LAYOUT)
+
+
+def _aligned(x, kernel):
+    """The convolution with channels of zeros added and taken away again."""
+    inputs, outputs = _padding(kernel)
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, inputs)))
+    wide = _plain(x, jnp.pad(kernel, ((0, 0), (0, 0), (0, inputs), (0, outputs))))
+    return wide[..., : kernel.shape[3]]
+
+
+def _padding(kernel):
+    """Numbers of input and output channels to add, at most a quarter of them."""
+    counts = []
+    for channels in kernel.shape[2:]:
+        missing = [-channels % multiple for multiple in _MULTIPLES]
+        counts.append(next((count for count in missing if 4 * count <= channels), 0))
+    return tuple(counts)
 
 
 @jax.custom_vjp
@@ -34,7 +60,7 @@ def _forward(x, kernel):
 
 def _backward(kept, gradient):
     x, kernel, transposed = kept
-    kernel_vjp = jax.vjp(lambda kernel: _convolve(x, kernel), kernel)[1]
+    kernel_vjp = jax.vjp(lambda kernel: _plain(x, kernel), kernel)[1]
     return _convolve(gradient, transposed), kernel_vjp(gradient)[0]
 
 

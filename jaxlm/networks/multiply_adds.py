@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.extend.core
 
 
 def count_macs(function: Callable[..., Any], *inputs: Any, loop_steps: int = 1) -> int:
@@ -15,7 +16,12 @@ def count_macs(function: Callable[..., Any], *inputs: Any, loop_steps: int = 1) 
         *inputs: its arguments, arrays or `jax.ShapeDtypeStruct`.
         loop_steps: assumed number of iterations of every `while_loop`, which a jaxpr does not tell.
     """
-    return _of_jaxpr(jax.make_jaxpr(function)(*inputs).jaxpr, loop_steps)
+    return count_macs_of(jax.make_jaxpr(function)(*inputs), loop_steps=loop_steps)
+
+
+def count_macs_of(jaxpr: jax.extend.core.ClosedJaxpr, *, loop_steps: int = 1) -> int:
+    """Number of multiply-adds of a traced function; see `count_macs`."""
+    return _of_jaxpr(jaxpr.jaxpr, loop_steps)
 
 
 def _of_jaxpr(jaxpr: Any, loop_steps: int) -> int:

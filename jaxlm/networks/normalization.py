@@ -1,0 +1,81 @@
+"""Group norm of activations, with gradients that keep one copy of them for the backward pass, in their own type."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+_EPSILON = 1e-6
+
+
+class LeakyGroupNorm(nn.Module):
+    """LeakyReLU, then `flax.linen.GroupNorm`: the same parameters and numbers, with less memory and time in training.
+
+    Attributes:
+        groups: number of groups; divides the number of channels.
+        slope: of the activation below zero.
+        dtype: type of the output; statistics are float32 at least.
+    """
+
+    groups: int
+    slope: float = 0.01
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        normed: Any = leaky_group_norm(x, scale, bias, self.groups, self.slope)
+        return normed.astype(self.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def leaky_group_norm(
+    x: Float[Array, "B H W C"], scale: Float[Array, " C"], bias: Float[Array, " C"], groups: int, slope: float
+) -> Float[Array, "B H W C"]:
+    """Group norm of LeakyReLU(x), scaled and shifted per channel (Wu & He, ECCV 2018).
+
+    Automatic differentiation keeps the activations minus their mean in float32 and a mask of their signs. Here the
+    backward pass has the activations alone, in the type of `x`, from which it computes both. It supports reverse-mode
+    differentiation only.
+    """
+    return _forward(x, scale, bias, groups, slope)[0]
+
+
+def _forward(x, scale, bias, groups, slope):
+    active = jnp.where(x >= 0, x, slope * x)
+    mean, deviation = _statistics(active, groups)
+    normed = (active - mean) * (scale / deviation) + bias
+    return normed.astype(x.dtype), (active, scale, bias, mean, deviation)
+
+
+def _statistics(active, groups):
+    """Means and standard deviations (B, 1, 1, C) of each channel's group."""
+    wide = active.astype(jnp.promote_types(active.dtype, jnp.float32))
+    mean, square = (_group_means(values.mean(axis=(1, 2), keepdims=True), groups) for values in (wide, wide * wide))
+    return mean, jnp.sqrt(jnp.maximum(square - mean * mean, 0.0) + _EPSILON)
+
+
+def _group_means(values, groups):
+    """Values (B, 1, 1, C) replaced by the mean of their group."""
+    grouped = values.reshape(*values.shape[:3], groups, -1)
+    return jnp.broadcast_to(grouped.mean(axis=-1, keepdims=True), grouped.shape).reshape(values.shape)
+
+
+def _backward(groups, slope, kept, gradient):
+    active, scale, bias, mean, deviation = kept
+    wide = gradient.astype(mean.dtype)
+    unit = (active - mean) / deviation
+    along = (wide * unit).sum(axis=(1, 2), keepdims=True)
+    total = wide.sum(axis=(1, 2), keepdims=True)
+    pixels = active.shape[1] * active.shape[2]
+    mean_along, mean_total = (_group_means(scale * sums, groups) / pixels for sums in (along, total))
+    inner = (scale * wide - mean_total - unit * mean_along) / deviation
+    outer = jnp.where(active >= 0, inner, slope * inner).astype(active.dtype)
+    return outer, along.sum(axis=(0, 1, 2)).astype(scale.dtype), total.sum(axis=(0, 1, 2)).astype(bias.dtype)
+
+
+leaky_group_norm.defvjp(_forward, _backward)
