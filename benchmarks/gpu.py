@@ -2,8 +2,8 @@
 
 Prints a table row by row and writes the JSON file --out after each line of it, so that a run that is cut off has
 measured something. A row that is complete in the file is not measured again; `--minutes=0` prints the file. A row that
-is not begun within --minutes is left out. Compiled programs are kept in --cache for the next run. Rows are compiled in
-groups, because compilations use all cores and the GPU; nothing is timed meanwhile.
+is not begun within --minutes is left out. Compiled programs, and the algorithms that the compiler has chosen by trying
+them out, are kept in --cache for the next run; without it, most of the time goes into compilation.
 
 Inputs and parameters are random, and the solvers' tolerance is zero, so that they take all their steps. MFU is the
 model's own arithmetic (two operations for each multiply-add of its convolutions and matrix products), over the rate of
@@ -23,7 +23,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +33,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from measuring import GIB, Program, TrainingStep, kernels_of, random_batch, random_state, seconds_of
+from measuring import GIB, Program, TrainingStep, compile_all, kernels_of, random_batch, random_state, seconds_of
 
 from jaxlm import systems, training
 from jaxlm.config import load_config_file, shrink_rendered
 from jaxlm.data.batches import train_batches
+from jaxlm.networks import convolution
 from jaxlm.support.files import write_atomically
 from jaxlm.support.program import make_folder, one_sentence, quiet_logs
 from jaxlm.systems.ldeq.network import PRESETS
@@ -100,18 +100,25 @@ Prepared = tuple[list[Program], Measure]  # programs to compile, and what to mea
 class Peer:
     """The same network in PyTorch, which compiles in a program of its own."""
 
-    def __init__(self, name: str, **sizes: Any):
+    def __init__(self, name: str):
+        config = ldeq_config() if name == "ldeq" else hourglass_config()
+        sizes = {"batch": config.train.batch_size, "size": config.image_size, "landmarks": 98}
+        if name == "ldeq":
+            sizes |= {key: PRESETS[config.model.preset][key] for key in ("channels", "width", "growth", "depth")}
+            sizes["steps"] = config.solver.max_steps
+        else:
+            sizes |= {key: config.model[key] for key in ("stacks", "features", "depth")}
+        self.batch, self.ready = config.train.batch_size, {}
+        self.log = Path(OUT.value).expanduser().with_suffix(f".{name}.log")
         command = [sys.executable, str(BENCHMARKS / "torch_peers.py"), name, json.dumps(sizes)]
-        log = Path(OUT.value).expanduser().with_suffix(f".{name}.log")
-        self.batch, self.log = sizes["batch"], log
-        with open(log, "w") as errors:
+        with open(self.log, "w") as errors:
             self.process: Any = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
             )
 
     def answer(self) -> Values:
-        """The program's next line; nothing if it fails, or takes longer than two minutes."""
-        limit = threading.Timer(600 if SMOKE.value else 120, self.process.kill)
+        """The program's next line; nothing if it fails, or takes longer than three minutes."""
+        limit = threading.Timer(600 if SMOKE.value else 180, self.process.kill)
         limit.start()
         line = self.process.stdout.readline()
         limit.cancel()
@@ -119,10 +126,11 @@ class Peer:
 
     def wait(self) -> None:
         """Waits until the program is ready to be timed; from then on it rests."""
-        self.ready = self.answer()
+        self.ready = self.ready or self.answer()
 
     def measure(self) -> Values:
         """A line of the table, or why there is none; the program ends."""
+        self.wait()
         if self.ready:
             self.process.stdin.write("go\n")
             self.process.stdin.flush()
@@ -138,12 +146,18 @@ class Peer:
         }
 
 
-def compare(peer: Peer, ours: Values, name: str) -> Iterator[tuple[str, Values]]:
+# They compile while JAX does. Before the first timing all of them are waited for.
+PEERS: dict[str, Peer | None] = {"ldeq": None, "hourglass": None}
+
+
+def compare(name: str, ours: Values, title: str) -> Iterator[tuple[str, Values]]:
     """Lines of the network in PyTorch and of the ratio of both speeds."""
-    theirs = peer.measure()
-    yield f"{name} in PyTorch", theirs
-    if "images/s" in theirs:
-        yield f"{name}, ratio to PyTorch", {"× images/s": ours["images/s"] / theirs["images/s"]}
+    peer = PEERS[name]
+    if peer:
+        theirs = peer.measure()
+        yield f"{title} in PyTorch", theirs
+        if "images/s" in theirs:
+            yield f"{title}, ratio to PyTorch", {"× images/s": ours["images/s"] / theirs["images/s"]}
 
 
 def brief(seconds: float) -> float:
@@ -157,7 +171,6 @@ def tiny(config: Any) -> Any:
         config.train.batch_size = 2
         if config.system == "ldeq":
             config.image_size, config.model.preset = 64, "nano"
-            config.solver.max_steps = config.adjoint.max_steps = 2
         elif config.system == "awing":
             config.image_size = 64
             config.model.update(stacks=2, features=16, depth=1)
@@ -172,6 +185,7 @@ def tiny(config: Any) -> Any:
 
 
 def ldeq_config(steps: int = 10, gradient: str = "implicit") -> Any:
+    """The paper's network with a fixed number of forward and adjoint solver steps."""
     config: Any = load_config_file("ldeq_wflw")
     config.gradient = gradient
     config.solver.update(tol=0.0, max_steps=steps)
@@ -226,68 +240,73 @@ def device() -> Prepared:
     return [product, add], measure
 
 
-def ldeq() -> Prepared:
-    """The LDEQ's training step of the paper's size, and the same in PyTorch."""
-    config = ldeq_config()
-    batch = config.train.batch_size
-    sizes = {key: PRESETS[config.model.preset][key] for key in ("channels", "width", "growth", "depth")}
-    peer = Peer("ldeq", batch=batch, size=config.image_size, landmarks=98, steps=config.solver.max_steps, **sizes)
-    step = step_of(config)
+def convolutions() -> Prepared:
+    """Convolutions of the LDEQ's cell as they are, and with channels added (`jaxlm.networks.convolution`)."""
+    rng, batch = np.random.default_rng(0), 1 if SMOKE.value else 32
+    programs = {}
+    for side, kernel, inputs, outputs in ((64, 5, 264, 264), (64, 3, 264, 264), (64, 1, 362, 264), (64, 1, 264, 98)):
+        side = 8 if SMOKE.value else side
+        x = jnp.asarray(rng.normal(size=(batch, side, side, inputs)), jnp.bfloat16)
+        weights = jnp.asarray(0.05 * rng.normal(size=(kernel, kernel, inputs, outputs)), jnp.bfloat16)
+        name = f"convolution {kernel}×{kernel}, {inputs} → {outputs} channels"
+        programs[name] = Program(convolution._plain, x, weights), Program(convolution._aligned, x, weights)
 
     def measure(table: Table) -> Iterator[tuple[str, Values]]:
-        peer.wait()
-        ours = speed(table, step, batch, "ldeq")
-        logs = jax.device_get(step.call())
-        ours |= {"solver steps": float(logs["solver_steps"]), "adjoint steps": float(logs["adjoint_steps"])}
-        yield HEADLINE, ours
-        yield from compare(peer, ours, "LDEQ")
+        del table
+        for name, (plain, aligned) in programs.items():
+            seconds = [seconds_of(program.call, seconds=brief(0.2)) for program in (plain, aligned)]
+            rate = 2 * plain.macs / seconds[1] / 1e12
+            yield name, {"ms": 1e3 * seconds[0], "ms with channels added": 1e3 * seconds[1], "TFLOP/s": rate}
 
-    return [step], measure
+    return [program for pair in programs.values() for program in pair], measure
 
 
-def ldeq_memory() -> Prepared:
-    """Its memory by number of solver steps, and the other gradients."""
+def ldeq() -> Prepared:
+    """The LDEQ's training step of the paper's size, in PyTorch, with other numbers of steps and other gradients."""
     counts = {"implicit": (2, 8, 32, 64), "unrolled": (2, 8), "jacobian_free": (10,)}
     if SMOKE.value:
         counts = {"implicit": (7, 8), "unrolled": (2, 3), "jacobian_free": (2,)}
-    batch, steps = ldeq_config().train.batch_size, {}
-    for gradient, numbers in counts.items():
-        for number in numbers:
-            config = ldeq_config(number, gradient)
-            config.solver.max_steps = config.adjoint.max_steps = number
-            steps[gradient, number] = step_of(config)
+    batch, headline = ldeq_config().train.batch_size, step_of(ldeq_config())
+    steps = {
+        (gradient, count): step_of(ldeq_config(count, gradient)) for gradient in counts for count in counts[gradient]
+    }
 
     def measure(table: Table) -> Iterator[tuple[str, Values]]:
-        for (gradient, number), step in steps.items():
-            yield f"LDEQ, {gradient}, {number} steps", speed(table, step, batch)
+        for peer in PEERS.values():
+            if peer:
+                peer.wait()
+        ours = speed(table, headline, batch, "ldeq")
+        logs = jax.device_get(headline.call())
+        ours |= {"solver steps": float(logs["solver_steps"]), "adjoint steps": float(logs["adjoint_steps"])}
+        yield HEADLINE, ours
+        yield from compare("ldeq", ours, "LDEQ")
+        for (gradient, count), step in steps.items():
+            yield f"LDEQ, {gradient}, {count} steps", speed(table, step, batch)
         # Anderson keeps min(6, steps) iterates, so its memory grows up to six steps.
         for gradient, least in (("implicit", 7), ("unrolled", 0)):
-            found = {number: steps[gradient, number].memory() for number in counts[gradient] if number >= least}
+            found = {count: steps[gradient, count].memory() for count in counts[gradient] if count >= least}
             line = f"LDEQ, {gradient}, memory of {', '.join(map(str, found))} steps"
             yield line, {"× largest over smallest": max(found.values()) / min(found.values())}
 
-    return list(steps.values()), measure
+    return [headline, *steps.values()], measure
+
+
+def hourglass_config(*, remat: bool = False) -> Any:
+    config = load_config_file("awing_wflw")
+    config.train.batch_size, config.model.remat = 32, remat
+    return tiny(config)
 
 
 def hourglass() -> Prepared:
     """Adaptive Wing's training step of the paper's size, without and with remat, and in PyTorch."""
-    steps = {}
-    for remat in (False, True):
-        config = tiny(load_config_file("awing_wflw"))
-        config.model.remat = remat
-        if not SMOKE.value:
-            config.train.batch_size = 32
-        steps[remat] = step_of(config)
-    batch = config.train.batch_size
-    sizes = {key: config.model[key] for key in ("stacks", "features", "depth")}
-    peer = Peer("hourglass", batch=batch, size=config.image_size, landmarks=98, **sizes)
+    steps = {remat: step_of(hourglass_config(remat=remat)) for remat in (False, True)}
+    batch = hourglass_config().train.batch_size
 
     def measure(table: Table) -> Iterator[tuple[str, Values]]:
-        peer.wait()
         ours = speed(table, steps[False], batch, "hourglass")
         yield "hourglass", ours
         yield "hourglass, remat", speed(table, steps[True], batch)
-        yield from compare(peer, ours, "hourglass")
+        yield from compare("hourglass", ours, "hourglass")
 
     return list(steps.values()), measure
 
@@ -469,33 +488,19 @@ def train() -> Prepared:
     return [], measure
 
 
-# Name -> row. The rows of a group compile at the same time, then are measured one after the other.
-GROUPS = (
-    {"device": device, "ldeq": ldeq, "ldeq_memory": ldeq_memory, "hourglass": hourglass},
-    {"reinit": reinit, "tddfa": tddfa, "video": video, "latency": latency, "pipeline": pipeline},
-    {"train": train},
-)
-
-
-def measure_group(table: Table, rows: dict[str, Callable[[], Prepared]], pool: ThreadPoolExecutor) -> None:
-    """Adds the rows to the table that can be compiled and measured within the time that is left."""
-    prepared = {}
-    for name, prepare in rows.items():
-        with report_error(name):
-            programs, measure = prepare()
-            prepared[name] = [pool.submit(program.compile) for program in programs], measure
-    everything = [future for futures, _ in prepared.values() for future in futures]
-    # Timings want a quiet machine, but one slow compilation must not hold up the whole table.
-    wait(everything, timeout=max(table.seconds_left() / 2, 1))
-    for name, (futures, measure) in prepared.items():
-        with report_error(name):
-            if wait(futures, timeout=max(table.seconds_left() - 20, 1)).not_done:
-                raise TimeoutError("the time was over before it was compiled")
-            for future in futures:
-                future.result()
-            for line, values in measure(table):
-                table.add(line, values)
-            table.finish(name)
+# Name -> row.
+MEASUREMENTS: dict[str, Callable[[], Prepared]] = {
+    "device": device,
+    "convolutions": convolutions,
+    "ldeq": ldeq,
+    "hourglass": hourglass,
+    "reinit": reinit,
+    "tddfa": tddfa,
+    "video": video,
+    "latency": latency,
+    "pipeline": pipeline,
+    "train": train,
+}
 
 
 @contextlib.contextmanager
@@ -510,26 +515,29 @@ def report_error(row: str) -> Iterator[None]:
 def main(argv):
     del argv
     quiet_logs()
-    known = [name for rows in GROUPS for name in rows]
     with one_sentence():
         jax.config.update("jax_compilation_cache_dir", str(make_folder(CACHE.value)))
         make_folder(Path(OUT.value).expanduser().parent)
-        unknown = set(ROWS.value) - set(known)
+        unknown = set(ROWS.value) - set(MEASUREMENTS)
         if unknown:
-            raise ValueError(f"--rows has {', '.join(sorted(unknown))}; the rows are {', '.join(known)}.")
+            raise ValueError(f"--rows has {', '.join(sorted(unknown))}; the rows are {', '.join(MEASUREMENTS)}.")
         table = Table(Path(OUT.value).expanduser())
         for line in table.content["lines"]:
             table.show(line)
-        pool = ThreadPoolExecutor(os.cpu_count())
-        for rows in GROUPS:
-            chosen = {name: row for name, row in rows.items() if name in (ROWS.value or known)}
-            chosen = {name: row for name, row in chosen.items() if not table.is_complete(name)}
-            if table.seconds_left() < (0 if SMOKE.value else 60):
-                print(f"Left out, {MINUTES.value:g} minutes are over: {', '.join(chosen) or 'nothing'}.")
-            elif chosen:
-                measure_group(table, chosen, pool)
-        sys.stdout.flush()
-        os._exit(0)  # without waiting for compilations that were too slow
+        chosen = [name for name in ROWS.value or MEASUREMENTS if not table.is_complete(name)]
+        for peer in PEERS:
+            if peer in chosen and MINUTES.value > 0:
+                PEERS[peer] = Peer(peer)
+        for name in chosen:
+            if table.seconds_left() < (60 if MINUTES.value > 0 and not SMOKE.value else 0):
+                print(f"{name}: left out, as {MINUTES.value:g} minutes are nearly over")
+                continue
+            with report_error(name):
+                programs, measure = MEASUREMENTS[name]()
+                compile_all(programs)
+                for line, values in measure(table):
+                    table.add(line, values)
+                table.finish(name)
 
 
 if __name__ == "__main__":

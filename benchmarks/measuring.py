@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,17 @@ class TrainingStep(Program):
         state, logs = self.compiled(state, batch, key)
         self.arguments = (state, batch, key)
         return logs
+
+
+def compile_all(programs: Sequence[Program]) -> None:
+    """Compiles the programs: the first alone, then the others at once.
+
+    A GPU tries out algorithms of each convolution, one at a time. Those of the first program are known to the others.
+    """
+    for program in programs[:1]:
+        program.compile()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(Program.compile, programs[1:]))
 
 
 def seconds_of(call: Callable[[], Any], *, seconds: float = 1.0, rounds: int = 3) -> float:

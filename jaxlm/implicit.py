@@ -1,6 +1,6 @@
 """Differentiable equilibria: z* with z* = fun(z*, args), and its gradient with respect to `args`.
 
-`equilibrium` is the entry point. Apart from `jaxlm.networks.convolution`, only this module defines a `custom_vjp`.
+`equilibrium` is the entry point. Apart from `jaxlm.networks`, only this module defines a `custom_vjp`.
 Four gradients of the literature can be chosen by name:
 
 - `"implicit"`: the implicit function theorem, Eq. (5) of Micaelli et al., CVPR 2023 (Bai et al., NeurIPS 2019). The

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from jaxlm.networks.blocks import average_pool, count_parameters, upsample_nearest
-from jaxlm.networks.convolution import conv_general_dilated, depthwise_convolution, same_convolution
 from jaxlm.solvers import anderson, fixed_point_iteration
 from jaxlm.systems.ldeq.network import LDEQ, PRESETS, normalize_heatmaps, to_landmarks
 
@@ -126,49 +125,3 @@ def test_pooling_and_upsampling_by_hand():
     up = upsample_nearest(x)
     np.testing.assert_array_equal(up[0, :, :, 0], [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]])
     np.testing.assert_array_equal(average_pool(up), x)
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("side", [1, 3, 5])
-def test_convolution_and_its_gradients_are_xlas(side):
-    x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
-    kernel = jax.random.normal(jax.random.key(1), (side, side, 3, 4))
-    pad = [(side // 2, side // 2)] * 2
-
-    def reference(x, kernel):
-        return jax.lax.conv_general_dilated(x, kernel, (1, 1), pad, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-    weights = jax.random.normal(jax.random.key(2), (2, 7, 6, 4))
-    for ours, theirs in zip(
-        jax.value_and_grad(lambda *a: jnp.sum(weights * same_convolution(*a)), argnums=(0, 1))(x, kernel),
-        jax.value_and_grad(lambda *a: jnp.sum(weights * reference(*a)), argnums=(0, 1))(x, kernel),
-        strict=True,
-    ):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), ours, theirs)
-    numbers = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
-    strided = conv_general_dilated(x, kernel, (2, 2), pad, dimension_numbers=numbers)
-    np.testing.assert_allclose(strided, reference(x, kernel)[:, ::2, ::2], rtol=1e-10)
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("height", "width", "stride"), [(6, 7, 1), (6, 8, 2), (7, 5, 2), (1, 1, 2)])
-def test_depthwise_convolution_and_its_gradients_are_xlas(height, width, stride):
-    rng = np.random.default_rng(0)
-    x, kernel = jnp.asarray(rng.normal(size=(2, height, width, 3))), jnp.asarray(rng.normal(size=(3, 3, 3)))
-
-    def grouped(x, kernel):
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel[:, :, None],
-            (stride, stride),
-            ((1, 1), (1, 1)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=3,
-        )
-
-    expected, expected_vjp = jax.vjp(grouped, x, kernel)
-    found, found_vjp = jax.vjp(lambda x, kernel: depthwise_convolution(x, kernel, stride), x, kernel)
-    np.testing.assert_allclose(found, expected, atol=1e-12)
-    weights = jnp.asarray(rng.normal(size=found.shape))
-    for ours, theirs in zip(found_vjp(weights), expected_vjp(weights), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-12)

@@ -85,6 +85,8 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], *args: Any) -> list[Any]:
             else:
                 branch = params["branches"][operands[0]]
                 outputs = _evaluate(branch.jaxpr, branch.consts, *operands[1:])
+        elif name == "while":
+            outputs = _evaluate_while(operands, **params)
         elif name in _CALLS:
             inner = params[_CALLS[name]]
             outputs = _evaluate(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), *operands)
@@ -93,6 +95,16 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], *args: Any) -> list[Any]:
             outputs = outputs if eqn.primitive.multiple_results else [outputs]
         values.update(zip(eqn.outvars, outputs, strict=True))
     return [read(var) for var in jaxpr.outvars]
+
+
+def _evaluate_while(operands, *, cond_jaxpr, body_jaxpr, cond_nconsts, body_nconsts, **others):
+    first = cond_nconsts + body_nconsts
+    of_cond, of_body, start = operands[:cond_nconsts], operands[cond_nconsts:first], operands[first:]
+    return jax.lax.while_loop(
+        lambda state: _evaluate(cond_jaxpr.jaxpr, cond_jaxpr.consts, *of_cond, *state)[0],
+        lambda state: _evaluate(body_jaxpr.jaxpr, body_jaxpr.consts, *of_body, *state),
+        start,
+    )
 
 
 def _max_pool(x, *, window_dimensions, window_strides, padding, **others):

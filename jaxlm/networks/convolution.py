@@ -1,4 +1,4 @@
-"""Convolutions that are fast on XLA's CPU backend: gradients inside loops, and depthwise convolutions.
+"""Convolutions that XLA runs fast: gradients inside loops and depthwise on a CPU, any number of channels on a GPU.
 
 XLA's CPU backend runs a convolution fast if its kernel is laid out HWIO. The kernel of an automatic input gradient is
 transposed and, inside a `while_loop`, stays so: each step of an adjoint solve then takes six times as long. Here the
@@ -17,12 +17,7 @@ from jaxtyping import Array, Float
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-_MULTIPLES = (64, 8)  # of the channels that cuDNN's fast kernels take
-
-
 def _convolve(x, kernel):
-    if _padding(kernel) == (0, 0):
-        return _plain(x, kernel)
     return lax.platform_dependent(x, kernel, cuda=_aligned, default=_plain)
 
 
@@ -32,20 +27,24 @@ def _plain(x, kernel):
 
 
 def _aligned(x, kernel):
-    """The convolution with channels of zeros added and taken away again."""
-    inputs, outputs = _padding(kernel)
+    """The convolution with channels of zeros added and taken away again, apart from what follows it.
+
+    cuDNN's kernels for bias and convolution in one are slower than those for a convolution alone.
+    """
+    inputs, outputs = missing_channels(kernel.shape)
     x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, inputs)))
     wide = _plain(x, jnp.pad(kernel, ((0, 0), (0, 0), (0, inputs), (0, outputs))))
-    return wide[..., : kernel.shape[3]]
+    return lax.optimization_barrier(wide)[..., : kernel.shape[3]]
 
 
-def _padding(kernel):
-    """Numbers of input and output channels to add, at most a quarter of them."""
-    counts = []
-    for channels in kernel.shape[2:]:
-        missing = [-channels % multiple for multiple in _MULTIPLES]
-        counts.append(next((count for count in missing if 4 * count <= channels), 0))
-    return tuple(counts)
+def missing_channels(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Numbers of input and output channels to add to a kernel (h, w, I, O), at most a quarter of them.
+
+    cuDNN is fast from multiples of 8 channels on, and for large kernels from multiples of 32 (`benchmarks/gpu.py`).
+    """
+    multiple = 32 if min(shape[:2]) >= 5 else 8
+    inputs, outputs = (-channels % multiple for channels in shape[2:])
+    return inputs if 4 * inputs <= shape[2] else 0, outputs if 4 * outputs <= shape[3] else 0
 
 
 @jax.custom_vjp

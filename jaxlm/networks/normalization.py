@@ -48,8 +48,9 @@ def leaky_group_norm(
 def _forward(x, scale, bias, groups, slope):
     active = jnp.where(x >= 0, x, slope * x)
     mean, deviation = _statistics(active, groups)
+    scale, bias = scale.reshape(1, 1, 1, -1), bias.reshape(1, 1, 1, -1)
     normed = (active - mean) * (scale / deviation) + bias
-    return normed.astype(x.dtype), (active, scale, bias, mean, deviation)
+    return normed.astype(x.dtype), (active, scale, mean, deviation)
 
 
 def _statistics(active, groups):
@@ -66,7 +67,7 @@ def _group_means(values, groups):
 
 
 def _backward(groups, slope, kept, gradient):
-    active, scale, bias, mean, deviation = kept
+    active, scale, mean, deviation = kept
     wide = gradient.astype(mean.dtype)
     unit = (active - mean) / deviation
     along = (wide * unit).sum(axis=(1, 2), keepdims=True)
@@ -75,7 +76,7 @@ def _backward(groups, slope, kept, gradient):
     mean_along, mean_total = (_group_means(scale * sums, groups) / pixels for sums in (along, total))
     inner = (scale * wide - mean_total - unit * mean_along) / deviation
     outer = jnp.where(active >= 0, inner, slope * inner).astype(active.dtype)
-    return outer, along.sum(axis=(0, 1, 2)).astype(scale.dtype), total.sum(axis=(0, 1, 2)).astype(bias.dtype)
+    return outer, along.sum(axis=(0, 1, 2)).astype(scale.dtype), total.sum(axis=(0, 1, 2)).astype(scale.dtype)
 
 
 leaky_group_norm.defvjp(_forward, _backward)
