@@ -137,7 +137,7 @@ data = t.batches(8)
 jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), expected, found)
 assert [float(log["chosen"]) for log in logs[3::4]] == [float(log["chosen"]) for log in others[3::4]]
 """
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    flags = os.environ["XLA_FLAGS"].replace("count=1", "count=4")
     environment = {**os.environ, "XLA_FLAGS": flags}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)

@@ -374,7 +374,7 @@ expected = np.exp(-error.std(axis=0) * np.abs(error - error.mean(axis=0)))
 assert len(found.sharding.device_set) == jax.device_count() == 8
 np.testing.assert_allclose(found, expected, rtol=1e-5)
 """
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    flags = os.environ["XLA_FLAGS"].replace("count=1", "count=8")
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     result = subprocess.run(
         [sys.executable, "-c", code, str(ROOT)], env=environment, capture_output=True, text=True, check=False

@@ -212,7 +212,7 @@ print(jax.device_count(), *losses)
 """
     found = []
     for count in (1, 8):
-        flags = f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0"
+        flags = os.environ["XLA_FLAGS"].replace("count=1", f"count={count}")
         environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         result = subprocess.run(
             [sys.executable, "-c", code, str(ROOT)], env=environment, capture_output=True, text=True, check=False
