@@ -15,7 +15,8 @@ import numpy as np
 from absl import app, flags
 
 from jaxlm import systems
-from jaxlm.data.video_batches import crop_chunks, open_videos, video_of
+from jaxlm.data.sources import open_videos
+from jaxlm.data.video_batches import crop_chunks, video_of
 from jaxlm.support.program import one_sentence, quiet_logs
 from jaxlm.workdir.config_file import load_config
 from jaxlm.workdir.restore import restore_variables

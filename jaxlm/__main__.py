@@ -43,6 +43,7 @@ def usage() -> str:
     lines = ["Face alignment in JAX. Usage: jaxlm COMMAND …; jaxlm COMMAND --help says more.", ""]
     for group, commands in GROUPS.items():
         lines += [group, *(f"  {name:<16}{text}" for name, (_, text) in commands.items()), ""]
+    lines += ["Compiled programs are kept in ~/.cache/jaxlm/compiled; jaxlm --no-cache COMMAND keeps none.", ""]
     return "\n".join(lines)
 
 
@@ -54,6 +55,8 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
         argv: the words after it; those of the command line where it is None.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    keep = words[:1] != ["--no-cache"]
+    words = words if keep else words[1:]
     if command is None:
         if not words or words[0] in ("-h", "--help", "help"):
             print(usage())
@@ -69,9 +72,11 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
         print(f"Error: there is no command {command!r}; choose one of {', '.join(near)}.", file=sys.stderr)
         sys.exit(2)
     from jaxlm.commands import options
-    from jaxlm.support.program import one_sentence, quiet_logs
+    from jaxlm.support.program import keep_compiled_programs, one_sentence, quiet_logs
 
     quiet_logs()
+    if keep:
+        keep_compiled_programs()
     with one_sentence():
         module = importlib.import_module(f"jaxlm.commands.{COMMANDS[command]}")
         module.main(options.parse(module, command, words))

@@ -7,7 +7,8 @@ import pytest
 from jaxlm import heatmaps
 from jaxlm.commands import label_videos
 from jaxlm.data.sets.wflw import WflwV
-from jaxlm.data.video_batches import open_videos, video_of
+from jaxlm.data.sources import open_videos
+from jaxlm.data.video_batches import video_of
 from jaxlm.data.video_builder import write_labels
 from jaxlm.data.video_files import VideoFile
 from jaxlm.predict.ensemble import Ensemble, combine

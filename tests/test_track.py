@@ -7,7 +7,7 @@ from data_sets import moving_box, write_video
 from jaxlm import __main__ as front_door
 from jaxlm import geometry
 from jaxlm.commands import track
-from jaxlm.data.video_batches import open_videos
+from jaxlm.data.sources import open_videos
 from jaxlm.data.video_files import VideoFile, VideoWriter
 from jaxlm.predict import face_boxes
 from jaxlm.predict.follower import Follower

@@ -6,7 +6,8 @@ import pytest
 
 from jaxlm import geometry, metrics, systems
 from jaxlm.commands import evaluate
-from jaxlm.data.video_batches import by_length, crop_chunks, open_videos, video_of
+from jaxlm.data.sources import by_length, open_videos
+from jaxlm.data.video_batches import crop_chunks, video_of
 from jaxlm.data.video_files import VideoFile
 from jaxlm.evaluation.videos import VideoResult, score_track, tune_average
 from jaxlm.predict.follower import Follower, Track, parse_method

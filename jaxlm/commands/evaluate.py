@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxlm.commands.options import FromConfig, config_of_workdir
 from jaxlm.config import Config
-from jaxlm.data import sources, video_batches
+from jaxlm.data import sources
 from jaxlm.data.sources import with_source
 from jaxlm.evaluation import stills, video_report
 from jaxlm.evaluation.report import table, write_report
@@ -72,7 +72,7 @@ def _evaluate_videos(variables, config: Config, name: str, folder: Path, step: i
     methods = config.video.methods if "video" in config else ()
     follower = Follower(variables, config, methods)
     reports, rows = [], {}
-    for source in video_batches.open_videos(config, name):
+    for source in sources.open_videos(config, name):
         result = evaluate_videos(follower, source, config)
         label = f"{source.name}_{source.split}{suffix}"
         rows[source.split] = {method: result.row(method) for method in result.scores}

@@ -1,7 +1,7 @@
 """Opens the data sets of an experiment, `config.data.sources`, by name and split; prepares each of them once."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -170,3 +170,42 @@ def check_split(builder: FaceBuilder, name: str, split: str) -> str:
     if split not in builder.info.splits:
         raise MissingSplit(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}.")
     return split
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoSource:
+    """One split of one data set of videos.
+
+    Attributes:
+        name: name of the data set, for tables.
+        split: name of the split.
+        records: sequence of the builder's records.
+        scheme: scheme of the landmarks.
+    """
+
+    name: str
+    split: str
+    records: Sequence[dict[str, Any]]
+    scheme: Scheme
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def open_videos(config: Config, name: str) -> list[VideoSource]:
+    """Opens "source:split", or all splits of "source".
+
+    Raises:
+        ValueError: if the source, its files or the split do not exist.
+    """
+    source, _, split = name.partition(":")
+    builder: Any = prepare_source(config, source)
+    splits = [check_split(builder, source, split)] if split else list(builder.info.splits)
+    return [VideoSource(source, s, builder.as_data_source(split=s), builder.scheme) for s in splits]
+
+
+def by_length(source: VideoSource, batch_size: int) -> Iterator[list[int]]:
+    """Positions of a source's videos in batches of similar length, the longest videos first."""
+    order = sorted(range(len(source)), key=lambda index: -len(source.records[index]["bbox"]))
+    for first in range(0, len(order), batch_size):
+        yield order[first : first + batch_size]

@@ -7,33 +7,10 @@ from typing import Any
 import numpy as np
 
 from jaxlm import geometry
-from jaxlm.config import Config
 from jaxlm.data import crops
-from jaxlm.data.sources import check_split, prepare_source
 from jaxlm.data.video_files import VideoFile
-from jaxlm.schemes import Scheme
 from jaxlm.support.errors import BadSample
 from jaxlm.support.pictures import warp
-
-
-@dataclasses.dataclass(frozen=True)
-class VideoSource:
-    """One split of one data set of videos.
-
-    Attributes:
-        name: name of the data set, for tables.
-        split: name of the split.
-        records: sequence of the builder's records.
-        scheme: scheme of the landmarks.
-    """
-
-    name: str
-    split: str
-    records: Sequence[dict[str, Any]]
-    scheme: Scheme
-
-    def __len__(self) -> int:
-        return len(self.records)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,29 +33,10 @@ class Video:
         return len(self.boxes)
 
 
-def open_videos(config: Config, name: str) -> list[VideoSource]:
-    """Opens "source:split", or all splits of "source".
-
-    Raises:
-        ValueError: if the source, its files or the split do not exist.
-    """
-    source, _, split = name.partition(":")
-    builder: Any = prepare_source(config, source)
-    splits = [check_split(builder, source, split)] if split else list(builder.info.splits)
-    return [VideoSource(source, s, builder.as_data_source(split=s), builder.scheme) for s in splits]
-
-
 def video_of(record: dict[str, Any]) -> Video:
-    """Video of a record of a `VideoSource`."""
+    """Video of a record of a `jaxlm.data.sources.VideoSource`."""
     mask = np.asarray(record["mask"], bool)
     return Video(VideoFile(record["video"].decode()), np.asarray(record["bbox"]), np.asarray(record["landmarks"]), mask)
-
-
-def by_length(source: VideoSource, batch_size: int) -> Iterator[list[int]]:
-    """Positions of a source's videos in batches of similar length, the longest videos first."""
-    order = sorted(range(len(source)), key=lambda index: -len(source.records[index]["bbox"]))
-    for first in range(0, len(order), batch_size):
-        yield order[first : first + batch_size]
 
 
 def crop_chunks(

@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxlm import geometry
 from jaxlm.config import Config
-from jaxlm.data.video_batches import Video, VideoSource, video_of
+from jaxlm.data.sources import VideoSource
+from jaxlm.data.video_batches import Video, video_of
 from jaxlm.data.video_files import VideoWriter
 from jaxlm.evaluation.videos import TunedAverage, VideoResult
 from jaxlm.predict.follower import Track

@@ -6,7 +6,8 @@ import numpy as np
 
 from jaxlm import metrics
 from jaxlm.config import Config
-from jaxlm.data.video_batches import Video, VideoSource, by_length, video_of
+from jaxlm.data.sources import VideoSource, by_length
+from jaxlm.data.video_batches import Video, video_of
 from jaxlm.predict.follower import Follower, Track
 from jaxlm.schemes import Scheme, normalizer
 from jaxlm.support.progress import progress

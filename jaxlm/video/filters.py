@@ -8,7 +8,6 @@ no later frames; the centred Savitzky–Golay filter does.
 from collections.abc import Callable
 
 import numpy as np
-from scipy.signal import savgol_coeffs, savgol_filter
 
 Filter = Callable[[np.ndarray], np.ndarray]
 
@@ -57,6 +56,8 @@ def savitzky_golay(values: np.ndarray, window: int, degree: int = 2, *, causal: 
     Raises:
         ValueError: if the window is not a positive odd number, or the degree is negative or not below the window.
     """
+    from scipy.signal import savgol_coeffs, savgol_filter  # takes a second
+
     if window < 1 or window % 2 == 0 or degree >= window or degree < 0:
         raise ValueError(f"window must be odd and larger than degree, got {window} and {degree}.")
 

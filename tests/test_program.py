@@ -1,0 +1,49 @@
+"""What a program does around its work: the cache of compiled programs, and what it imports."""
+
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from jaxlm import __main__ as front_door
+from jaxlm.support import program
+
+
+class TestCompiledPrograms:
+    """Where the front door lets JAX keep them."""
+
+    @pytest.fixture
+    def settings(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        names = ("cache_dir", "cache_max_size")
+        before = {name: getattr(jax.config, f"jax_compilation_{name}") for name in names}
+        yield jax.config
+        for name, value in before.items():
+            jax.config.update(f"jax_compilation_{name}", value)
+
+    def test_in_the_users_cache(self, settings, tmp_path):
+        settings.update("jax_compilation_cache_dir", None)
+        front_door.main(argv=["--no-cache", "--version"])
+        assert settings.jax_compilation_cache_dir is None
+        program.keep_compiled_programs()
+        assert settings.jax_compilation_cache_dir == str(tmp_path / ".cache" / "jaxlm" / "compiled")
+        assert settings.jax_compilation_cache_max_size == 2**30
+
+    def test_a_folder_that_was_chosen_stays(self, settings):
+        settings.update("jax_compilation_cache_dir", "elsewhere")
+        program.keep_compiled_programs()
+        assert settings.jax_compilation_cache_dir == "elsewhere"
+
+    def test_a_home_that_cannot_be_written_to_has_none(self, settings, tmp_path):
+        (tmp_path / ".cache").write_text("a file, not a folder")
+        settings.update("jax_compilation_cache_dir", None)
+        program.keep_compiled_programs()
+        assert settings.jax_compilation_cache_dir is None
+
+
+def test_prediction_does_not_import_what_only_training_needs():
+    code = "import sys, jaxlm.commands.predict; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    slow = {"tensorflow_datasets", "grain", "scipy.signal", "matplotlib.pyplot", "tensorboardX", "h5py"}
+    assert "jaxlm.predict.predictor" in loaded and not slow & set(loaded)
