@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from jaxlm.solvers import SolverStats
+from jaxlm.solvers import FEW_STEPS, SolverStats
 
 Gradient = Literal["implicit", "jacobian_free", "phantom", "unrolled"]
 Solver = Callable[..., tuple[Any, SolverStats]]
@@ -92,7 +92,7 @@ def equilibrium(
         fz = step(z, everything)
         return jax.tree.map(lambda a, b: a + phantom_damping * (b - a), z, fz), None
 
-    return lax.scan(damped, z, None, length=phantom_steps)[0], stats
+    return lax.scan(damped, z, None, length=phantom_steps, unroll=phantom_steps <= FEW_STEPS)[0], stats
 
 
 def adjoint_probe(solver: Solver, z0: PyTree) -> SolverStats:
@@ -154,7 +154,7 @@ def jacobian_regularization(
     def sample(rng):
         return _squared_norm(vjp(_random_like(rng, z))[0]) / size
 
-    return jnp.mean(lax.map(sample, jax.random.split(rng, num_samples)), axis=0)
+    return jnp.mean(jnp.stack([sample(key) for key in jax.random.split(rng, num_samples)]), axis=0)
 
 
 def spectral_radius(

@@ -6,7 +6,7 @@ import jaxopt
 import numpy as np
 import pytest
 
-from jaxlm.solvers import anderson, broyden, fixed_point_iteration
+from jaxlm.solvers import FEW_STEPS, anderson, broyden, fixed_point_iteration
 
 SOLVERS = {"fixed_point_iteration": fixed_point_iteration, "anderson": anderson, "broyden": broyden}
 pytestmark = pytest.mark.usefixtures("float64")
@@ -128,12 +128,14 @@ def test_trace_and_taps():
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_scan_and_while_loop_agree(name):
+@pytest.mark.parametrize(("max_steps", "tol"), [(FEW_STEPS, 1e-2), (FEW_STEPS, 1e-9), (50, 1e-7)])
+def test_scan_and_while_loop_agree(name, max_steps, tol):
+    """Unrolled or not, and if the last sample stops before the last step, too."""
     fun, z0 = tanh_problem()
-    z, stats = SOLVERS[name](fun, z0, tol=1e-7, max_steps=50)
-    z_scan, scan_stats = SOLVERS[name](fun, z0, tol=1e-7, max_steps=50, differentiable=True)
-    np.testing.assert_allclose(z, z_scan, rtol=1e-13)
-    assert stats.num_steps == scan_stats.num_steps
+    solve = functools.partial(SOLVERS[name], tol=tol, max_steps=max_steps, trace=True, taps=(1, max_steps - 1))
+    found, expected = solve(fun, z0, differentiable=True), solve(fun, z0)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13), found, expected)
+    assert (expected[1].num_steps < max_steps) == (tol > 1e-8)
 
 
 @pytest.mark.parametrize("name", SOLVERS)

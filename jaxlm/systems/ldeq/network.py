@@ -19,7 +19,7 @@ from jaxlm.implicit import Solver, equilibrium
 from jaxlm.networks.blocks import ConvBlock, check_sides, imagenet_normalize, normalize_heatmaps
 from jaxlm.networks.convolution import conv_general_dilated
 from jaxlm.networks.hourglass import Hourglass
-from jaxlm.solvers import SolverStats
+from jaxlm.solvers import FEW_STEPS, SolverStats
 
 STRIDE = 4  # image pixels per heatmap cell
 
@@ -240,7 +240,8 @@ class LDEQ:
             z = self.cell(z, args)
             return z, z
 
-        z, stages = jax.lax.scan(step, self.initial_heatmaps(images), None, length=num_steps)
+        z0, unroll = self.initial_heatmaps(images), num_steps <= FEW_STEPS
+        z, stages = jax.lax.scan(step, z0, None, length=num_steps, unroll=unroll)
         return Output(to_landmarks(z), z, None, batch_stats), stages
 
 
