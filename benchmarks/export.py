@@ -55,7 +55,7 @@ def network(name: str) -> tuple[Config, Any]:
             return jnp.asarray(rng.normal(size=leaf.shape) * np.sqrt(2 / fan_in), leaf.dtype)
         return leaf
 
-    state = jax.jit(systems.build(config).init)(jax.random.key(0))
+    state = systems.initialize(systems.build(config), jax.random.key(0))
     return config, jax.tree_util.tree_map_with_path(draw, state.variables)
 
 

@@ -80,7 +80,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     batches, validation = _open_data(config)
 
     rng = jax.random.key(config.seed)
-    state = replicate(jax.jit(system.init)(rng), mesh)
+    state = replicate(systems.initialize(system, rng), mesh)
     checkpoints = Checkpoints(workdir)
     saved = checkpoints.last_step
     start = saved or 0

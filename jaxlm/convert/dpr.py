@@ -40,7 +40,7 @@ def convert_dpr(folder: Path, config: Config) -> tuple[Config, TrainState]:
     reinit, regress, local = (folder / name for name in _DPR)
     config = config.copy_and_resolve_references()
     config.model.refine = "network" if local.is_file() else "none"
-    state = jax.device_get(jax.jit(systems.build(config).init)(jax.random.key(config.seed)))
+    state = jax.device_get(systems.initialize(systems.build(config), jax.random.key(config.seed)))
     params, statistics = dict(state.params), dict(state.batch_stats)
     params["reinit"] = _localization(TorchWeights(reinit), params["reinit"])
     params["regressor"], statistics["regressor"] = _regressor(

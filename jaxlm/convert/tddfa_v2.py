@@ -44,7 +44,7 @@ def convert_tddfa(folder: Path, config: Config) -> tuple[Config, TrainState]:
     config.data.root = str(folder.resolve())
     config.morphable.path = models[0]
     config.loss.name = "fwpdc"  # for continued training with one branch
-    state = jax.device_get(jax.jit(systems.build(config).init)(jax.random.key(config.seed)))
+    state = jax.device_get(systems.initialize(systems.build(config), jax.random.key(config.seed)))
     weights = TorchWeights(folder / found[0])
     weights.skip("num_batches_tracked")
     weights.skip("fc_lm.weight")

@@ -14,6 +14,7 @@ from jaxlm.systems.system import (
     TrainState,
     TrainStep,
     initial_state,
+    initialize,
 )
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "continuation",
     "identity",
     "initial_state",
+    "initialize",
 ]
 
 # The module of each system, imported when it is asked for. It holds `build(config) -> System` and may hold

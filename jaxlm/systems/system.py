@@ -1,5 +1,6 @@
 """The contract of a system: pure functions that train and predict, and what other rooms need to know of it."""
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -116,3 +117,14 @@ class System(NamedTuple):
     outputs: Mapping[str, str] = OUTPUTS
     loop_steps: int = 1
     mesh: Callable[[], jax.sharding.Mesh] | None = None
+
+
+def initialize(system: System, rng: Array) -> TrainState:
+    """State before the first step, of `system.init`, jitted.
+
+    On a CPU it is compiled with less optimisation, which gives the same bits, unless XLA_FLAGS says how much. It would
+    take longer than the compilation of the training step.
+    """
+    level = "xla_backend_optimization_level"
+    less = jax.default_backend() == "cpu" and level not in os.environ.get("XLA_FLAGS", "")
+    return jax.jit(system.init, compiler_options={level: 1} if less else None)(rng)
