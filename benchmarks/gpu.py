@@ -14,7 +14,6 @@ is timed while JAX rests.
 The last row trains `ldeq_faces68:gpu` for the time that is left, if --data is the folder that this config reads.
 """
 
-import contextlib
 import functools
 import json
 import os
@@ -108,7 +107,8 @@ class Peer:
             sizes["steps"] = config.solver.max_steps
         else:
             sizes |= {key: config.model[key] for key in ("stacks", "features", "depth")}
-        self.batch, self.ready = config.train.batch_size, {}
+        self.batch = config.train.batch_size
+        self.ready: Values | None = None  # its first answer
         self.log = Path(OUT.value).expanduser().with_suffix(f".{name}.log")
         command = [sys.executable, str(BENCHMARKS / "torch_peers.py"), name, json.dumps(sizes)]
         with open(self.log, "w") as errors:
@@ -126,15 +126,16 @@ class Peer:
 
     def wait(self) -> None:
         """Waits until the program is ready to be timed; from then on it rests."""
-        self.ready = self.ready or self.answer()
+        if self.ready is None:
+            self.ready = self.answer()
 
     def measure(self) -> Values:
         """A line of the table, or why there is none; the program ends."""
-        self.wait()
-        if self.ready:
+        ready, found = self.ready or {}, {}
+        if ready:
             self.process.stdin.write("go\n")
             self.process.stdin.flush()
-        found = self.answer() if self.ready else {}
+            found = self.answer()
         self.process.kill()
         if not found:
             reasons = self.log.read_text().strip().splitlines()
@@ -142,22 +143,32 @@ class Peer:
         return {
             "images/s": self.batch / found["seconds"],
             "GiB": found["memory"] / GIB,
-            "s of compilation and three steps": self.ready["compilation"],
+            "s of compilation and three steps": ready["compilation"],
         }
 
 
-# They compile while JAX does. Before the first timing all of them are waited for.
-PEERS: dict[str, Peer | None] = {"ldeq": None, "hourglass": None}
+PEERS: dict[str, Peer] = {}
+
+
+def start_peers() -> None:
+    """Starts the programs that the chosen rows compare with; they compile while JAX does."""
+    for name in ("ldeq", "hourglass"):
+        if name not in PEERS and name in (ROWS.value or MEASUREMENTS):
+            PEERS[name] = Peer(name)
+
+
+def wait_for_peers() -> None:
+    """Waits until none of them compiles any more."""
+    for peer in PEERS.values():
+        peer.wait()
 
 
 def compare(name: str, ours: Values, title: str) -> Iterator[tuple[str, Values]]:
     """Lines of the network in PyTorch and of the ratio of both speeds."""
-    peer = PEERS[name]
-    if peer:
-        theirs = peer.measure()
-        yield f"{title} in PyTorch", theirs
-        if "images/s" in theirs:
-            yield f"{title}, ratio to PyTorch", {"× images/s": ours["images/s"] / theirs["images/s"]}
+    theirs = PEERS[name].measure()
+    yield f"{title} in PyTorch", theirs
+    if "images/s" in theirs:
+        yield f"{title}, ratio to PyTorch", {"× images/s": ours["images/s"] / theirs["images/s"]}
 
 
 def brief(seconds: float) -> float:
@@ -266,15 +277,14 @@ def ldeq() -> Prepared:
     counts = {"implicit": (2, 8, 32, 64), "unrolled": (2, 8), "jacobian_free": (10,)}
     if SMOKE.value:
         counts = {"implicit": (7, 8), "unrolled": (2, 3), "jacobian_free": (2,)}
+    start_peers()
     batch, headline = ldeq_config().train.batch_size, step_of(ldeq_config())
     steps = {
         (gradient, count): step_of(ldeq_config(count, gradient)) for gradient in counts for count in counts[gradient]
     }
 
     def measure(table: Table) -> Iterator[tuple[str, Values]]:
-        for peer in PEERS.values():
-            if peer:
-                peer.wait()
+        wait_for_peers()
         ours = speed(table, headline, batch, "ldeq")
         logs = jax.device_get(headline.call())
         ours |= {"solver steps": float(logs["solver_steps"]), "adjoint steps": float(logs["adjoint_steps"])}
@@ -299,10 +309,12 @@ def hourglass_config(*, remat: bool = False) -> Any:
 
 def hourglass() -> Prepared:
     """Adaptive Wing's training step of the paper's size, without and with remat, and in PyTorch."""
+    start_peers()
     steps = {remat: step_of(hourglass_config(remat=remat)) for remat in (False, True)}
     batch = hourglass_config().train.batch_size
 
     def measure(table: Table) -> Iterator[tuple[str, Values]]:
+        wait_for_peers()
         ours = speed(table, steps[False], batch, "hourglass")
         yield "hourglass", ours
         yield "hourglass, remat", speed(table, steps[True], batch)
@@ -503,15 +515,6 @@ MEASUREMENTS: dict[str, Callable[[], Prepared]] = {
 }
 
 
-@contextlib.contextmanager
-def report_error(row: str) -> Iterator[None]:
-    """Prints an error in a row, after which the next one may still work."""
-    try:
-        yield
-    except Exception as error:
-        print(f"{row}: {type(error).__name__}: {error}", flush=True)
-
-
 def main(argv):
     del argv
     quiet_logs()
@@ -524,20 +527,29 @@ def main(argv):
         table = Table(Path(OUT.value).expanduser())
         for line in table.content["lines"]:
             table.show(line)
-        chosen = [name for name in ROWS.value or MEASUREMENTS if not table.is_complete(name)]
-        for peer in PEERS:
-            if peer in chosen and MINUTES.value > 0:
-                PEERS[peer] = Peer(peer)
-        for name in chosen:
+        card, here = table.value("device", "card"), jax.devices()[0].device_kind
+        if MINUTES.value > 0 and card not in (None, here):
+            raise ValueError(f"{table.path} was measured on {card}, not on {here}; choose another --out.")
+        failed = []
+        for name in ROWS.value or MEASUREMENTS:
+            if table.is_complete(name):
+                continue
             if table.seconds_left() < (60 if MINUTES.value > 0 and not SMOKE.value else 0):
                 print(f"{name}: left out, as {MINUTES.value:g} minutes are nearly over")
                 continue
-            with report_error(name):
+            try:
                 programs, measure = MEASUREMENTS[name]()
                 compile_all(programs)
                 for line, values in measure(table):
                     table.add(line, values)
                 table.finish(name)
+            except Exception as error:  # a later row may still work
+                print(f"{name}: {type(error).__name__}: {error}", flush=True)
+                failed.append(name)
+        for peer in PEERS.values():
+            peer.process.kill()
+        if failed:
+            raise ValueError(f"These rows failed: {', '.join(failed)}.")
 
 
 if __name__ == "__main__":
