@@ -85,6 +85,14 @@ class TestPredictor:
             for face, alone in zip(faces, predictor(image, own), strict=True):
                 np.testing.assert_allclose(face.landmarks, alone.landmarks, atol=1e-3)
 
+    @pytest.mark.parametrize(
+        ("faces", "sizes"), [(1, [1]), (2, [2]), (3, [4]), (5, [8]), (9, [12]), (12, [12]), (13, [12, 1])]
+    )
+    def test_a_few_faces_are_not_padded_to_a_whole_batch(self, faces, sizes):
+        model, batches = finder()
+        Predictor(model, batch_size=12, refine=0)(picture(), np.array([[28, 18, 56, 46.0]] * faces))
+        assert batches == sizes
+
     def test_one_face_is_not_two(self):
         model, _ = finder()
         boxes = np.array([[28, 18, 56, 46.0], [30, 20, 58, 48], [24, 15, 50, 40]])

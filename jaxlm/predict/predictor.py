@@ -127,8 +127,7 @@ class Predictor:
         for start in range(0, len(boxes), self._batch_size):
             chosen = slice(start, start + self._batch_size)
             pictures, maps = images[chosen], np.array(transforms[chosen])
-            # Padding keeps the number of compiled shapes at two, whatever the number of faces.
-            padded = np.zeros((1 if len(pictures) == 1 else self._batch_size, size, size, 3), np.float32)
+            padded = np.zeros((padded_size(len(pictures), self._batch_size), size, size, 3), np.float32)
             padded[: len(pictures)] = [warp(*pair, size) for pair in zip(pictures, maps, strict=True)]
             landmarks, score, params = self._run(padded, pictures, maps)
             back = geometry.apply_affine(geometry.invert_affine(maps), landmarks.astype(np.float64))
@@ -151,6 +150,14 @@ class Predictor:
         params = prediction.aux.get("params")
         score = np.asarray(prediction.score)[:count]
         return np.asarray(prediction.landmarks)[:count], score, None if params is None else np.asarray(params)[:count]
+
+
+def padded_size(count: int, most: int) -> int:
+    """Number of crops to give to the network for `count` faces: the next power of two, `most` at most.
+
+    The network is compiled for each number, so there should be few of them, and little padding.
+    """
+    return min(1 << (count - 1).bit_length(), most)
 
 
 def _check_image(image: np.ndarray) -> None:
