@@ -17,11 +17,11 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_enable_c
 import jax
 import numpy as np
 from absl import app, flags
+from measuring import random_batch
 from ml_collections import config_flags
 
 from jaxlm import systems
 from jaxlm.networks.blocks import count_parameters
-from jaxlm.schemes import get_scheme
 from jaxlm.systems.awing.system import make_model
 from jaxlm.systems.awing.tables import FACES
 from jaxlm.systems.tables import rows_of
@@ -37,18 +37,8 @@ def variant(row, *, remat=False):
     config = CONFIG.value.copy_and_resolve_references()
     rows_of(FACES)[row](config)
     config.model.update(CONFIG.value.model.to_dict() | dict(dtype=DTYPE.value, remat=remat))
+    config.train.batch_size = BATCH.value
     return config
-
-
-def random_batch(config):
-    rng, count, size = np.random.default_rng(0), BATCH.value, config.image_size
-    landmarks = get_scheme(config.scheme).num_landmarks
-    return {
-        "image": rng.integers(0, 256, (count, size, size, 3), np.uint8),
-        "landmarks": rng.uniform(0, size - 1, (count, landmarks, 2)).astype(np.float32),
-        "mask": np.ones((count, landmarks), bool),
-        "normalizer": np.ones(count, np.float32),
-    }
 
 
 class Step:

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
+from measuring import random_faces
 
 from jaxlm import losses, systems
 from jaxlm.config import Config, load_config_file
@@ -62,14 +63,6 @@ def random_model(vertices: int) -> morphable.MorphableModel:
     mean, identity, expression = (rng.normal(size=(vertices, 3, *modes)) for modes in ((), (40,), (10,)))
     triangles = np.zeros((1, 3), np.int32)
     return morphable.make_model(mean, identity, expression, np.arange(68), triangles=triangles)
-
-
-def random_faces(count: int) -> np.ndarray:
-    rng = np.random.default_rng(1)
-    rotations = parameters.rotation_of_angles(*rng.uniform(-60, 60, (3, count)))
-    shift = np.concatenate([rng.normal(60, 5, (count, 2, 1)), np.zeros((count, 1, 1))], axis=1)
-    transforms = np.concatenate([30 * rotations, shift], axis=-1).reshape(count, 12)
-    return np.concatenate([transforms, rng.normal(size=(count, 50))], axis=-1).astype(np.float32)
 
 
 def measure_losses():
