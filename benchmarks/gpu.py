@@ -61,7 +61,12 @@ class Table:
 
     def __init__(self, path: Path):
         self.path, self.start = path, time.perf_counter()
-        self.content = json.loads(path.read_text()) if path.exists() else {"lines": {}, "complete": []}
+        self.content = {"lines": {}, "complete": []}
+        if path.exists():
+            try:
+                self.content |= json.loads(path.read_text())
+            except ValueError:
+                raise ValueError(f"{path} is not a table of this program; choose another --out.") from None
 
     def is_complete(self, row: str) -> bool:
         return row in self.content["complete"]
