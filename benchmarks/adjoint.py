@@ -25,7 +25,7 @@ def main(argv):
     model = network.LDEQ(68, **network.PRESETS["tiny"])
     params = model.init(jax.random.key(0))["params"]["cell"]
     z = jax.random.uniform(jax.random.key(1), (32, 16, 16, 68))
-    x = jax.random.normal(jax.random.key(2), (32, 16, 16, model.channels))
+    x = jax.random.normal(jax.random.key(2), (32, 16, 16, model.width))
 
     def adjoint(params, x, z):
         vjp = jax.vjp(lambda z: model.cell(z, (params, x)), z)[1]

@@ -49,6 +49,7 @@ ROWS = flags.DEFINE_list("rows", [], "Rows to measure; all by default.")
 DATA = flags.DEFINE_string("data", "", "Folder of real faces, as configs/ldeq_faces68.py reads it; rendered otherwise.")
 CACHE = flags.DEFINE_string("cache", "~/.cache/jaxlm/compiled", "Folder of compiled programs.")
 PROFILE = flags.DEFINE_string("profile", "", "Folder for traces and compiled code; prints the longest kernels, too.")
+PYTORCH = flags.DEFINE_bool("pytorch", True, "Compare with PyTorch, if it is installed.")
 SMOKE = flags.DEFINE_bool("smoke", False, "Tiny sizes, for a CPU.")
 
 Values = dict[str, Any]
@@ -157,7 +158,7 @@ PEERS: dict[str, Peer] = {}
 
 def start_peers() -> None:
     """Starts the programs that the chosen rows compare with; they compile while JAX does."""
-    for name in ("ldeq", "hourglass"):
+    for name in ("ldeq", "hourglass") if PYTORCH.value else ():
         if name not in PEERS and name in (ROWS.value or MEASUREMENTS):
             PEERS[name] = Peer(name)
 
@@ -170,6 +171,8 @@ def wait_for_peers() -> None:
 
 def compare(name: str, ours: Values, title: str) -> Iterator[tuple[str, Values]]:
     """Lines of the network in PyTorch and of the ratio of both speeds."""
+    if name not in PEERS:
+        return
     theirs = PEERS[name].measure()
     yield f"{title} in PyTorch", theirs
     if "images/s" in theirs:
@@ -225,11 +228,10 @@ def speed(table: Table, program: Program, batch: int, name: str = "") -> Values:
     if PROFILE.value and name:
         folder = make_folder(PROFILE.value)
         write_atomically(folder / f"{name}.hlo.txt", program.compiled.as_text() or "")
-        values["kernels"] = {
-            kernel: round(1e3 * seconds, 4)
-            for kernel, seconds in list(kernels_of(program.call, str(folder / name)).items())[:60]
-        }
-        values["ms in kernels"] = sum(values["kernels"].values())
+        kernels = kernels_of(program.call, str(folder / name))
+        values["ms in kernels"] = 1e3 * sum(seconds for seconds, _ in kernels.values())
+        values["kernels called"] = round(sum(calls for _, calls in kernels.values()))
+        values["kernels"] = {kernel: round(1e3 * seconds, 4) for kernel, (seconds, _) in list(kernels.items())[:60]}
     return values
 
 
@@ -278,15 +280,9 @@ def convolutions() -> Prepared:
 
 
 def ldeq() -> Prepared:
-    """The LDEQ's training step of the paper's size, in PyTorch, with other numbers of steps and other gradients."""
-    counts = {"implicit": (2, 8, 32, 64), "unrolled": (2, 8), "jacobian_free": (10,)}
-    if SMOKE.value:
-        counts = {"implicit": (7, 8), "unrolled": (2, 3), "jacobian_free": (2,)}
+    """The LDEQ's training step of the paper's size, and in PyTorch."""
     start_peers()
-    batch, headline = ldeq_config().train.batch_size, step_of(ldeq_config())
-    steps = {
-        (gradient, count): step_of(ldeq_config(count, gradient)) for gradient in counts for count in counts[gradient]
-    }
+    headline, batch = step_of(ldeq_config()), ldeq_config().train.batch_size
 
     def measure(table: Table) -> Iterator[tuple[str, Values]]:
         wait_for_peers()
@@ -295,6 +291,21 @@ def ldeq() -> Prepared:
         ours |= {"solver steps": float(logs["solver_steps"]), "adjoint steps": float(logs["adjoint_steps"])}
         yield HEADLINE, ours
         yield from compare("ldeq", ours, "LDEQ")
+
+    return [headline], measure
+
+
+def ldeq_steps() -> Prepared:
+    """The LDEQ's training step with other numbers of solver steps and other gradients."""
+    counts = {"implicit": (2, 8, 32, 64), "unrolled": (2, 8), "jacobian_free": (10,)}
+    if SMOKE.value:
+        counts = {"implicit": (7, 8), "unrolled": (2, 3), "jacobian_free": (2,)}
+    batch = ldeq_config().train.batch_size
+    steps = {
+        (gradient, count): step_of(ldeq_config(count, gradient)) for gradient in counts for count in counts[gradient]
+    }
+
+    def measure(table: Table) -> Iterator[tuple[str, Values]]:
         for (gradient, count), step in steps.items():
             yield f"LDEQ, {gradient}, {count} steps", speed(table, step, batch)
         # Anderson keeps min(6, steps) iterates, so its memory grows up to six steps.
@@ -303,7 +314,7 @@ def ldeq() -> Prepared:
             line = f"LDEQ, {gradient}, memory of {', '.join(map(str, found))} steps"
             yield line, {"× largest over smallest": max(found.values()) / min(found.values())}
 
-    return [headline, *steps.values()], measure
+    return list(steps.values()), measure
 
 
 def hourglass_config(*, remat: bool = False) -> Any:
@@ -516,8 +527,11 @@ MEASUREMENTS: dict[str, Callable[[], Prepared]] = {
     "video": video,
     "latency": latency,
     "pipeline": pipeline,
+    "ldeq_steps": ldeq_steps,
     "train": train,
 }
+# They compile one after the other, while the same networks compile in PyTorch.
+TOGETHER = ("ldeq", "hourglass")
 
 
 def main(argv):
@@ -537,17 +551,20 @@ def main(argv):
         card, here = table.value("device", "card"), jax.devices()[0].device_kind
         if card not in (None, here):
             raise ValueError(f"{table.path} was measured on {card}, not on {here}; choose another --out.")
-        failed = []
-        for name in ROWS.value or MEASUREMENTS:
+        failed, prepared = [], {}
+        chosen = ROWS.value or list(MEASUREMENTS)
+        for name in chosen:
             if table.is_complete(name):
                 continue
             if table.seconds_left() < 60 and not SMOKE.value:
                 print(f"{name}: left out, as {MINUTES.value:g} minutes are nearly over")
                 continue
             try:
-                programs, measure = MEASUREMENTS[name]()
-                compile_all(programs)
-                for line, values in measure(table):
+                for other in TOGETHER if name in TOGETHER else (name,):
+                    if other in chosen and other not in prepared and not table.is_complete(other):
+                        programs, prepared[other] = MEASUREMENTS[other]()
+                        compile_all(programs)
+                for line, values in prepared.pop(name)(table):
                     table.add(line, values)
                 table.finish(name)
             except Exception as error:  # a later row may still work

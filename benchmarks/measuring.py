@@ -136,20 +136,21 @@ def seconds_of(call: Callable[[], Any], *, seconds: float = 1.0, rounds: int = 3
     return statistics.median(measured)
 
 
-def kernels_of(call: Callable[[], Any], folder: str, calls: int = 2) -> dict[str, float]:
-    """Seconds of each GPU kernel in a call, the longest first, by JAX's profiler; empty on other devices."""
+def kernels_of(call: Callable[[], Any], folder: str, calls: int = 2) -> dict[str, tuple[float, float]]:
+    """Seconds and number of runs of each GPU kernel in a call, the longest first; empty on other devices."""
     jax.block_until_ready(call())
     with jax.profiler.trace(folder):
         for _ in range(calls):
             result = call()
         jax.block_until_ready(result)
     newest = max(Path(folder).rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
-    totals: dict[str, float] = {}
+    totals: dict[str, tuple[float, float]] = {}
     for plane in jax.profiler.ProfileData.from_file(str(newest)).planes:
         if not plane.name.startswith("/device:GPU"):
             continue
         for line in plane.lines:
             if line.name.startswith("Stream"):
                 for event in line.events:
-                    totals[event.name] = totals.get(event.name, 0.0) + event.duration_ns / 1e9 / calls
-    return dict(sorted(totals.items(), key=lambda item: -item[1]))
+                    seconds, count = totals.get(event.name, (0.0, 0.0))
+                    totals[event.name] = seconds + event.duration_ns / 1e9 / calls, count + 1 / calls
+    return dict(sorted(totals.items(), key=lambda item: -item[1][0]))

@@ -24,7 +24,7 @@ def main(argv):
     del argv
     model = LDEQ(98, **PRESETS[PRESET.value])
     params = model.init(jax.random.key(0))["params"]["cell"]
-    x = jax.random.normal(jax.random.key(1), (BATCH.value, 64, 64, model.channels))
+    x = jax.random.normal(jax.random.key(1), (BATCH.value, 64, 64, model.width))
     z0 = jnp.zeros((BATCH.value, 64, 64, 98))
     steps = STEPS.value
 

@@ -17,13 +17,14 @@ from jaxtyping import Array, Float, Num
 from jaxlm import geometry, heatmaps
 from jaxlm.implicit import Solver, equilibrium
 from jaxlm.networks.blocks import ConvBlock, check_sides, imagenet_normalize, normalize_heatmaps
-from jaxlm.networks.convolution import conv_general_dilated
+from jaxlm.networks.convolution import conv_general_dilated, same_convolution
 from jaxlm.networks.hourglass import Hourglass
+from jaxlm.networks.normalization import LeakyGroupNorm
 from jaxlm.solvers import FEW_STEPS, SolverStats
 
 STRIDE = 4  # image pixels per heatmap cell
 
-# Arguments of `LDEQ`: channels of the injection; width, growth and depth of the hourglass.
+# Arguments of `LDEQ`: channels of the stem; width, growth and depth of the hourglass.
 PRESETS = {
     "nano": dict(channels=16, width=16, growth=8, depth=1),
     "tiny": dict(channels=32, width=32, growth=8, depth=3),
@@ -33,7 +34,7 @@ PRESETS = {
 
 
 class Stem(nn.Module):
-    """Computes the injection x from images, at a quarter of their resolution; uses batch norm."""
+    """Computes the features x from images, at a quarter of their resolution; uses batch norm."""
 
     channels: int
     dtype: Any = jnp.float32
@@ -49,29 +50,87 @@ class Stem(nn.Module):
         return block(self.channels, 3, 1, "conv_2")(x, train)
 
 
+class SplitConv(nn.Module):
+    """1×1 convolution of [x, z] as the sum of its two parts, because x stays the same in all steps of a solver.
+
+    Attributes:
+        inputs: number of channels of x.
+        states: number of channels of z.
+        features: number of output channels.
+        dtype: type of the activations.
+    """
+
+    inputs: int
+    states: int
+    features: int
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        shape = (1, 1, self.inputs + self.states, self.features)
+        self.kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+        self.bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+
+    def of_input(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h w features"]:
+        """The part of x, with the bias."""
+        kernel = self.kernel[:, :, : self.inputs].astype(self.dtype)
+        return same_convolution(x.astype(self.dtype), kernel) + self.bias.astype(self.dtype).reshape(1, 1, 1, -1)
+
+    def of_state(self, z: Float[Array, "B h w K"]) -> Float[Array, "B h w features"]:
+        """The part of z."""
+        return same_convolution(z.astype(self.dtype), self.kernel[:, :, self.inputs :].astype(self.dtype))
+
+
+class Entry(nn.Module):
+    """The cell's first block: 1×1 convolution of [x, z], LeakyReLU and group norm, as in `ConvBlock`."""
+
+    inputs: int
+    states: int
+    features: int
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.conv = SplitConv(self.inputs, self.states, self.features, self.dtype)
+        self.norm = LeakyGroupNorm(groups=8, dtype=self.dtype)
+
+    def inject(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h w features"]:
+        """What the stem's features x add to every step."""
+        return self.conv.of_input(x)
+
+    def __call__(self, z: Float[Array, "B h w K"], injection: Float[Array, "B h w features"]):
+        return self.norm(self.conv.of_state(z) + injection)
+
+
 class Cell(nn.Module):
-    """Cell f(z, x; θ) of Eq. (2): maps heatmaps z and injection x to heatmaps in (0, 1]."""
+    """Cell f(z, x; θ) of Eq. (2): maps heatmaps z and an injection of x to heatmaps in (0, 1].
+
+    The injection is the part of the first convolution that reads x. A solver computes it once.
+    """
 
     num_landmarks: int
+    channels: int
     width: int
     growth: int
     depth: int
     temperature: float
     dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(self, z: Float[Array, "B h w K"], x: Float[Array, "B h w C"]) -> Float[Array, "B h w K"]:
-        h = jnp.concatenate([x.astype(self.dtype), z.astype(self.dtype)], axis=-1)
-        h = ConvBlock(self.width, 1, dtype=self.dtype, name="enter")(h)
-        h = Hourglass(self.width, self.growth, self.depth, dtype=self.dtype, name="hourglass")(h)
-        logits = nn.Conv(
+    def setup(self):
+        self.enter = Entry(self.channels, self.num_landmarks, self.width, self.dtype)
+        self.hourglass = Hourglass(self.width, self.growth, self.depth, dtype=self.dtype)
+        self.exit = nn.Conv(
             self.num_landmarks,
             (1, 1),
             padding=((0, 0), (0, 0)),
             dtype=self.dtype,
             conv_general_dilated=conv_general_dilated,
-            name="exit",
-        )(h)
+        )
+
+    def inject(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h w width"]:
+        """Injection of the stem's features x."""
+        return self.enter.inject(x)
+
+    def __call__(self, z: Float[Array, "B h w K"], injection: Float[Array, "B h w width"]) -> Float[Array, "B h w K"]:
+        logits = self.exit(self.hourglass(self.enter(z, injection)))
         return normalize_heatmaps(logits.astype(jnp.float32), self.temperature).astype(z.dtype)
 
 
@@ -97,7 +156,7 @@ class LDEQ:
 
     Attributes:
         num_landmarks: K, number of landmarks.
-        channels: C, number of channels of the injection; divisible by 4.
+        channels: C, number of channels of the stem's features; divisible by 4.
         width: w, number of channels of the hourglass's first level; divisible by 8.
         growth: δ, number of channels that each further level adds; divisible by 8.
         depth: number of levels of the hourglass.
@@ -126,15 +185,17 @@ class LDEQ:
 
     @property
     def _cell(self) -> Cell:
-        return Cell(self.num_landmarks, self.width, self.growth, self.depth, self.temperature, self.dtype)
+        return Cell(
+            self.num_landmarks, self.channels, self.width, self.growth, self.depth, self.temperature, self.dtype
+        )
 
     def init(self, rng: Array) -> dict[str, Any]:
         """Initial variables {"params": {"stem", "cell"}, "batch_stats"}, of the same shapes for every image size."""
         side = 2**self.depth
         stem_rng, cell_rng = jax.random.split(rng)
         stem = self._stem.init(stem_rng, jnp.zeros((1, STRIDE * side, STRIDE * side, 3)), False)
-        x = jnp.zeros((1, side, side, self.channels), self.dtype)
-        cell = self._cell.init(cell_rng, jnp.zeros((1, side, side, self.num_landmarks)), x)
+        injection = jnp.zeros((1, side, side, self.width), self.dtype)
+        cell = self._cell.init(cell_rng, jnp.zeros((1, side, side, self.num_landmarks)), injection)
         return {
             "params": {"stem": stem["params"], "cell": cell["params"]},
             "batch_stats": stem["batch_stats"],
@@ -142,25 +203,29 @@ class LDEQ:
 
     def inject(
         self, variables: Mapping[str, Any], images: Float[Array, "B H W 3"], train: bool = False
-    ) -> tuple[Float[Array, "B h w C"], Any]:
-        """Injection x of the images (RGB, [0, 255]) and the stem's running statistics, updated if `train`.
+    ) -> tuple[Float[Array, "B h w width"], Any]:
+        """Injection of the images (RGB, [0, 255]) and the stem's running statistics, updated if `train`.
 
         Raises:
             ValueError: if the image's sides are not divisible by 4 · 2^depth.
         """
         check_sides(images, STRIDE, self.depth)
         stem = {"params": variables["params"]["stem"], "batch_stats": variables["batch_stats"]}
-        images = imagenet_normalize(images.astype(jnp.float32))
-        if not train:
+        images, batch_stats = imagenet_normalize(images.astype(jnp.float32)), variables["batch_stats"]
+        if train:
+            x, updated = self._stem.apply(stem, images, True, mutable=["batch_stats"])
+            batch_stats = updated["batch_stats"]
+        else:
             x: Any = self._stem.apply(stem, images, False)
-            return x, variables["batch_stats"]
-        x, updated = self._stem.apply(stem, images, True, mutable=["batch_stats"])
-        return x, updated["batch_stats"]
+        injection: Any = self._cell.apply({"params": variables["params"]["cell"]}, x, method="inject")
+        return injection, batch_stats
 
-    def cell(self, z: Float[Array, "B h w K"], args: tuple[Any, Float[Array, "B h w C"]]) -> Float[Array, "B h w K"]:
-        """Applies the cell f(z, x; θ), with args = (parameters of the cell, x) as `equilibrium` passes them."""
-        params, x = args
-        heatmaps: Any = self._cell.apply({"params": params}, z, x)
+    def cell(
+        self, z: Float[Array, "B h w K"], args: tuple[Any, Float[Array, "B h w width"]]
+    ) -> Float[Array, "B h w K"]:
+        """Applies the cell f(z, x; θ), with args = (parameters of the cell, injection) as `equilibrium` passes them."""
+        params, injection = args
+        heatmaps: Any = self._cell.apply({"params": params}, z, injection)
         return heatmaps
 
     def initial_heatmaps(self, images: Num[Array, "B H W 3"]) -> Float[Array, "B h w K"]:
@@ -188,9 +253,9 @@ class LDEQ:
             train: whether the stem uses the batch's statistics and updates the running ones.
             **equilibrium_options: options of `jaxlm.implicit.equilibrium`: gradient, adjoint solver, probe.
         """
-        x, batch_stats = self.inject(variables, images, train)
+        injection, batch_stats = self.inject(variables, images, train)
         z0 = self.initial_heatmaps(images) if z0 is None else z0
-        args = (variables["params"]["cell"], x)
+        args = (variables["params"]["cell"], injection)
         z, stats = equilibrium(self.cell, z0, args, solver=solver, **equilibrium_options)
         return Output(to_landmarks(z), z, stats, batch_stats)
 
@@ -213,9 +278,9 @@ class LDEQ:
             solver: fixed-point solver with the option `image`; see `jaxlm.solvers`.
             z0: first iterate, such as the previous frame's heatmaps; zeros if None.
         """
-        x, batch_stats = self.inject(variables, images)
+        injection, batch_stats = self.inject(variables, images)
         z0 = self.initial_heatmaps(images) if z0 is None else z0
-        args = (variables["params"]["cell"], x)
+        args = (variables["params"]["cell"], injection)
         z, stats = solver(lambda z: self.cell(z, args), z0, image=True)
         return Output(to_landmarks(z), z, stats, batch_stats)
 
@@ -233,8 +298,8 @@ class LDEQ:
             The output after the last application, and the heatmaps (num_steps, B, h, w, K) after every application,
             for supervision at each stage.
         """
-        x, batch_stats = self.inject(variables, images, train)
-        args = (variables["params"]["cell"], x)
+        injection, batch_stats = self.inject(variables, images, train)
+        args = (variables["params"]["cell"], injection)
 
         def step(z, _):
             z = self.cell(z, args)
