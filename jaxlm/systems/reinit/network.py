@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from jaxlm import geometry
@@ -118,11 +119,20 @@ class PartRegressor(nn.Module):
         for number, (expansion, features, stride) in enumerate(self.blocks):
             y = InvertedResidual(features, stride, expansion, name=f"block{number}")(x, train)
             if y.shape != x.shape:
-                x = pointwise(features, f"shortcut{number}")(x[:, ::stride, ::stride])
+                x = pointwise(features, f"shortcut{number}")(_every(x, stride))
                 y = x + y
             x = y
         head = RegressionHead((832,), 2 * self.num_landmarks, name="head")
         return head(x.reshape(x.shape[0], -1)).reshape(-1, self.num_landmarks, 2)
+
+
+def _every(x: Float[Array, "B H W C"], stride: int) -> Float[Array, "B h w C"]:
+    """Every `stride`-th pixel in both directions.
+
+    The barrier keeps this apart from the matrix product that follows. For one picture XLA's GPU compiler would abort
+    (openxla/xla issue 47381).
+    """
+    return x if stride == 1 else lax.optimization_barrier(x[:, ::stride, ::stride])
 
 
 class Locals(NamedTuple):
