@@ -12,6 +12,9 @@ arguments. PyTorch, if it is installed, runs the same networks in a program of i
 is timed while JAX rests.
 
 The last row trains `ldeq_faces68:gpu` for the time that is left, if --data is the folder that this config reads.
+
+`--plan` needs no GPU, but `jax[cuda13]`: it compiles every program for an H100 and prints its memory and its number of
+kernels.
 """
 
 import functools
@@ -32,7 +35,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from measuring import GIB, Program, TrainingStep, compile_all, kernels_of, random_batch, random_state, seconds_of
+from measuring import (
+    GIB,
+    Program,
+    TrainingStep,
+    compile_all,
+    compile_for_h100,
+    kernels_of,
+    random_batch,
+    random_state,
+    seconds_of,
+)
 
 from jaxlm import systems, training
 from jaxlm.config import load_config_file, shrink_rendered
@@ -49,6 +62,7 @@ ROWS = flags.DEFINE_list("rows", [], "Rows to measure; all by default.")
 DATA = flags.DEFINE_string("data", "", "Folder of real faces, as configs/ldeq_faces68.py reads it; rendered otherwise.")
 CACHE = flags.DEFINE_string("cache", "~/.cache/jaxlm/compiled", "Folder of compiled programs.")
 PROFILE = flags.DEFINE_string("profile", "", "Folder for traces and compiled code; prints the longest kernels, too.")
+PLAN = flags.DEFINE_bool("plan", False, "Compile for an H100 that is not here; prints memory and number of kernels.")
 PYTORCH = flags.DEFINE_bool("pytorch", True, "Compare with PyTorch, if it is installed.")
 SMOKE = flags.DEFINE_bool("smoke", False, "Tiny sizes, for a CPU.")
 
@@ -158,7 +172,7 @@ PEERS: dict[str, Peer] = {}
 
 def start_peers() -> None:
     """Starts the programs that the chosen rows compare with; they compile while JAX does."""
-    for name in ("ldeq", "hourglass") if PYTORCH.value else ():
+    for name in ("ldeq", "hourglass") if PYTORCH.value and not PLAN.value else ():
         if name not in PEERS and name in (ROWS.value or MEASUREMENTS):
             PEERS[name] = Peer(name)
 
@@ -534,10 +548,25 @@ MEASUREMENTS: dict[str, Callable[[], Prepared]] = {
 TOGETHER = ("ldeq", "hourglass")
 
 
+def plan() -> None:
+    """Compiles the programs of the rows for an H100, on any machine, and prints what the compiler plans."""
+    compile_for_h100()
+    for name in ROWS.value or [name for name in MEASUREMENTS if name not in ("device", "pipeline", "train")]:
+        for number, program in enumerate(MEASUREMENTS[name]()[0]):
+            program.compile()
+            memory = f"{program.memory() / GIB:8.3f} GiB"
+            print(
+                f"{name:<14}{number:>3}{memory},{program.kernels():>6} kernels,{program.compilation:6.0f} s", flush=True
+            )
+
+
 def main(argv):
     del argv
     quiet_logs()
     with one_sentence():
+        if PLAN.value:
+            plan()
+            return
         jax.config.update("jax_compilation_cache_dir", str(make_folder(CACHE.value)))
         make_folder(Path(OUT.value).expanduser().parent)
         unknown = set(ROWS.value) - set(MEASUREMENTS)

@@ -1,5 +1,7 @@
 """Training steps and functions to be timed: random inputs, compilation, memory, multiply-adds, seconds."""
 
+import importlib
+import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import topologies
 
 from jaxlm.config import Config
 from jaxlm.face3d import parameters
@@ -18,6 +21,23 @@ from jaxlm.schemes import get_scheme
 from jaxlm.systems import System, TrainState
 
 GIB = 2**30
+
+# An H100, as XLA describes it to compile for one that is not there.
+_H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+  shared_memory_per_block: 49152 shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 device_memory_size: 84929347584
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  cuda_compute_capability { major: 9 }
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 }
+runtime_version { major: 13 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
 
 
 def random_faces(count: int, side: int = 120) -> np.ndarray:
@@ -73,8 +93,15 @@ class Program:
         compilation: seconds that the compilation took.
     """
 
+    target: jax.sharding.Sharding | None = None  # device to compile for, if it is not here
+
     def __init__(self, function: Callable[..., Any], *arguments: Any, loop_steps: int = 1, **options: Any):
         self.arguments = jax.tree.map(jnp.asarray, arguments)
+        if self.target is not None:
+            options["out_shardings"] = self.target
+            self.arguments = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.target), self.arguments
+            )
         self.traced = jax.jit(function, **options).trace(*self.arguments)
         self.macs = count_macs_of(self.traced.jaxpr, loop_steps=loop_steps)
 
@@ -88,11 +115,32 @@ class Program:
         """One call, which is not waited for."""
         return self.compiled(*self.arguments)
 
+    def kernels(self) -> int:
+        """Number of kernels in the compiled code; those in a loop count once."""
+        return len(re.findall(r" (?:fusion|custom-call)\(", self.compiled.as_text() or ""))
+
     def memory(self) -> int:
         """Bytes that a call needs: arguments, results and temporaries, as the compiler plans them."""
         plan: Any = self.compiled.memory_analysis()
         total = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
         return total - plan.alias_size_in_bytes
+
+
+def compile_for_h100() -> None:
+    """From now on, programs are compiled for an H100 that need not be here; they cannot be called.
+
+    Raises:
+        ValueError: if `jax[cuda13]` is not installed.
+    """
+    try:
+        importlib.import_module("jax_plugins.xla_cuda13")
+    except ImportError:
+        raise ValueError("Compiling for a GPU needs the plugin of jax[cuda13]; no GPU is needed.") from None
+    jax.config.update("jax_platforms", "cpu")
+    jax.devices()  # registers the plugin
+    topology = topologies.get_topology_desc(platform="cuda", target_config=_H100, topology="1x1x1")
+    mesh = topologies.make_mesh(topology, (1,), ("devices",))
+    Program.target = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
 class TrainingStep(Program):

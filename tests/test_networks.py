@@ -74,9 +74,10 @@ def test_channels_are_added_up_to_a_multiple_but_a_quarter_at_most():
 
 
 @pytest.mark.usefixtures("float64")
-def test_group_norm_and_its_gradients_are_flaxs():
+@pytest.mark.parametrize("sides", [(5, 4), (64, 33)])
+def test_group_norm_and_its_gradients_are_flaxs(sides):
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(1.0, 2.0, (3, 5, 4, 12)))
+    x = jnp.asarray(rng.normal(1.0, 2.0, (3, *sides, 12)))
     scale, bias, weights = jnp.asarray(rng.normal(size=12)), jnp.asarray(rng.normal(size=12)), rng.normal(size=x.shape)
 
     def reference(x, scale, bias):

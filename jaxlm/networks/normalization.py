@@ -6,9 +6,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 _EPSILON = 1e-6
+_MANY_PIXELS = 32 * 32
 
 
 class LeakyGroupNorm(nn.Module):
@@ -56,8 +58,20 @@ def _forward(x, scale, bias, groups, slope):
 def _statistics(active, groups):
     """Means and standard deviations (B, 1, 1, C) of each channel's group."""
     wide = active.astype(jnp.promote_types(active.dtype, jnp.float32))
-    mean, square = (_group_means(values.mean(axis=(1, 2), keepdims=True), groups) for values in (wide, wide * wide))
+    pixels = active.shape[1] * active.shape[2]
+    mean, square = (_group_means(sums / pixels, groups) for sums in _sums_over_pixels(wide, wide * wide))
     return mean, jnp.sqrt(jnp.maximum(square - mean * mean, 0.0) + _EPSILON)
+
+
+def _sums_over_pixels(*values):
+    """Sums (B, 1, 1, C) of each of the values; of large images over the columns first, then over the rows.
+
+    The barrier keeps XLA from making one sum of the two. On a GPU that one has too few threads, each of which adds up
+    all the pixels of a channel.
+    """
+    if values[0].shape[1] * values[0].shape[2] >= _MANY_PIXELS:
+        values = lax.optimization_barrier(tuple(value.sum(axis=2, keepdims=True) for value in values))
+    return tuple(value.sum(axis=(1, 2), keepdims=True) for value in values)
 
 
 def _group_means(values, groups):
@@ -70,8 +84,7 @@ def _backward(groups, slope, kept, gradient):
     active, scale, mean, deviation = kept
     wide = gradient.astype(mean.dtype)
     unit = (active - mean) / deviation
-    along = (wide * unit).sum(axis=(1, 2), keepdims=True)
-    total = wide.sum(axis=(1, 2), keepdims=True)
+    along, total = _sums_over_pixels(wide * unit, wide)
     pixels = active.shape[1] * active.shape[2]
     mean_along, mean_total = (_group_means(scale * sums, groups) / pixels for sums in (along, total))
     inner = (scale * wide - mean_total - unit * mean_along) / deviation
