@@ -139,22 +139,23 @@ def anderson(
     window = min(memory, max_steps)
 
     def init(z):
-        images = jnp.zeros((window, *z.shape), z.dtype)
-        gram = jnp.zeros((z.shape[0], window, window), _sum_dtype(z.dtype))
+        batch, size = z.shape
+        images = jnp.zeros((batch, window, size), z.dtype)
+        gram = jnp.zeros((batch, window, window), _sum_dtype(z.dtype))
         return images, images, gram
 
     def propose(step, z, fz, memory):
         images, residuals, gram = memory
         slot = step % window
-        images = images.at[slot].set(fz)
-        residuals = residuals.at[slot].set(fz - z)
-        row = _contract("mbn,bn->bm", residuals, residuals[slot])
+        images = images.at[:, slot].set(fz)
+        residuals = residuals.at[:, slot].set(fz - z)
+        row = _contract("bmn,bn->bm", residuals, fz - z)
         gram = gram.at[:, slot, :].set(row).at[:, :, slot].set(row)
         # α stays in the wide type: rounded to bfloat16 it would no longer sum to one.
         alpha = _anderson_weights(gram, jnp.arange(window) <= step, ridge)
-        z_next = _contract("bm,mbn->bn", alpha, images)
+        z_next = _contract("bm,bmn->bn", alpha, images)
         if beta != 1.0:
-            z_next = z_next - (1.0 - beta) * _contract("bm,mbn->bn", alpha, residuals)
+            z_next = z_next - (1.0 - beta) * _contract("bm,bmn->bn", alpha, residuals)
         return z_next.astype(z.dtype), (images, residuals, gram)
 
     return _solve(fun, z0, init, propose, tol, max_steps, relative, trace, taps, differentiable, image)
@@ -190,7 +191,7 @@ def broyden(
     rank = min(memory, max_steps)
 
     def init(z):
-        low_rank = jnp.zeros((rank, *z.shape), z.dtype)
+        low_rank = jnp.zeros((z.shape[0], rank, z.shape[1]), z.dtype)
         return low_rank, low_rank, z, jnp.zeros_like(z)
 
     def propose(step, z, fz, memory):
@@ -199,7 +200,7 @@ def broyden(
         dtype = _sum_dtype(z.dtype)
 
         def apply(left, right, x):  # (−I + Σ leftᵢ rightᵢᵀ) x
-            return (_contract("mbn,mb->bn", left, _contract("mbn,bn->mb", right, x)) - x).astype(x.dtype)
+            return (_contract("bmn,bm->bn", left, _contract("bmn,bn->bm", right, x)) - x).astype(x.dtype)
 
         def update(us, vs):
             used = (step - 1) % rank
@@ -210,7 +211,7 @@ def broyden(
             safe = jnp.abs(denominator) > jnp.finfo(dtype).tiny
             scale = jnp.where(safe, 1.0 / jnp.where(safe, denominator, 1.0), 0.0).astype(z.dtype)
             u = (dz - apply(us, vs, dg)) * scale[:, None]
-            return us.at[used].set(u), vs.at[used].set(v)
+            return us.at[:, used].set(u), vs.at[:, used].set(v)
 
         us, vs = lax.cond(step > 0, update, lambda us, vs: (us, vs), us, vs)
         return z - beta * apply(us, vs, g), (us, vs, z, g)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Num
 
 from jaxlm import geometry, heatmaps
 from jaxlm.implicit import Solver, equilibrium
-from jaxlm.networks.blocks import ConvBlock, check_sides, imagenet_normalize, normalize_heatmaps
+from jaxlm.networks.blocks import ConvBlock, check_sides, imagenet_normalize, max_pool, normalize_heatmaps
 from jaxlm.networks.convolution import conv_general_dilated, same_convolution
 from jaxlm.networks.hourglass import Hourglass
 from jaxlm.networks.normalization import LeakyGroupNorm
@@ -46,7 +46,7 @@ class Stem(nn.Module):
 
         x = block(self.channels // 4, 7, 2, "conv_0")(images, train)
         x = block(self.channels // 2, 3, 1, "conv_1")(x, train)
-        x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
+        x = max_pool(x)
         return block(self.channels, 3, 1, "conv_2")(x, train)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from jaxlm import geometry
 from jaxlm.networks import mobilenet
-from jaxlm.networks.blocks import average_pool
+from jaxlm.networks.blocks import average_pool, max_pool
 from jaxlm.networks.mobilenet import InvertedResidual, MobileNetV2, RegressionHead, pointwise
 from jaxlm.networks.resnet import ResNet50
 from jaxlm.systems.reinit import alignment
@@ -50,7 +50,7 @@ class LocalizationNetwork(nn.Module):
         ):
             x = nn.Conv(features, (kernel, kernel), strides=stride, padding="VALID", name=f"conv{number}")(x)
             if pool:
-                x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
+                x = max_pool(x)
             x = nn.PReLU(negative_slope_init=0.25, name=f"prelu{number}")(x)
         # Channels first: the order in which the released weights flatten the features.
         return ThetaHead((32,), self.kind, name="head")(x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1))
