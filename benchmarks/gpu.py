@@ -21,8 +21,6 @@ import functools
 import json
 import os
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +35,7 @@ import numpy as np
 from absl import app, flags
 from measuring import (
     GIB,
+    Peer,
     Program,
     TrainingStep,
     compile_all,
@@ -53,7 +52,6 @@ from jaxlm.data.batches import train_batches
 from jaxlm.networks import convolution
 from jaxlm.support.files import write_atomically
 from jaxlm.support.program import make_folder, one_sentence, quiet_logs
-from jaxlm.systems.ldeq.network import PRESETS
 from jaxlm.systems.tddfa.system import make_system
 
 OUT = flags.DEFINE_string("out", "runs/gpu.json", "JSON file of the table.")
@@ -116,57 +114,6 @@ Measure = Callable[[Table], Iterator[tuple[str, Values]]]  # lines of the table
 Prepared = tuple[list[Program], Measure]  # programs to compile, and what to measure with them
 
 
-class Peer:
-    """The same network in PyTorch, which compiles in a program of its own."""
-
-    def __init__(self, name: str):
-        config = ldeq_config() if name == "ldeq" else hourglass_config()
-        sizes = {"batch": config.train.batch_size, "size": config.image_size, "landmarks": 98}
-        if name == "ldeq":
-            sizes |= {key: PRESETS[config.model.preset][key] for key in ("channels", "width", "growth", "depth")}
-            sizes["steps"] = config.solver.max_steps
-        else:
-            sizes |= {key: config.model[key] for key in ("stacks", "features", "depth")}
-        self.batch = config.train.batch_size
-        self.ready: Values | None = None  # its first answer
-        self.log = Path(OUT.value).expanduser().with_suffix(f".{name}.log")
-        command = [sys.executable, str(BENCHMARKS / "torch_peers.py"), name, json.dumps(sizes)]
-        with open(self.log, "w") as errors:
-            self.process: Any = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
-            )
-
-    def answer(self) -> Values:
-        """The program's next line; nothing if it fails, or takes longer than three minutes."""
-        limit = threading.Timer(600 if SMOKE.value else 180, self.process.kill)
-        limit.start()
-        line = self.process.stdout.readline()
-        limit.cancel()
-        return json.loads(line) if line else {}
-
-    def wait(self) -> None:
-        """Waits until the program is ready to be timed; from then on it rests."""
-        if self.ready is None:
-            self.ready = self.answer()
-
-    def measure(self) -> Values:
-        """A line of the table, or why there is none; the program ends."""
-        ready, found = self.ready or {}, {}
-        if ready:
-            self.process.stdin.write("go\n")
-            self.process.stdin.flush()
-            found = self.answer()
-        self.process.kill()
-        if not found:
-            reasons = self.log.read_text().strip().splitlines()
-            return {"not measured": reasons[-1] if reasons else "the program ended"}
-        return {
-            "images/s": self.batch / found["seconds"],
-            "GiB": found["memory"] / GIB,
-            "s of compilation and three steps": ready["compilation"],
-        }
-
-
 PEERS: dict[str, Peer] = {}
 
 
@@ -174,7 +121,8 @@ def start_peers() -> None:
     """Starts the programs that the chosen rows compare with; they compile while JAX does."""
     for name in ("ldeq", "hourglass") if PYTORCH.value and not PLAN.value else ():
         if name not in PEERS and name in (ROWS.value or MEASUREMENTS):
-            PEERS[name] = Peer(name)
+            config = ldeq_config() if name == "ldeq" else hourglass_config()
+            PEERS[name] = Peer(name, config, Path(OUT.value).expanduser().with_suffix(f".{name}.log"))
 
 
 def wait_for_peers() -> None:
@@ -188,6 +136,7 @@ def compare(name: str, ours: Values, title: str) -> Iterator[tuple[str, Values]]
     if name not in PEERS:
         return
     theirs = PEERS[name].measure()
+    PEERS[name].process.kill()
     yield f"{title} in PyTorch", theirs
     if "images/s" in theirs:
         yield f"{title}, ratio to PyTorch", {"× images/s": ours["images/s"] / theirs["images/s"]}

@@ -1,8 +1,12 @@
 """Training steps and functions to be timed: random inputs, compilation, memory, multiply-adds, seconds."""
 
 import importlib
+import json
 import re
 import statistics
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +23,7 @@ from jaxlm.face3d import parameters
 from jaxlm.networks.multiply_adds import count_macs_of
 from jaxlm.schemes import get_scheme
 from jaxlm.systems import System, TrainState
+from jaxlm.systems.ldeq.network import PRESETS
 
 GIB = 2**30
 
@@ -155,6 +160,63 @@ class TrainingStep(Program):
         state, logs = self.compiled(state, batch, key)
         self.arguments = (state, batch, key)
         return logs
+
+
+class Peer:
+    """The same network as a config's in PyTorch (`torch_peers.py`), in a program of its own.
+
+    Args:
+        name: "ldeq" or "hourglass".
+        config: sizes of the network and the batch.
+        log: file of the program's messages.
+        seconds: duration of one of the three rounds that are timed.
+    """
+
+    def __init__(self, name: str, config: Config, log: Path, seconds: float = 1.0):
+        sizes = {"batch": config.train.batch_size, "size": config.image_size, "seconds": seconds}
+        sizes["landmarks"] = get_scheme(config.scheme).num_landmarks
+        if name == "ldeq":
+            sizes |= {key: PRESETS[config.model.preset][key] for key in ("channels", "width", "growth", "depth")}
+            sizes |= {"steps": config.solver.max_steps, "gradient": config.gradient}
+        else:
+            sizes |= {key: config.model[key] for key in ("stacks", "features", "depth")}
+        self.batch, self.log = config.train.batch_size, log
+        self.ready: dict[str, Any] | None = None  # its first answer
+        command = [sys.executable, str(Path(__file__).parent / "torch_peers.py"), name, json.dumps(sizes)]
+        with open(log, "w") as errors:
+            self.process: Any = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
+
+    def answer(self) -> dict[str, Any]:
+        """The program's next line; nothing if it fails, or takes longer than ten minutes."""
+        limit = threading.Timer(600, self.process.kill)
+        limit.start()
+        line = self.process.stdout.readline()
+        limit.cancel()
+        return json.loads(line) if line else {}
+
+    def wait(self) -> None:
+        """Waits until the program is ready to be timed; from then on it rests."""
+        if self.ready is None:
+            self.ready = self.answer()
+
+    def measure(self) -> dict[str, Any]:
+        """Images a second, memory and compilation of a training step, or why there are none."""
+        self.wait()
+        found = {}
+        if self.ready:
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+            found = self.answer()
+        if not self.ready or not found:
+            reasons = self.log.read_text().strip().splitlines()
+            return {"not measured": reasons[-1] if reasons else "the program ended"}
+        return {
+            "images/s": self.batch / found["seconds"],
+            "GiB": found["memory"] / GIB,
+            "s of compilation and three steps": self.ready["compilation"],
+        }
 
 
 def compile_all(programs: Sequence[Program]) -> None:

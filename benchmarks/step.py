@@ -1,16 +1,19 @@
 """Time of the small LDEQ's training step by gradient: python benchmarks/step.py [--config=quickstart]
 
 Steps are timed in turns in one run, and compared with the Jacobian-free step of the same turn. Solvers take all of
---steps steps forward and, for implicit gradients, backward.
+--steps steps forward and, for implicit gradients, backward. `--pytorch` compares with the same steps in PyTorch
+(`torch_peers.py`), in turns as well, each library with all cores while the other rests.
 """
 
 import statistics
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
 from absl import app, flags
-from measuring import TrainingStep, random_batch
+from measuring import Peer, TrainingStep, random_batch, seconds_of
 
 from jaxlm import systems
 from jaxlm.config import load_config_file
@@ -18,15 +21,21 @@ from jaxlm.config import load_config_file
 CONFIG = flags.DEFINE_string("config", "quickstart", "Config of an LDEQ.")
 STEPS = flags.DEFINE_integer("steps", 4, "Solver steps.")
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns; medians are printed.")
+PYTORCH = flags.DEFINE_bool("pytorch", False, "Compare with PyTorch.")
 GRADIENTS = ("jacobian_free", "implicit", "phantom", "unrolled", "explicit")
 
 
-def step_of(gradient: str) -> TrainingStep:
+def config_of(gradient: str) -> Any:
     config: Any = load_config_file(CONFIG.value)
     config.solver.update(name="anderson", tol=0.0, max_steps=STEPS.value)
     config.adjoint.update(name="anderson", tol=0.0, max_steps=STEPS.value)
     config.model.explicit = gradient == "explicit"
     config.gradient = "implicit" if gradient == "explicit" else gradient
+    return config
+
+
+def step_of(gradient: str) -> TrainingStep:
+    config = config_of(gradient)
     system = systems.build(config)
     return TrainingStep(system, random_batch(config), loop_steps=system.loop_steps)
 
@@ -48,7 +57,31 @@ def main(argv):
     for gradient, step in steps.items():
         ratio = statistics.median(a / b for a, b in zip(times[gradient], times["jacobian_free"], strict=True))
         milliseconds, memory = 1e3 * statistics.median(times[gradient]), step.memory() / 2**20
-        print(f"{gradient:<16}{milliseconds:>8.0f}{ratio:>18.2f}{memory:>8.0f}{step.compilation:>14.1f}")
+        print(f"{gradient:<16}{milliseconds:>8.0f}{ratio:>18.2f}{memory:>8.0f}{step.compilation:>14.1f}", flush=True)
+    if PYTORCH.value:
+        compare_with_pytorch(steps)
+
+
+def compare_with_pytorch(steps: dict[str, TrainingStep]) -> None:
+    """Prints images a second of both libraries: medians over turns, and the median of their ratio."""
+    print(f"{'images/s':<16}{'jaxlm':>8}{'PyTorch':>10}{'ratio':>8}{'least':>8}{'most':>8}")
+    for gradient in ("jacobian_free", "implicit", "unrolled"):
+        config = config_of(gradient)
+        with tempfile.TemporaryDirectory() as folder:
+            peer = Peer("ldeq", config, Path(folder, "log"))
+            peer.wait()
+            ours, theirs = [], []
+            for _ in range(ROUNDS.value):
+                found = peer.measure()
+                if "images/s" not in found:
+                    raise SystemExit(f"PyTorch: {found['not measured']}")
+                theirs.append(found["images/s"])
+                ours.append(config.train.batch_size / seconds_of(steps[gradient].call))
+            peer.process.kill()
+        ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+        values = statistics.median(ours), statistics.median(theirs)
+        spread = statistics.median(ratios), min(ratios), max(ratios)
+        print(f"{gradient:<16}{values[0]:>8.0f}{values[1]:>10.0f}{spread[0]:>8.2f}{spread[1]:>8.2f}{spread[2]:>8.2f}")
 
 
 if __name__ == "__main__":

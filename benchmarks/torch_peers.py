@@ -1,14 +1,15 @@
 """The LDEQ and the stacked hourglass in PyTorch: python benchmarks/torch_peers.py ldeq '{"batch": 32, …}'
 
-`benchmarks/gpu.py` starts this program, so that neither library uses the memory of the other. It compiles the training
-step, writes a line {"compilation": seconds} when it is ready to be timed, waits for a line, and writes {"seconds": of a
-step, "memory": most bytes that PyTorch held}.
+`benchmarks/gpu.py` and `benchmarks/step.py` start this program (`measuring.Peer`), so that neither library uses the
+memory of the other. It compiles the training step and writes a line {"compilation": seconds} when it is ready. For
+every line that it reads it times the step and writes {"seconds": of a step, "memory": most bytes that PyTorch held}.
 
-The steps do the work of jaxlm's: the same layers, losses, clipping, AdamW or RMSprop, and moving average, with
-convolutions in bfloat16 (autocast), channels last, cuDNN's search for algorithms, and `torch.compile`. The equilibrium
-follows the usual DEQ libraries: Anderson without gradients, one application of the cell with them, Anderson again on
-the vector-Jacobian product. That product is taken from a second graph without gradients of the parameters: a compiled
-graph computes all its gradients, which would make every adjoint step twice as expensive.
+The steps do the work of jaxlm's: the same layers, losses, clipping, AdamW or RMSprop, and moving average, channels
+last, with `torch.compile`; on a GPU with convolutions in bfloat16 (autocast) and cuDNN's search for algorithms. The
+equilibrium follows the usual DEQ libraries: Anderson without gradients, one application of the cell with them, and for
+implicit gradients Anderson again on the vector-Jacobian product. That product is taken from a second graph without
+gradients of the parameters: a compiled graph computes all its gradients, which would make every adjoint step twice as
+expensive.
 """
 
 import copy
@@ -89,7 +90,7 @@ class Cell(nn.Module):
         self.temperature = temperature
 
     def forward(self, z, x):
-        with torch.autocast(DEVICE.type, torch.bfloat16):
+        with torch.autocast(DEVICE.type, torch.bfloat16, GPU):
             logits = self.exit(self.hourglass(self.enter(torch.cat([x, z.to(x.dtype)], dim=1)))).float()
         return torch.exp((logits - logits.amax(dim=(2, 3), keepdim=True)) / self.temperature)
 
@@ -111,13 +112,29 @@ def anderson(fun, z, steps: int, memory: int = 6, ridge: float = 1e-4):
         least = torch.minimum(norm, least)
         row = torch.einsum("mbchw,bchw->bm", residuals, residuals[slot])
         gram[:, slot, :], gram[:, :, slot] = row, row
-        system = gram[:, :used, :used]
-        scale = system.diagonal(dim1=1, dim2=2).clamp_min(1e-30).sqrt()
-        system = system / (scale[:, :, None] * scale[:, None, :]) + ridge * torch.eye(used, device=z.device)
-        weights = torch.linalg.solve(system, 1.0 / scale) / scale
-        weights = weights / weights.sum(dim=1, keepdim=True)
+        weights = anderson_weights(gram[:, :used, :used], ridge)
         z = torch.einsum("bm,mbchw->bchw", weights, images[:used]).contiguous(memory_format=torch.channels_last)
     return best
+
+
+def anderson_weights(gram, ridge: float):
+    """Weights (B, m) of the iterates, which sum to one."""
+    scale = gram.diagonal(dim1=1, dim2=2).clamp_min(1e-30).sqrt()
+    system = gram / (scale[:, :, None] * scale[:, None, :]) + ridge * torch.eye(gram.shape[1], device=gram.device)
+    weights = torch.linalg.solve(system, 1.0 / scale) / scale
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def differentiable_anderson(fun, z, steps: int, memory: int = 6, ridge: float = 1e-4):
+    """Last iterate of `anderson` in a form that autograd can go through: nothing is written twice."""
+    images, residuals = [], []
+    for _ in range(steps):
+        fz = fun(z)
+        images, residuals = [*images, fz][-memory:], [*residuals, (fz - z).flatten(1)][-memory:]
+        stacked = torch.stack(residuals, dim=1)
+        weights = anderson_weights(stacked @ stacked.transpose(1, 2), ridge)
+        z = sum(weights[:, i, None, None, None] * image for i, image in enumerate(images))
+    return z
 
 
 def soft_argmax(z):
@@ -158,7 +175,8 @@ def random_pictures(batch: int, size: int):
 
 
 def ldeq(sizes: dict[str, Any], compiled) -> Any:
-    """Training step of the LDEQ with implicit gradients."""
+    """Training step of the LDEQ with the gradient `sizes["gradient"]`: implicit, jacobian_free or unrolled."""
+    gradient = sizes.get("gradient", "implicit")
     batch, size, landmarks, steps = sizes["batch"], sizes["size"], sizes["landmarks"], sizes["steps"]
     stem = Stem(sizes["channels"]).to(DEVICE, memory_format=torch.channels_last)
     cell = Cell(landmarks, *(sizes[key] for key in ("channels", "width", "growth", "depth")))
@@ -176,15 +194,25 @@ def ldeq(sizes: dict[str, Any], compiled) -> Any:
     zeros = zeros.contiguous(memory_format=torch.channels_last)
 
     def step():
-        with torch.autocast(DEVICE.type, torch.bfloat16):
+        with torch.autocast(DEVICE.type, torch.bfloat16, GPU):
             x = run_stem(normalized(pictures))
         constant = x.detach()
+        if gradient == "unrolled":
+            fz = run_cell(differentiable_anderson(lambda z: run_cell(z, x), zeros, steps), x)
+            loss = loss_of(fz)
+            loss.backward()
+            updates.apply()
+            return loss
         with torch.no_grad():
             z = anderson(lambda z: run_frozen(z, constant), zeros, steps)
+        fz = run_cell(z.detach(), x)
+        loss = loss_of(fz)
+        if gradient == "jacobian_free":
+            loss.backward()
+            updates.apply()
+            return loss
         start = z.detach().requires_grad_()
         linear = run_frozen(start, constant)
-        fz = run_cell(z.detach(), x)
-        loss = (soft_argmax(fz) - target).abs().mean() / (size / 4)
         (incoming,) = torch.autograd.grad(loss, fz, retain_graph=True)
 
         def adjoint(u):
@@ -194,6 +222,9 @@ def ldeq(sizes: dict[str, Any], compiled) -> Any:
         fz.backward(u)
         updates.apply()
         return loss
+
+    def loss_of(fz):
+        return (soft_argmax(fz) - target).abs().mean() / (size / 4)
 
     return step
 
@@ -313,7 +344,7 @@ def hourglass(sizes: dict[str, Any], compiled) -> Any:
     target = target.contiguous(memory_format=torch.channels_last)
 
     def loss_of(pictures, target):
-        with torch.autocast(DEVICE.type, torch.bfloat16):
+        with torch.autocast(DEVICE.type, torch.bfloat16, GPU):
             stages = network(normalized(pictures))
         weight = 10.0 * (F.max_pool2d(target, 3, 1, 1) >= 0.2).float() + 1.0
         return (adaptive_wing(stages, target) * weight).mean(dim=(1, 2, 3, 4)).sum()
@@ -348,22 +379,21 @@ def main(name: str, options: str) -> None:
         step()
     wait()
     print(json.dumps({"compilation": time.perf_counter() - begin}), flush=True)
-    if not sys.stdin.readline():
-        return
-    if GPU:
-        torch.cuda.reset_peak_memory_stats()
-    start = time.perf_counter()
-    step()
-    wait()
-    count, rounds = max(1, round(sizes.get("seconds", 1.0) / (time.perf_counter() - start))), []
-    for _ in range(3):
+    while sys.stdin.readline():
+        if GPU:
+            torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
-        for _ in range(count):
-            step()
+        step()
         wait()
-        rounds.append((time.perf_counter() - start) / count)
-    memory = torch.cuda.max_memory_allocated() if GPU else 0
-    print(json.dumps({"seconds": statistics.median(rounds), "memory": memory}), flush=True)
+        count, rounds = max(1, round(sizes.get("seconds", 1.0) / (time.perf_counter() - start))), []
+        for _ in range(3):
+            start = time.perf_counter()
+            for _ in range(count):
+                step()
+            wait()
+            rounds.append((time.perf_counter() - start) / count)
+        memory = torch.cuda.max_memory_allocated() if GPU else 0
+        print(json.dumps({"seconds": statistics.median(rounds), "memory": memory}), flush=True)
 
 
 if __name__ == "__main__":

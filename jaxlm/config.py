@@ -97,6 +97,7 @@ class Train(Block):
     """Length of the training."""
 
     batch_size: int = 32  # over all devices of all processes
+    cpu_devices: int = 1  # that a CPU is split into; with 2, each works on half of the batch
     num_steps: int = 10_000
     log_every: int = 50  # steps
     checkpoint_every: int = 1000  # steps; each with a validation

@@ -7,7 +7,7 @@ jaxlm train --config=quickstart:smoke --workdir=runs/smoke --config.train.num_st
 import dataclasses
 
 from jaxlm.commands.options import FromConfig, config_of_file
-from jaxlm.support.program import join_processes
+from jaxlm.support.program import join_processes, split_cpu
 from jaxlm.training import train
 
 read_config = config_of_file
@@ -33,6 +33,7 @@ def main(options: Options) -> dict[str, float]:
     """Trains and returns the last validation metrics."""
     if options.distributed:
         join_processes(options.coordinator, options.num_processes, options.process_id)
+    split_cpu(options.config.train.cpu_devices)
     metrics = train(options.config, options.workdir)
     print(f"trained: {options.workdir}; evaluate it with jaxlm eval --workdir={options.workdir}")
     return metrics

@@ -87,6 +87,16 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
     jax.distributed.initialize(coordinator, num_processes, process_id)
 
 
+def split_cpu(devices: int) -> None:
+    """Makes JAX see the CPU as so many devices; has no effect after JAX has been used, or on a GPU or TPU."""
+    import jax
+
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    with contextlib.suppress(RuntimeError):  # JAX has been used
+        jax.config.update("jax_num_cpu_devices", devices)
+
+
 def make_folder(folder: str | Path) -> Path:
     """Path of a folder, which is made where it does not exist and can be written to.
 
