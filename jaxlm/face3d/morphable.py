@@ -3,7 +3,7 @@
 Model axes: x to the viewer's right, y up, z towards the viewer. Images have y down, so a projection flips it.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -175,20 +175,21 @@ def shape(
     )
 
 
-def rotation(yaw: Float[Array, "*B"], pitch: Float[Array, "*B"], roll: Float[Array, "*B"]) -> Float[Array, "*B 3 3"]:
-    """Rotation matrices R = R_z(roll) R_x(pitch) R_y(yaw) of angles in radians.
+def rotation(yaw: Any, pitch: Any, roll: Any) -> Any:
+    """Rotation matrices R = R_z(roll) R_x(pitch) R_y(yaw) (..., 3, 3) of angles (...) in radians.
 
     Positive yaw turns the face to the viewer's right, positive pitch lifts the chin, positive roll turns the head
-    counter-clockwise on the screen.
+    counter-clockwise on the screen. Angles of NumPy give matrices of NumPy, others those of JAX.
     """
-    zero, one = jnp.zeros_like(yaw), jnp.ones_like(yaw)
+    module = jnp if isinstance(yaw, Array) else np
+    zero, one = module.zeros_like(yaw), module.ones_like(yaw)
 
     def matrix(*rows):
-        return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
+        return module.stack([module.stack(row, axis=-1) for row in rows], axis=-2)
 
-    cos_y, sin_y = jnp.cos(yaw), jnp.sin(yaw)
-    cos_x, sin_x = jnp.cos(pitch), jnp.sin(pitch)
-    cos_z, sin_z = jnp.cos(roll), jnp.sin(roll)
+    cos_y, sin_y = module.cos(yaw), module.sin(yaw)
+    cos_x, sin_x = module.cos(pitch), module.sin(pitch)
+    cos_z, sin_z = module.cos(roll), module.sin(roll)
     about_y = matrix((cos_y, zero, sin_y), (zero, one, zero), (-sin_y, zero, cos_y))
     about_x = matrix((one, zero, zero), (zero, cos_x, sin_x), (zero, -sin_x, cos_x))
     about_z = matrix((cos_z, -sin_z, zero), (sin_z, cos_z, zero), (zero, zero, one))

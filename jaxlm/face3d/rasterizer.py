@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 
@@ -35,8 +36,8 @@ def rasterize(
 
     Each triangle tests the pixels of a square window at the upper left corner of its bounding box. The pixels inside
     the triangle are written by a scatter that keeps the largest integer. An integer holds the depth in its upper bits
-    and the triangle's index in its lower bits, so depth is resolved to 2^(32 − log₂ F) levels. The cost is the windows'
-    area, so triangles are drawn in groups of similar size.
+    and the triangle's index in its lower bits, so depth is resolved to 2^(32 − log₂ F) levels, at most 2^24. The cost
+    is the windows' area, so triangles are drawn in groups of similar size.
 
     Args:
         vertices: (V, 3) x, y in pixels (y down) and depth (larger is nearer).
@@ -54,18 +55,20 @@ def rasterize(
     corners = vertices[triangles]
     nearest, farthest = vertices[:, 2].max(), vertices[:, 2].min()
     index_bits = math.ceil(math.log2(triangles.shape[0] + 1))
-    levels = 2 ** (32 - index_bits) - 2
+    levels = min(2 ** (32 - index_bits) - 2, 2**24)  # float32 resolves no more
+    # Depth as a level in [0, levels], so that the windows need no more than to round it.
+    unit = jnp.clip((corners[..., 2] - farthest) / jnp.maximum(nearest - farthest, 1e-6), 0.0, 1.0)
+    corners_of_levels = jnp.concatenate([corners[..., :2], levels * unit[..., None]], axis=-1)
     buffer = jnp.zeros(height * width, jnp.uint32)
     first = 0
     for count, patch in patches:
-        group = corners[first : first + count]
-        pixels, inside, depth = _window_tests(group, patch, shape)
-        unit = (depth - farthest) / jnp.maximum(nearest - farthest, 1e-6)
-        level = (jnp.clip(unit, 0.0, 1.0) * levels).astype(jnp.uint32) + 1
-        index = jnp.arange(first, first + count, dtype=jnp.uint32)[:, None]
-        packed = jnp.where(inside, (level << index_bits) | index, jnp.uint32(0))
-        flat = jnp.where(inside, pixels[..., 1] * width + pixels[..., 0], height * width)
-        buffer = buffer.at[flat.reshape(-1)].max(packed.reshape(-1), mode="drop")
+        if count == 0:
+            continue
+        inside, pixels, level = _window_tests(corners_of_levels[first : first + count], patch, shape)
+        level = jnp.clip(level, 0.0, levels).astype(jnp.int32).astype(jnp.uint32) + 1  # to int32 is faster
+        index = jnp.arange(first, first + count, dtype=jnp.uint32).reshape(1, 1, -1)
+        packed = jnp.where(inside, (level << index_bits) | index, jnp.uint32(0))  # zero changes no pixel
+        buffer = buffer.at[pixels.ravel()].max(packed.ravel(), mode="promise_in_bounds")
         first += count
     buffer = buffer.reshape(height, width)
 
@@ -79,15 +82,27 @@ def rasterize(
 
 
 def _window_tests(corners: Float[Array, "F 3 3"], patch: int, shape: tuple[int, int]):
-    """Pixels (F, patch², 2) of each triangle's window, whether they lie inside the triangle, and its depth there."""
+    """Of each triangle's window (rows, columns, F): pixels inside the triangle, their number, third coordinate there.
+
+    The barycentric weights and the third coordinate are linear along rows and columns, so one pass computes them from
+    the values at the window's corner. Triangles are the last axis, along which a CPU has vector instructions.
+    """
     height, width = shape
-    origin = jnp.ceil(corners[..., :2].min(axis=1)).astype(jnp.int32)
-    offsets = jnp.stack(jnp.meshgrid(jnp.arange(patch), jnp.arange(patch), indexing="xy"), axis=-1).reshape(1, -1, 2)
-    pixels = origin[:, None] + offsets
-    weights = _barycentric(corners[:, None], pixels.astype(corners.dtype))
-    inside = jnp.all(weights >= -1e-5, axis=-1)
-    inside &= jnp.all((pixels >= 0) & (pixels < jnp.array([width, height]).reshape(1, 1, 2)), axis=-1)
-    return pixels, inside, jnp.sum(weights * corners[:, None, :, 2], axis=-1)
+    origin = jnp.ceil(corners[..., :2].min(axis=1))
+    start = _barycentric(corners, origin)  # −1 for a triangle without area
+    right, below = _barycentric_gradient(corners)
+    column, row = jnp.arange(patch).reshape(1, -1, 1), jnp.arange(patch).reshape(-1, 1, 1)
+
+    per_triangle = (start, right, below, corners[..., 2], origin.astype(jnp.int32))
+    # Without the barrier a CPU would compute these again for every pixel.
+    per_triangle = lax.optimization_barrier([values.T.reshape(-1, 1, 1, len(values)) for values in per_triangle])
+    start, right, below, third, (x, y) = per_triangle
+    weights = [start[i] + column * right[i] + row * below[i] for i in range(3)]
+    inside = (weights[0] >= -1e-5) & (weights[1] >= -1e-5) & (weights[2] >= -1e-5)
+    x, y = x + column, y + row
+    inside &= (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    pixels = jnp.clip(y, 0, height - 1) * width + jnp.clip(x, 0, width - 1)
+    return inside, pixels, weights[0] * third[0] + weights[1] * third[1] + weights[2] * third[2]
 
 
 def interpolate(
@@ -132,3 +147,13 @@ def _barycentric(corners: Float[Array, "*#B 3 3"], points: Float[Array, "*#B 2"]
     third = cross(b - a, points - a) / safe
     weights = jnp.stack([1.0 - second - third, second, third], axis=-1)
     return jnp.where((jnp.abs(area) > 1e-9)[..., None], weights, -1.0)
+
+
+def _barycentric_gradient(corners: Float[Array, "F 3 3"]) -> tuple[Float[Array, "F 3"], Float[Array, "F 3"]]:
+    """Changes of the weights of `_barycentric` from pixel to pixel along x and along y; 0 without area."""
+    (bx, by), (cx, cy) = ((corners[:, i, :2] - corners[:, 0, :2]).T for i in (1, 2))
+    area = bx * cy - by * cx
+    inverse = jnp.where(jnp.abs(area) > 1e-9, 1.0 / jnp.where(jnp.abs(area) > 1e-9, area, 1.0), 0.0)
+    along_x = jnp.stack([by - cy, cy, -by], axis=-1) * inverse[:, None]
+    along_y = jnp.stack([cx - bx, -cx, bx], axis=-1) * inverse[:, None]
+    return along_x, along_y

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import scipy.special
 
 from jaxlm.face3d import head
 
@@ -21,11 +22,14 @@ _IRIS = np.array([[70, 46, 30], [96, 66, 38], [74, 96, 62], [84, 112, 138], [110
 
 
 class _Layout(NamedTuple):
-    """Landmarks of the mean head, and the position of each texture pixel on it."""
+    """Landmarks of the mean head, and where each texture pixel lies on it and what can grow there."""
 
     points: np.ndarray  # (98, 2) landmarks in drawing units
-    azimuth: np.ndarray  # (TEXTURE, TEXTURE) degrees
-    height: np.ndarray  # (TEXTURE, TEXTURE) millimetres
+    azimuth: np.ndarray  # (1, TEXTURE) degrees
+    height: np.ndarray  # (TEXTURE, 1) millimetres
+    hairline: np.ndarray  # (1, TEXTURE) height of the hairline over its height above the nose
+    beard: np.ndarray  # (TEXTURE, TEXTURE) density in [0, 1]
+    moustache: np.ndarray  # (TEXTURE, TEXTURE) density in [0, 1]
 
 
 @functools.lru_cache(maxsize=1)
@@ -36,7 +40,15 @@ def _layout() -> _Layout:
     centers = (np.arange(TEXTURE) + 0.5) / TEXTURE
     azimuth = np.rad2deg(np.interp(centers, columns, angles))
     height = head.TOP - centers * (head.TOP - head.BOTTOM)
-    return _Layout(points, *np.meshgrid(azimuth, height))
+    azimuth, height = azimuth[None].astype(np.float32), height[:, None].astype(np.float32)
+    across = np.abs(azimuth)
+    hairline = np.interp(across, [0, 45, 58, 75, 88, 125, 180], [0, 0, -12, -42, -78, -150, -175]).astype(np.float32)
+    jaw = scipy.special.expit((0.5 * across - 58 - height) / 4)
+    below = scipy.special.expit((height + 118) / 5)
+    lips = np.exp(-((across / 19) ** 4) - (((height + 75) / 12) ** 4))
+    beard = jaw * below * (across < 75) * (1 - lips)
+    moustache = np.exp(-((across / 21) ** 4) - (((height + 61) / 5) ** 4))
+    return _Layout(points, azimuth, height, hairline, beard, moustache)
 
 
 def _drawing(x: float, y: float) -> np.ndarray:
@@ -53,8 +65,8 @@ def paint_texture(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         skin * rng.uniform(0.72, 0.98) * [1.02, 0.74, 0.76] + rng.uniform(0, 22) * np.array([1, 0, 0]), 0, 255
     )
     canvas = np.empty((TEXTURE, TEXTURE, 3), np.float32)
-    canvas[:] = skin
-    canvas *= (1 + 0.035 * _noise(rng, TEXTURE, 14) + 0.03 * _noise(rng, TEXTURE, 120))[..., None]
+    mottled = 1 + 0.035 * _noise(rng, TEXTURE, 14) + 0.03 * _noise(rng, TEXTURE, 120)
+    np.multiply(mottled[..., None], skin.astype(np.float32), out=canvas)
     _shade_features(canvas, skin, rng)
     _paint_mouth(canvas, lips, rng)
     for side in (-1, 1):
@@ -62,12 +74,11 @@ def paint_texture(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     iris, gaze = _IRIS[rng.integers(len(_IRIS))] * rng.uniform(0.7, 1.3), rng.uniform([-4.5, -1.5], [4.5, 1.5])
     for side in (-1, 1):
         _paint_eye(canvas, side, iris, gaze, skin, rng)
-    texture = canvas
     if rng.random() < 0.22:
-        texture = _paint_beard(texture, hair, rng)
+        _paint_beard(canvas, hair, rng)
     if rng.random() < 0.93:
-        texture = _paint_hair(texture, hair, rng)
-    return np.clip(texture, 0, 255).astype(np.uint8), hair
+        _paint_hair(canvas, hair, rng)
+    return np.clip(canvas, 0, 255, out=canvas).astype(np.uint8), hair
 
 
 def skin_tone(rng: np.random.Generator) -> np.ndarray:
@@ -213,32 +224,28 @@ def _paint_eye(
     _blend(canvas, rng.uniform(0.2, 0.6) * _stroke(crease, 2.5), skin * 0.5, 1.2)
 
 
-def _paint_hair(texture: np.ndarray, hair: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _paint_hair(texture: np.ndarray, hair: np.ndarray, rng: np.random.Generator) -> None:
     layout = _layout()
-    azimuth = np.abs(layout.azimuth)
     front = rng.uniform(50, 82)
     parting = rng.uniform(-0.12, 0.12) * layout.azimuth
     fringe = 40 * rng.uniform(0.0, 1.0) * (rng.random() < 0.25)
-    sides = np.interp(azimuth, [0, 45, 58, 75, 88, 125, 180], [0, 0, -12, -42, -78, -150, -175])
-    line = front - fringe + parting + sides + 4 * _noise(rng, TEXTURE, 24)
-    mask = 1 / (1 + np.exp(-(layout.height - line) / rng.uniform(1.5, 4)))
-    strands = cv2.GaussianBlur(rng.standard_normal((TEXTURE, TEXTURE)).astype(np.float32), (0, 0), 1.0, sigmaY=9.0)
-    color = hair * (1 + 2.2 * strands)[..., None]
-    return texture + mask[..., None] * (color - texture)
+    line = (front - fringe + parting + layout.hairline).astype(np.float32) + 4 * _noise(rng, TEXTURE, 24)
+    mask = scipy.special.expit((layout.height - line) / np.float32(rng.uniform(1.5, 4)))
+    strands = cv2.GaussianBlur(rng.standard_normal((TEXTURE, TEXTURE), np.float32), (0, 0), 1.0, sigmaY=9.0)
+    _cover(texture, mask, hair.astype(np.float32) * (1 + np.float32(2.2) * strands)[..., None])
 
 
-def _paint_beard(texture: np.ndarray, hair: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _paint_beard(texture: np.ndarray, hair: np.ndarray, rng: np.random.Generator) -> None:
     layout = _layout()
-    across = np.abs(layout.azimuth)
-    jaw = 1 / (1 + np.exp((layout.height + 58 - 0.5 * across) / 4))
-    below = 1 / (1 + np.exp(-(layout.height + 118) / 5))
-    lips = np.exp(-((across / 19) ** 4) - (((layout.height + 75) / 12) ** 4))
-    patch = jaw * below * (across < 75) * (1 - lips)
-    moustache = np.exp(-((across / 21) ** 4) - (((layout.height + 61) / 5) ** 4)) * (rng.random() < 0.8)
-    strength = rng.uniform(0.2, 0.85)
-    grain = np.clip(1 + 0.35 * rng.standard_normal((TEXTURE, TEXTURE)), 0, 2)
-    mask = np.clip(strength * np.maximum(patch, moustache) * grain, 0, 1)
-    return texture + mask[..., None] * (hair * 0.9 - texture)
+    density = np.maximum(layout.beard, layout.moustache) if rng.random() < 0.8 else layout.beard
+    strength = np.float32(rng.uniform(0.2, 0.85))
+    grain = np.clip(1 + np.float32(0.35) * rng.standard_normal((TEXTURE, TEXTURE), np.float32), 0, 2)
+    _cover(texture, np.clip(strength * density * grain, 0, 1), (hair * 0.9).astype(np.float32))
+
+
+def _cover(texture: np.ndarray, mask: np.ndarray, color: np.ndarray) -> None:
+    """Blends `color` into the whole texture in place."""
+    texture += mask[..., None] * (color - texture)
 
 
 def paint_background(rng: np.random.Generator, size: int) -> np.ndarray:
