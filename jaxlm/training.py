@@ -20,7 +20,7 @@ from jaxlm.data.batches import frames_of_a_still, train_batches, training_labels
 from jaxlm.evaluation import stills
 from jaxlm.support import errors
 from jaxlm.support.errors import NonFiniteError
-from jaxlm.support.progress import progress
+from jaxlm.support.progress import Stopwatch, progress
 from jaxlm.workdir.checkpoints import Checkpoints
 from jaxlm.workdir.config_file import check_workdir, write_config
 from jaxlm.workdir.metric_log import MetricLog
@@ -71,13 +71,14 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
         ValueError: for a config, data set or workdir that does not fit.
         NonFiniteError: naming the step and the last good checkpoint.
     """
-    workdir = Path(workdir).expanduser()
+    watch, workdir = Stopwatch(), Path(workdir).expanduser()
     system = systems.build(config)
     mesh = system.mesh() if system.mesh else data_mesh()
     _check(config, mesh)
     is_main = jax.process_index() == 0
     check_workdir(workdir, config)
     batches, validation = _open_data(config)
+    watch.lap("data")
 
     rng = jax.random.key(config.seed)
     state = replicate(systems.initialize(system, rng), mesh)
@@ -101,14 +102,18 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     bar = progress(total=config.train.num_steps, initial=start, unit="step", disable=not is_main)
     pending: tuple[int, dict[str, jax.Array]] | None = None
     window = _Window(config.train.batch_size)
+    watch.lap("first state")
     try:
         for step in range(start + 1, config.train.num_steps + 1):
             batch = shard_batch(next(batches), mesh)
             name, take_step = steps(step)
             if name != phase and log:
                 bar.write(f"step {step}: {name}")
-            phase = name
+            watch.lap("training")
             state, logs = take_step(state, batch, jax.random.fold_in(rng, step))
+            if name != phase or step == start + 1:
+                watch.lap("compilation")
+            phase = name
             # The logs of the step before are read while the device works on this one.
             _collect(pending, window, checkpoints)
             pending = (step, logs)
@@ -123,7 +128,9 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
             if step % config.train.checkpoint_every == 0 or step == config.train.num_steps:
                 _collect(pending, window, checkpoints)
                 pending = None
+                watch.lap("training")
                 metrics = _validate(predict, state, validation, config)
+                watch.lap("validation")
                 if log:
                     bar.write(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
                     log.write(step, "eval", metrics)
@@ -134,6 +141,9 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
         if log:
             log.close()
         checkpoints.close()
+    watch.lap("training")
+    if is_main:
+        print(f"time: {watch}")
     return metrics
 
 

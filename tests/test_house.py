@@ -172,7 +172,7 @@ class TestCommandLine:
         given = self.parse(
             "train", "--config.eval.sets=('a:test',)", "--config=configs/quickstart.py", "--workdir", "w"
         )
-        assert given.config.eval.sets == ("a:test",) and given.config.train.num_steps == 1350
+        assert given.config.eval.sets == ("a:test",) and given.config.train.num_steps == 1900
         given = self.parse("train", "--workdir=w", "--config=ldeq_300w", "--config.data.sources.300w.heldout=0.1")
         assert given.config.data.sources["300w"].heldout == 0.1
 
