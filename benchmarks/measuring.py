@@ -24,6 +24,7 @@ from jaxlm.networks.multiply_adds import count_macs_of
 from jaxlm.schemes import get_scheme
 from jaxlm.systems import System, TrainState
 from jaxlm.systems.ldeq.network import PRESETS
+from jaxlm.training import data_mesh, replicate, shard_batch
 
 GIB = 2**30
 
@@ -149,10 +150,13 @@ def compile_for_h100() -> None:
 
 
 class TrainingStep(Program):
-    """A training step with its own state, which every call replaces."""
+    """A training step with its own state, which every call replaces; on several devices as in `jaxlm.training`."""
 
     def __init__(self, system: System, batch: Any, *, step: Any = None, loop_steps: int = 1):
         arguments = (random_state(system), batch, jax.random.key(0))
+        if jax.device_count() > 1:
+            mesh = data_mesh()
+            arguments = (replicate(arguments[0], mesh), shard_batch(batch, mesh), replicate(arguments[2], mesh))
         super().__init__(step or system.train_step, *arguments, loop_steps=loop_steps, donate_argnums=0)
 
     def call(self) -> Any:

@@ -2,7 +2,8 @@
 
 Steps are timed in turns in one run, and compared with the Jacobian-free step of the same turn. Solvers take all of
 --steps steps forward and, for implicit gradients, backward. `--pytorch` compares with the same steps in PyTorch
-(`torch_peers.py`), in turns as well, each library with all cores while the other rests.
+(`torch_peers.py`), in turns as well, each library with all cores while the other rests. As in `jaxlm train`, the CPU
+is split into `train.cpu_devices`.
 """
 
 import statistics
@@ -17,6 +18,7 @@ from measuring import Peer, TrainingStep, random_batch, seconds_of
 
 from jaxlm import systems
 from jaxlm.config import load_config_file
+from jaxlm.support.program import split_cpu
 
 CONFIG = flags.DEFINE_string("config", "quickstart", "Config of an LDEQ.")
 STEPS = flags.DEFINE_integer("steps", 4, "Solver steps.")
@@ -42,6 +44,7 @@ def step_of(gradient: str) -> TrainingStep:
 
 def main(argv):
     del argv
+    split_cpu(config_of("implicit").train.cpu_devices)
     steps = {gradient: step_of(gradient) for gradient in GRADIENTS}
     for step in steps.values():
         step.compile()
