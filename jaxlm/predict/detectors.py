@@ -13,6 +13,8 @@ Detector = Callable[[np.ndarray], np.ndarray]
 DETECTORS = ("haar", "yunet", "whole")
 _LEAST_VOTES = 0.25  # of the largest number of votes in the picture
 _LARGEST_SIDE = 480  # pixels; on larger images the cascades are slower and no better
+_FIRST_SIDE = 160  # pixels of the first search, for faces of at least the next share of the picture's shorter side
+_LARGE_FACE = 0.3
 # Extent of 68 and 98 landmarks in a detector's box of width and height 1: left, top, right, bottom.
 _IN_FRONTAL = (0.12, 0.22, 0.88, 1.02)
 _IN_PROFILE = (0.05, 0.28, 0.77, 1.02)
@@ -45,7 +47,11 @@ def whole_picture(image: np.ndarray) -> np.ndarray:
 
 
 class HaarDetector:
-    """Viola–Jones detector (Viola & Jones, CVPR 2001) of frontal faces and, if there are none, of profiles."""
+    """Viola–Jones detector (Viola & Jones, CVPR 2001) of frontal faces and, if there are none, of profiles.
+
+    It looks at a small copy of the picture first. Only if that shows no large face, it searches the picture itself,
+    which takes four times as long. Beside a large face, faces under 15 % of the picture's shorter side are not found.
+    """
 
     def __init__(self):
         self._frontal, self._profile = _cascade("frontalface_default"), _cascade("profileface")
@@ -55,12 +61,13 @@ class HaarDetector:
 
         Each box is an estimate of the box around the face's landmarks, from the brows to the chin.
         """
-        scale = min(1.0, _LARGEST_SIDE / max(image.shape[:2]))
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        if min(grey.shape) * scale < 24:
-            return np.zeros((0, 4))
-        grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        boxes = _inner(_detect(self._frontal, grey), _IN_FRONTAL)
+        whole = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        grey, scale = _shrunk(whole, _FIRST_SIDE)
+        found = _detect(self._frontal, grey)
+        if found[:, 2].max(initial=0) < _LARGE_FACE * min(grey.shape):
+            grey, scale = _shrunk(whole, _LARGEST_SIDE)
+            found = _detect(self._frontal, grey)
+        boxes = _inner(found, _IN_FRONTAL)
         if len(boxes) == 0:
             boxes = _inner(_detect(self._profile, grey), _IN_PROFILE)  # this cascade finds faces that look to the left
         if len(boxes) == 0:
@@ -80,8 +87,17 @@ def _cascade(name: str) -> Any:
     return cascade
 
 
+def _shrunk(grey: np.ndarray, side: int) -> tuple[np.ndarray, float]:
+    """The image with its longer side at most `side` pixels long, and its scale."""
+    scale = min(1.0, side / max(grey.shape))
+    size = [max(round(length * scale), 1) for length in grey.shape[::-1]]
+    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA), scale
+
+
 def _detect(cascade: Any, grey: np.ndarray) -> np.ndarray:
     """Boxes (N, 4), x y width height, that a cascade finds in a grey image (H, W)."""
+    if min(grey.shape) < 24:
+        return np.zeros((0, 4))
     smallest = max(round(0.08 * min(grey.shape)), 24)
     found, votes = cascade.detectMultiScale2(grey, 1.1, 5, minSize=(smallest, smallest))
     boxes, votes = np.array(found, np.float64).reshape(-1, 4), np.array(votes).ravel()
