@@ -176,7 +176,7 @@ class Peer:
         seconds: duration of one of the three rounds that are timed.
     """
 
-    def __init__(self, name: str, config: Config, log: Path, seconds: float = 1.0):
+    def __init__(self, name: str, config: Any, log: Path, seconds: float = 1.0):
         sizes = {"batch": config.train.batch_size, "size": config.image_size, "seconds": seconds}
         sizes["landmarks"] = get_scheme(config.scheme).num_landmarks
         if name == "ldeq":

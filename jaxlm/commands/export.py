@@ -30,6 +30,10 @@ class Options:
     """Average with the mirrored face, at twice the cost."""
     dtype: str = ""
     """Compute in float32 or bfloat16; as it was trained without it."""
+    batch: int = 0
+    """Number of crops that a graph takes, which is faster with ONNX; any number for 0."""
+    unroll: bool = False
+    """LDEQ: all steps of the solver one after the other, without a loop, which is faster with ONNX."""
 
 
 def main(options: Options) -> dict[str, float]:
@@ -47,9 +51,17 @@ def main(options: Options) -> dict[str, float]:
         config.eval["full_picture"] = False
     if options.dtype and "dtype" in config.model:
         config.model.dtype = options.dtype
+    if options.unroll and "solver" not in config:
+        raise ValueError(f"{options.workdir} has no solver that could be unrolled; leave --unroll out.")
+    if options.unroll:
+        config["solver"].unroll = True
+    if options.batch < 0:
+        raise ValueError(f"--batch must be 0 or more, got {options.batch}.")
     out, checked_on, differences = make_folder(options.out), check_crops(config), {}
     for name in formats:
-        differences[name] = export_model(config, model.variables, out, name, checked_on, options.tolerance)
+        differences[name] = export_model(
+            config, model.variables, out, name, checked_on, options.tolerance, options.batch
+        )
         path = out / FILES[name]
         files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
         size = sum(file.stat().st_size for file in files) / 1e6

@@ -9,13 +9,16 @@ from jaxlm.data import crops
 from jaxlm.schemes import get_scheme
 
 
-def describe(config: Config, format: str, outputs: Mapping[str, tuple[str, list[int]]]) -> dict[str, Any]:
+def describe(
+    config: Config, format: str, outputs: Mapping[str, tuple[str, list[int]]], batch: int = 0
+) -> dict[str, Any]:
     """Input, output and crop of an export, for its users.
 
     Args:
         config: of the exported experiment.
         format: of the export.
         outputs: name -> (meaning, shape of one sample) of the arrays that the model returns.
+        batch: number of samples that it takes, 0 for any.
     """
     scheme, size = get_scheme(config.scheme), config.image_size
     return {
@@ -25,12 +28,13 @@ def describe(config: Config, format: str, outputs: Mapping[str, tuple[str, list[
         "scheme": config.scheme,
         "input": {
             "name": "images",
-            "shape": ["batch", size, size, 3],
+            "shape": [batch or "batch", size, size, 3],
             "type": "float32",
             "values": "RGB from 0 to 255; the model does its own normalisation",
         },
         "outputs": [
-            {"name": name, "shape": ["batch", *shape], "meaning": meaning} for name, (meaning, shape) in outputs.items()
+            {"name": name, "shape": [batch or "batch", *shape], "meaning": meaning}
+            for name, (meaning, shape) in outputs.items()
         ],
         "preprocessing": {
             "crop": config.data.crop,

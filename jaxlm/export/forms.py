@@ -86,18 +86,19 @@ def graph(config: Config, variables: Any) -> Callable[[Any], tuple[Any, ...]]:
     return fold_batch_norms(inference(config), variables, shape)
 
 
-def spec_of(config: Config) -> jax.ShapeDtypeStruct:
-    """Images of a batch of any size."""
-    (batch,) = export.symbolic_shape("batch")
-    return jax.ShapeDtypeStruct((batch, config.image_size, config.image_size, 3), np.float32)
+def spec_of(config: Config, batch: int = 0) -> jax.ShapeDtypeStruct:
+    """Images of a batch of the given size; of any size for 0."""
+    size = batch or export.symbolic_shape("batch")[0]
+    return jax.ShapeDtypeStruct((size, config.image_size, config.image_size, 3), np.float32)
 
 
-def make_stablehlo(config: Config, variables: Any) -> bytes:
+def make_stablehlo(config: Config, variables: Any, batch: int = 0) -> bytes:
     """`jax.export`'s own serialisation of the graph, for `PLATFORMS`."""
-    return bytes(export.export(jax.jit(graph(config, variables)), platforms=PLATFORMS)(spec_of(config)).serialize())
+    exported = export.export(jax.jit(graph(config, variables)), platforms=PLATFORMS)(spec_of(config, batch))
+    return bytes(exported.serialize())
 
 
-def make_onnx(config: Config, variables: Any) -> bytes:
+def make_onnx(config: Config, variables: Any, batch: int = 0) -> bytes:
     """The graph as ONNX; loops stay loops.
 
     Raises:
@@ -109,11 +110,17 @@ def make_onnx(config: Config, variables: Any) -> bytes:
             "as the parameters are anyway."
         )
     names = tuple(systems.build(config).outputs)
-    return to_onnx(graph(config, variables), spec_of(config), input_name="images", output_names=names)
+    return to_onnx(graph(config, variables), spec_of(config, batch), input_name="images", output_names=names)
 
 
 def export_model(
-    config: Config, variables: Any, folder: Path, format: str, checked_on: Crops, tolerance: float = 0.05
+    config: Config,
+    variables: Any,
+    folder: Path,
+    format: str,
+    checked_on: Crops,
+    tolerance: float = 0.05,
+    batch: int = 0,
 ) -> float:
     """Writes one form of a model and its description, after a look whether it does what the model does.
 
@@ -124,6 +131,7 @@ def export_model(
         format: of `FORMATS`.
         checked_on: crops to compare on.
         tolerance: largest difference of a landmark, in pixels of the crop.
+        batch: number of crops that a graph takes; 0 for any number.
 
     Returns:
         The largest difference of a landmark on the crops, in their pixels.
@@ -146,15 +154,15 @@ def export_model(
         path = folder / FILES[format]
         difference = _write_parameters(config, variables, folder, checked_on, expected, tolerance)
     else:
-        content = make_onnx(config, variables) if format == "onnx" else make_stablehlo(config, variables)
-        path = folder / FILES[format]
-        found = call_graph(content, path)(checked_on.images)[0]
+        make = make_onnx if format == "onnx" else make_stablehlo
+        content, path = make(config, variables, batch), folder / FILES[format]
+        found = call_graph(content, path, batch)(checked_on.images)[0]
         difference = _compare(expected, found, tolerance, format)
         write_bytes_atomically(path, lambda file: file.write(content))
     meanings = systems.build(config).outputs.items()
     outputs = {name: (text, list(array.shape[1:])) for (name, text), array in zip(meanings, answers, strict=True)}
     check = {"crops": f"{len(expected)} of {checked_on.source}", "largest_difference_pixels": difference}
-    described = {**describe(config, format, outputs), "check": check, "config": json.loads(config.to_json())}
+    described = {**describe(config, format, outputs, batch), "check": check, "config": json.loads(config.to_json())}
     text = json.dumps(described, indent=1)
     write_atomically(path.with_name(path.name + ".json"), text + "\n")
     return difference

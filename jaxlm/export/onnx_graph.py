@@ -87,6 +87,8 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], *args: Any) -> list[Any]:
                 outputs = _evaluate(branch.jaxpr, branch.consts, *operands[1:])
         elif name == "while":
             outputs = _evaluate_while(operands, **params)
+        elif name == "scan" and params["unroll"] >= params["length"]:
+            outputs = _evaluate_unrolled(operands, **params)
         elif name in _CALLS:
             inner = params[_CALLS[name]]
             outputs = _evaluate(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), *operands)
@@ -95,6 +97,18 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], *args: Any) -> list[Any]:
             outputs = outputs if eqn.primitive.multiple_results else [outputs]
         values.update(zip(eqn.outvars, outputs, strict=True))
     return [read(var) for var in jaxpr.outvars]
+
+
+def _evaluate_unrolled(operands, *, jaxpr, length, reverse, num_consts, num_carry, **others):
+    """A `lax.scan` that is to be unrolled, step by step."""
+    del others
+    consts, carry = operands[:num_consts], list(operands[num_consts : num_consts + num_carry])
+    sequences, stacked = operands[num_consts + num_carry :], [None] * length
+    for step in reversed(range(length)) if reverse else range(length):
+        inputs = [*consts, *carry, *(sequence[step] for sequence in sequences)]
+        outputs = _evaluate(jaxpr.jaxpr, jaxpr.consts, *inputs)
+        carry, stacked[step] = outputs[:num_carry], outputs[num_carry:]
+    return [*carry, *(jnp.stack(values) for values in zip(*stacked, strict=True))]
 
 
 def _evaluate_while(operands, *, cond_jaxpr, body_jaxpr, cond_nconsts, body_nconsts, **others):

@@ -109,13 +109,14 @@ def _load_graph(path: Path, name: str) -> TrainedModel:
         described = json.loads(beside.read_text())
         config = config_file.config_from_json(described["config"])
         outputs = [output["name"] for output in described["outputs"]]
+        batch = described["input"]["shape"][0]
     except FileNotFoundError:
         raise ValueError(
             f"{beside} is missing: it describes inputs and outputs of {path.name}; export the model again."
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{beside} is damaged ({error!r}); export the model again.") from None
-    call = call_graph(path.read_bytes(), path)
+    call = call_graph(path.read_bytes(), path, batch if isinstance(batch, int) else 0)
 
     def predict(images) -> Prediction:
         found = dict(zip(outputs, call(np.asarray(images, np.float32)), strict=True))
@@ -124,24 +125,39 @@ def _load_graph(path: Path, name: str) -> TrainedModel:
     return TrainedModel(config, predict, None, None, name)
 
 
-def call_graph(content: bytes, path: Path) -> Callable[[np.ndarray], Any]:
+def call_graph(content: bytes, path: Path, batch: int = 0) -> Callable[[np.ndarray], Any]:
     """Returns the function images (B, S, S, 3) -> outputs of an exported graph.
 
     Args:
         content: bytes of the file.
         path: of the file; the ending ".onnx" stands for ONNX, any other for StableHLO.
+        batch: number of images that the graph takes, 0 for any; the function takes any number of them.
 
     Raises:
         ValueError: naming `path`, if the content cannot be read.
     """
     if path.suffix == ".onnx":
         session = onnx_session(content, str(path))
-        return lambda images: session.run(None, {session.get_inputs()[0].name: images})
+        return _in_batches(lambda images: session.run(None, {session.get_inputs()[0].name: images}), batch)
     try:
         exported = export.deserialize(bytearray(content))
     except Exception as error:  # flatbuffers has no exception type of its own for damaged files
         raise ValueError(f"{path} is not a StableHLO file that this JAX reads ({error}); export it again.") from None
-    return jax.jit(exported.call)
+    return _in_batches(jax.jit(exported.call), batch)
+
+
+def _in_batches(call: Callable[[np.ndarray], Any], batch: int) -> Callable[[np.ndarray], Any]:
+    """The function for any number of images of one that takes `batch` images."""
+    if not batch:
+        return call
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        missing = -len(images) % batch
+        padded = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
+        parts = [call(padded[start : start + batch]) for start in range(0, len(padded), batch)]
+        return [np.concatenate(outputs)[: len(images)] for outputs in zip(*parts, strict=True)]
+
+    return run
 
 
 def onnx_session(content: bytes, name: str, *, threads: int = 0) -> Any:

@@ -29,6 +29,7 @@ class Solver(shared.Block):
     relative: bool = True  # whether the residual is divided by ‖f(z)‖
     beta: float = 1.0  # damping: the share of f(z) in a step
     memory: int = 6  # past iterates of anderson and broyden
+    unroll: bool = False  # computes all steps without a loop, for exports; a sample that has converged stays as it is
 
 
 @dataclasses.dataclass

@@ -216,4 +216,6 @@ def make_solver(settings: Solver) -> implicit.Solver:
     options = {key: settings[key] for key in ("tol", "max_steps", "relative", "beta")}
     if settings.name != "fixed_point_iteration":
         options["memory"] = settings.memory
+    if settings.unroll:
+        options["differentiable"] = True
     return functools.partial(SOLVERS[settings.name], **options)
