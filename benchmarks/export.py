@@ -1,7 +1,8 @@
 """Accuracy and latency of the exports of every system: python benchmarks/export.py
 
 Prints the largest difference of a landmark between export and model in crop pixels, on rendered faces, and the latency
-of one crop with jit, StableHLO and ONNX Runtime (one thread), timed alternately in one run. `taskset -c 0` limits all
+of one crop with jit, StableHLO and ONNX Runtime (one thread; also of graphs exported with `--batch=1 --unroll`), timed
+alternately in one run. `taskset -c 0` limits all
 three to one core. The networks are as large as the papers' and randomly initialised, with norms like those of trained
 networks. `--workdirs` measures trained models instead. Needs the extra `export`.
 """
@@ -26,6 +27,8 @@ from jaxlm.support.program import quiet_logs
 WORKDIRS = flags.DEFINE_list("workdirs", [], "Workdirs of trained models to measure instead of the papers' networks.")
 NAMES = flags.DEFINE_list("names", [], "Names of the networks to measure; all if empty.")
 REPEATS = flags.DEFINE_integer("repeats", 20, "Number of timed calls of each form.")
+
+STATIC = "onnx static"  # --batch=1 --unroll
 
 NETWORKS = {
     "ldeq_tiny": ("quickstart.py", {"solver.name": "anderson", "solver.max_steps": 6}),
@@ -66,11 +69,16 @@ def measure(name: str, config: Config, variables: Any) -> None:
     run = jax.jit(forms.inference(config))
     image, calls, differences = crops.images[:1], {}, {}
     calls["jit"] = lambda: jax.block_until_ready(run(variables, image))
-    for form in ("stablehlo", "onnx"):
+    for form in ("stablehlo", "onnx", STATIC):
         with tempfile.TemporaryDirectory() as folder:
-            differences[form] = forms.export_model(config, variables, Path(folder), form, crops, np.inf)
-            path = Path(folder) / (ONNX if form == "onnx" else STABLEHLO)
-            if form == "onnx":
+            if form == STATIC and "solver" in config:
+                config.solver.unroll = True
+            name_of_form, batch = form.split()[0], int(form == STATIC)
+            differences[form] = forms.export_model(
+                config, variables, Path(folder), name_of_form, crops, np.inf, batch=batch
+            )
+            path = Path(folder) / (STABLEHLO if form == "stablehlo" else ONNX)
+            if form != "stablehlo":
                 session = onnx_session(path.read_bytes(), name, threads=1)
                 calls[form] = lambda session=session: session.run(None, {"images": image})
             else:
@@ -86,8 +94,9 @@ def measure(name: str, config: Config, variables: Any) -> None:
             times[form].append(time.perf_counter() - start)
     medians = {form: 1e3 * statistics.median(values) for form, values in times.items()}
     print(
-        f"{name:<22}{differences['stablehlo']:>12.1e}{differences['onnx']:>12.1e}"
-        + "".join(f"{medians[form]:>12.2f}" for form in calls),
+        f"{name:<22}"
+        + "".join(f"{difference:>12.1e}" for difference in differences.values())
+        + "".join(f"{milliseconds:>12.2f}" for milliseconds in medians.values()),
         flush=True,
     )
 
@@ -95,8 +104,11 @@ def measure(name: str, config: Config, variables: Any) -> None:
 def main(argv):
     del argv
     quiet_logs()
-    print(f"{'':<22}{'difference, pixels':>24}{'one crop, ms':>36}")
-    print(f"{'':<22}" + "".join(f"{form:>12}" for form in ("stablehlo", "onnx", "jit", "stablehlo", "onnx")))
+    print(f"{'':<22}{'difference, pixels':>36}{'one crop, ms':>48}")
+    print(
+        f"{'':<22}"
+        + "".join(f"{form:>12}" for form in ("stablehlo", "onnx", STATIC, "jit", "stablehlo", "onnx", STATIC))
+    )
     if WORKDIRS.value:
         for path in WORKDIRS.value:
             model = load_model(path)

@@ -100,6 +100,19 @@ def test_every_format_does_what_the_model_does(exported):
         assert model.config.data.crop == config.data.crop and (model.variables is None) == (name != "orbax")
 
 
+def test_a_fixed_batch_and_an_unrolled_solver_change_nothing(exported, tmp_path):
+    config, crops, expected = exported[1].copy_and_resolve_references(), exported[2], exported[3]
+    config.solver.unroll = True
+    variables = variables_of(config)
+    for name in ("stablehlo", "onnx"):
+        assert forms.export_model(config, variables, tmp_path / name, name, crops, batch=2) < 0.05
+        found = load_model(tmp_path / name).predict(crops.images)  # three crops, two at a time
+        np.testing.assert_allclose(found.landmarks, expected.landmarks, atol=0.01)
+        described = json.loads(next((tmp_path / name).glob("*.json")).read_text())
+        assert described["input"]["shape"] == [2, 32, 32, 3]
+    assert not {"Loop", "Scan"} & {node.op_type for node in onnx_nodes(tmp_path / "onnx" / "model.onnx")}
+
+
 def test_the_description_is_enough(exported):
     folder = exported[0]
     described = json.loads((folder / "onnx" / "model.onnx.json").read_text())

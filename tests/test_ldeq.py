@@ -1,5 +1,6 @@
 from functools import cache, partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from jaxlm.networks.blocks import average_pool, count_parameters, upsample_nearest
 from jaxlm.solvers import anderson, fixed_point_iteration
-from jaxlm.systems.ldeq.network import LDEQ, PRESETS, normalize_heatmaps, to_landmarks
+from jaxlm.systems.ldeq.network import LDEQ, PRESETS, SplitConv, normalize_heatmaps, to_landmarks
 
 SOLVER = partial(anderson, tol=1e-3, max_steps=6)
 
@@ -49,6 +50,16 @@ def test_flops_of_the_cell():
 
     flops = jax.jit(whole).lower(params, z, x).compile().cost_analysis()["flops"]
     np.testing.assert_allclose(flops, 23.7e9, rtol=0.01)
+
+
+def test_the_split_convolution_is_that_of_both_inputs():
+    x, z = (jax.random.normal(jax.random.key(i), (2, 4, 3, channels)) for i, channels in enumerate((8, 5)))
+    conv = SplitConv(8, 5, 16)
+    params = conv.init(jax.random.key(2), z, method="of_state")
+    params["params"]["bias"] = jnp.arange(16.0)
+    found = conv.apply(params, x, method="of_input") + conv.apply(params, z, method="of_state")
+    expected = nn.Conv(16, (1, 1)).apply(params, jnp.concatenate([x, z], axis=-1))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_heatmaps_peak_at_one_and_landmarks_lie_inside():

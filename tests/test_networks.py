@@ -7,21 +7,24 @@ import numpy as np
 import pytest
 
 from jaxlm.networks import convolution
+from jaxlm.networks.blocks import max_pool
 from jaxlm.networks.convolution import conv_general_dilated, depthwise_convolution, same_convolution
 from jaxlm.networks.normalization import leaky_group_norm
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("side", [1, 3, 5])
-def test_convolution_and_its_gradients_are_xlas(side):
-    x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
+@pytest.mark.parametrize(
+    ("side", "height", "width"), [(1, 7, 6), (3, 7, 6), (5, 7, 6), (3, 2, 2), (5, 3, 4), (3, 1, 1)]
+)
+def test_convolution_and_its_gradients_are_xlas(side, height, width):
+    x = jax.random.normal(jax.random.key(0), (2, height, width, 3))
     kernel = jax.random.normal(jax.random.key(1), (side, side, 3, 4))
     pad = [(side // 2, side // 2)] * 2
 
     def reference(x, kernel):
         return jax.lax.conv_general_dilated(x, kernel, (1, 1), pad, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
-    weights = jax.random.normal(jax.random.key(2), (2, 7, 6, 4))
+    weights = jax.random.normal(jax.random.key(2), (2, height, width, 4))
     for ours, theirs in zip(
         jax.value_and_grad(lambda *a: jnp.sum(weights * same_convolution(*a)), argnums=(0, 1))(x, kernel),
         jax.value_and_grad(lambda *a: jnp.sum(weights * reference(*a)), argnums=(0, 1))(x, kernel),
@@ -71,6 +74,18 @@ def test_channels_are_added_up_to_a_multiple_but_a_quarter_at_most():
     assert convolution.missing_channels((1, 1, 362, 264)) == (6, 0)
     assert convolution.missing_channels((5, 5, 264, 98)) == (24, 0)
     assert convolution.missing_channels((3, 3, 3, 66)) == (0, 6)
+
+
+@pytest.mark.usefixtures("float64")
+def test_max_pooling_and_its_gradient_are_flaxs():
+    x, weights = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(2, 7, 6, 3), (2, 3, 3, 3)]))
+
+    def reference(x):
+        return nn.max_pool(x, (2, 2), strides=(2, 2))
+
+    np.testing.assert_array_equal(max_pool(x), reference(x))
+    found, expected = (jax.grad(lambda x, pool=pool: jnp.sum(weights * pool(x)))(x) for pool in (max_pool, reference))
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.usefixtures("float64")

@@ -141,6 +141,23 @@ class TestDetectors:
     def test_a_whole_picture(self):
         np.testing.assert_array_equal(detectors.make_detector("whole")(picture()), [[-0.5, -0.5, 89.5, 71.5]])
 
+    def test_a_large_face_needs_no_search_of_the_whole_picture(self, monkeypatch):
+        face = next(photographs(3, 6, 1, 160))
+        large = cv2.resize(face["image"], (480, 480))
+        small = np.full((480, 480, 3), 90, np.uint8)
+        small[100:200, 150:250] = cv2.resize(face["image"], (100, 100))
+        searched, detect = [], detectors._detect
+        monkeypatch.setattr(detectors, "_detect", lambda c, grey: (searched.append(grey.shape), detect(c, grey))[1])
+        haar = detectors.make_detector("haar")
+        for image, corner, scale, sizes in (
+            (large, (0, 0), 480 / 160, [(160, 160)]),
+            (small, (150, 100), 100 / 160, [(160, 160), (480, 480)]),
+        ):
+            searched.clear()
+            truth = geometry.box_of_points((face["landmarks"] + 0.5) * scale - 0.5 + corner)
+            assert geometry.box_iou(haar(image)[0], truth) > 0.6
+            assert searched == sizes
+
     def test_nothing_to_see(self):
         haar = detectors.make_detector("haar")
         assert haar(np.zeros((60, 60, 3), np.uint8)).shape == (0, 4)

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from jaxlm import __main__ as front_door
-from jaxlm.support import program
+from jaxlm.support import program, progress
 
 
 class TestCompiledPrograms:
@@ -40,6 +40,24 @@ class TestCompiledPrograms:
         settings.update("jax_compilation_cache_dir", None)
         program.keep_compiled_programs()
         assert settings.jax_compilation_cache_dir is None
+
+
+def test_the_cpu_is_split_unless_it_is_too_late_or_the_user_has_split_it(monkeypatch):
+    code = "from jaxlm.support.program import split_cpu; import jax; split_cpu(2); n = jax.device_count(); split_cpu(3)"
+    code += "; print(n, jax.device_count())"
+    for flags, expected in (("", "2 2"), ("--xla_force_host_platform_device_count=4", "4 4")):
+        monkeypatch.setenv("XLA_FLAGS", flags)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected
+
+
+def test_a_stopwatch_adds_up_the_laps_of_a_part(monkeypatch):
+    times = iter([0.0, 61.0, 63.0, 70.4])
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(times))
+    watch = progress.Stopwatch()
+    for part in ("data", "steps", "data"):
+        watch.lap(part)
+    assert str(watch) == "data 1:08, steps 0:02"
 
 
 def test_prediction_does_not_import_what_only_training_needs():

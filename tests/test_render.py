@@ -73,6 +73,12 @@ def test_groups_must_cover_all_triangles():
         rasterizer.rasterize(jnp.zeros((3, 3)), jnp.array([[0, 1, 2]]), shape=(4, 4), patches=((2, 4),))
 
 
+def test_empty_groups_and_a_triangle_without_depth():
+    corners = jnp.array([[1.0, 1.0, 0.0], [9.0, 1.0, 0.0], [1.0, 9.0, 0.0]])
+    drawn = rasterizer.rasterize(corners, jnp.array([[0, 1, 2]]), shape=(12, 12), patches=((0, 3), (1, 10)))
+    assert drawn.triangle[2, 2] == 0 and drawn.triangle[11, 11] == -1 and drawn.depth[2, 2] == 0.0
+
+
 def test_rotation_conventions():
     zero, quarter = jnp.asarray(0.0), jnp.asarray(np.pi / 2)
     forward, up = jnp.array([0.0, 0.0, 1.0]), jnp.array([0.0, 1.0, 0.0])
