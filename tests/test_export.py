@@ -195,7 +195,7 @@ class TestBadInput:
     def test_what_is_too_far_off_is_not_written(self, tmp_path, monkeypatch):
         config = ldeq()
         wrong = functools.partial(np.add, 0.2)
-        monkeypatch.setattr(forms, "call_graph", lambda content, path: lambda images: [wrong(EXPECTED[0])])
+        monkeypatch.setattr(forms, "call_graph", lambda content, path, batch: lambda images: [wrong(EXPECTED[0])])
         variables, crops = variables_of(config), crops_of(config)
         EXPECTED[:] = [np.asarray(systems.build(config).predict(variables, jnp.asarray(crops.images)).landmarks)]
         with pytest.raises(ValueError, match=r"differs from the trained one by 0\.2 pixels"):
