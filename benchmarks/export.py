@@ -72,7 +72,7 @@ def measure(name: str, config: Config, variables: Any) -> None:
     for form in ("stablehlo", "onnx", STATIC):
         with tempfile.TemporaryDirectory() as folder:
             if form == STATIC and "solver" in config:
-                config.solver.unroll = True
+                config["solver"].unroll = True
             name_of_form, batch = form.split()[0], int(form == STATIC)
             differences[form] = forms.export_model(
                 config, variables, Path(folder), name_of_form, crops, np.inf, batch=batch
