@@ -119,11 +119,17 @@ def test_a_roll_turns_the_head_clockwise_on_the_screen():
     np.testing.assert_allclose(angles[1:] - angles[0], [10.0, -10.0], atol=0.01)
 
 
-def test_boxes_in_a_shrunk_picture_come_back_to_its_pixels(monkeypatch):
-    monkeypatch.setattr(detectors, "_detect", lambda cascade, grey: np.array([[10.0, 20.0, 100.0, 50.0]]))
-    (box,) = detectors.HaarDetector()(np.zeros((600, 960, 3), np.uint8))  # looked at in half its size
+@pytest.mark.parametrize(("width", "shrunk"), [(160, 6), (480, 2)])
+def test_boxes_in_a_shrunk_picture_come_back_to_its_pixels(monkeypatch, width, shrunk):
+    """A face that is found in the first, small copy of a picture, and one that is found in the larger copy alone."""
+
+    def detect(cascade, grey):
+        return np.array([[10.0, 20.0, 100.0, 50.0]] if grey.shape[1] == width else np.zeros((0, 4)))
+
+    monkeypatch.setattr(detectors, "_detect", detect)
+    (box,) = detectors.HaarDetector()(np.zeros((600, 960, 3), np.uint8))
     # Edges of the landmarks' part of the box; pixel centres are integers.
-    np.testing.assert_allclose(box, [2 * 22 - 0.5, 2 * 31 - 0.5, 2 * 98 - 0.5, 2 * 71 - 0.5])
+    np.testing.assert_allclose(box, [shrunk * edge - 0.5 for edge in (22, 31, 98, 71)])
 
 
 @pytest.mark.usefixtures("float64")
