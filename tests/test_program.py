@@ -49,6 +49,8 @@ def test_the_cpu_is_split_unless_it_is_too_late_or_the_user_has_split_it(monkeyp
         monkeypatch.setenv("XLA_FLAGS", flags)
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == expected
+    with pytest.raises(ValueError, match="cpu_devices must be at least 1, got 0"):
+        program.split_cpu(0)
 
 
 def test_a_stopwatch_adds_up_the_laps_of_a_part(monkeypatch):

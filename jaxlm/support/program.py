@@ -88,9 +88,15 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
 
 
 def split_cpu(devices: int) -> None:
-    """Makes JAX see the CPU as so many devices; has no effect after JAX has been used, or on a GPU or TPU."""
+    """Makes JAX see the CPU as so many devices; has no effect after JAX has been used, or on a GPU or TPU.
+
+    Raises:
+        ValueError: for less than one device.
+    """
     import jax
 
+    if devices < 1:
+        raise ValueError(f"train.cpu_devices must be at least 1, got {devices}.")
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     with contextlib.suppress(RuntimeError):  # JAX has been used
