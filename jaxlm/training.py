@@ -167,7 +167,10 @@ def _open_data(config: Config):
 def _check(config: Config, mesh: Mesh) -> None:
     devices = mesh.shape["data"]
     if (config.train.batch_size // frames_of_a_still(config)) % devices:
-        raise ValueError(f"train.batch_size = {config.train.batch_size} is not divisible by the {devices} devices.")
+        raise ValueError(
+            f"train.batch_size = {config.train.batch_size} is not divisible by the {devices} devices; choose another, "
+            "or on a CPU --config.train.cpu_devices=1."
+        )
     if config.train.num_steps < 1 or config.train.checkpoint_every < 1 or config.train.log_every < 1:
         raise ValueError("train.num_steps, train.checkpoint_every and train.log_every must be at least 1.")
 

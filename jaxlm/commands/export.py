@@ -53,12 +53,12 @@ def main(options: Options) -> dict[str, float]:
         config.model.dtype = options.dtype
     if options.unroll and "solver" not in config:
         raise ValueError(f"{options.workdir} has no solver that could be unrolled; leave --unroll out.")
-    if options.unroll:
-        config["solver"].unroll = True
     if options.batch < 0:
         raise ValueError(f"--batch must be 0 or more, got {options.batch}.")
     out, checked_on, differences = make_folder(options.out), check_crops(config), {}
     for name in formats:
+        if "solver" in config:
+            config["solver"].unroll = options.unroll and name != "orbax"
         differences[name] = export_model(
             config, model.variables, out, name, checked_on, options.tolerance, options.batch
         )
