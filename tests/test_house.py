@@ -14,7 +14,7 @@ from jaxlm.commands import options
 from jaxlm.workdir import config_file
 
 PACKAGE = Path(configs.__file__).parent
-ROOT = {path.stem for path in PACKAGE.glob("[!_]*.py")} - {"training"} | {"jaxlm"}
+ROOT = {path.stem for path in PACKAGE.glob("[!_]*.py")} - {"training"} | {"jaxlm", "solvers"}
 BELOW_DATA = {"root", "support", "face3d"}
 BELOW_WORKDIR = {*BELOW_DATA, "networks", "video", "systems"}
 BELOW_PREDICT = {*BELOW_WORKDIR, "data", "workdir"}
@@ -78,7 +78,12 @@ def test_a_module_imports_only_what_stands_below_it(path):
 
 
 def test_every_folder_has_its_place():
-    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"shipped", "configs", "__pycache__"}
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {
+        "shipped",
+        "configs",
+        "solvers",
+        "__pycache__",
+    }
     assert folders | {"root", "training"} == set(ALLOWED)
     for name in ALLOWED:
         if (PACKAGE / name).is_dir():

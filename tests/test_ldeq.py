@@ -2,10 +2,12 @@ from functools import cache, partial
 
 import flax.linen as nn
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlm.implicit import equilibrium
 from jaxlm.networks.blocks import average_pool, count_parameters, upsample_nearest
 from jaxlm.solvers import anderson, fixed_point_iteration
 from jaxlm.systems.ldeq.network import LDEQ, PRESETS, SplitConv, normalize_heatmaps, to_landmarks
@@ -140,3 +142,36 @@ def test_pooling_and_upsampling_by_hand():
     up = upsample_nearest(x)
     np.testing.assert_array_equal(up[0, :, :, 0], [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]])
     np.testing.assert_array_equal(average_pool(up), x)
+
+
+@pytest.mark.usefixtures("float64")
+def test_second_derivatives_at_the_cell_s_equilibrium():
+    """Forward over reverse, from a cold and from a warm start, against the differentiated plain iteration."""
+    model = LDEQ(5, **PRESETS["nano"], dtype=jnp.float64)
+    variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), model.init(jax.random.key(0)))
+    images = jax.random.uniform(jax.random.key(1), (1, 16, 16, 3), jnp.float64, 0.0, 255.0)
+    injection, _ = model.inject(variables, images)
+    cell = variables["params"]["cell"]
+    cell["exit"]["kernel"] *= 0.05  # an untrained cell need not contract
+    solver = partial(anderson, tol=1e-13, max_steps=100)
+
+    def implicit(cell, z0):
+        options = dict(solver=solver, adjoint_solver=solver)
+        return jnp.sum(equilibrium(model.cell, z0, (cell, injection), **options)[0] ** 2)
+
+    def iterated(cell, z0):
+        return jnp.sum(jax.lax.scan(lambda z, _: (model.cell(z, (cell, injection)), None), z0, None, length=40)[0] ** 2)
+
+    z0 = model.initial_heatmaps(images).astype(jnp.float64)
+    z_star, stats = solver(lambda z: model.cell(z, (cell, injection)), z0)
+    assert stats.converged.all() and 5 < stats.num_steps < 30
+    vector = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape, leaf.dtype), cell)
+
+    def product(loss, z0):
+        slope = jax.jit(lambda cell: jax.jvp(jax.grad(lambda cell: loss(cell, z0)), (cell,), (vector,))[1])
+        return jax.flatten_util.ravel_pytree(slope(cell))[0]
+
+    expected = product(iterated, z0)
+    for start in (z0, z_star):
+        error = jnp.linalg.norm(product(implicit, start) - expected)
+        assert error < 1e-8 * jnp.linalg.norm(expected)

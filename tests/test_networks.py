@@ -12,6 +12,23 @@ from jaxlm.networks.convolution import conv_general_dilated, depthwise_convoluti
 from jaxlm.networks.normalization import leaky_group_norm
 
 
+def check_derivatives(ours, theirs, *args):
+    """Tangents, and Hessian-vector products forward over reverse and reverse over reverse, are those of `theirs`."""
+    keys = jax.random.split(jax.random.key(5), len(args))
+    vector = tuple(jax.random.normal(key, arg.shape, arg.dtype) for key, arg in zip(keys, args, strict=True))
+    found, expected = (jax.jvp(function, args, vector)[1] for function in (ours, theirs))
+    np.testing.assert_allclose(found, expected, atol=1e-10)
+    every = tuple(range(len(args)))
+
+    def products(function):
+        slope = jax.grad(lambda *args: jnp.sum(jnp.sin(function(*args))), argnums=every)
+        forward = jax.jvp(slope, args, vector)[1]
+        along = lambda *args: sum(jnp.vdot(g, v) for g, v in zip(slope(*args), vector, strict=True))  # noqa: E731
+        return forward, jax.grad(along, argnums=every)(*args)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), products(ours), products(theirs))
+
+
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("side", "height", "width"), [(1, 7, 6), (3, 7, 6), (5, 7, 6), (3, 2, 2), (5, 3, 4), (3, 1, 1)]
@@ -31,6 +48,7 @@ def test_convolution_and_its_gradients_are_xlas(side, height, width):
         strict=True,
     ):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), ours, theirs)
+    check_derivatives(same_convolution, reference, x, kernel)
     numbers = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
     strided = conv_general_dilated(x, kernel, (2, 2), pad, dimension_numbers=numbers)
     np.testing.assert_allclose(strided, reference(x, kernel)[:, ::2, ::2], rtol=1e-10)
@@ -58,6 +76,7 @@ def test_depthwise_convolution_and_its_gradients_are_xlas(height, width, stride)
     weights = jnp.asarray(rng.normal(size=found.shape))
     for ours, theirs in zip(found_vjp(weights), expected_vjp(weights), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-12)
+    check_derivatives(lambda *a: depthwise_convolution(*a, stride), grouped, x, kernel)
 
 
 @pytest.mark.usefixtures("float64")
@@ -108,6 +127,7 @@ def test_group_norm_and_its_gradients_are_flaxs(sides):
         for norm in (ours, reference)
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), *gradients)
+    check_derivatives(ours, reference, x, scale, bias)
 
 
 def test_group_norm_keeps_its_activations_once_in_their_own_type():

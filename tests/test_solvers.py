@@ -6,7 +6,7 @@ import jaxopt
 import numpy as np
 import pytest
 
-from jaxlm.solvers import FEW_STEPS, anderson, broyden, fixed_point_iteration
+from jaxlm.solvers import FEW_STEPS, anderson, broyden, fixed_point_iteration, gmres
 
 SOLVERS = {"fixed_point_iteration": fixed_point_iteration, "anderson": anderson, "broyden": broyden}
 pytestmark = pytest.mark.usefixtures("float64")
@@ -216,3 +216,101 @@ def test_a_start_of_numpy():
     z, stats = anderson(lambda z: 0.5 * z + 1, np.zeros((2, 3)), tol=1e-5, max_steps=20)
     np.testing.assert_allclose(z, 2.0, atol=1e-3)
     assert bool(stats.converged.all())
+
+
+def hard_problem(radius, shear, batch=64, size=30, seed=0):
+    """z = tanh(1.5 A z + b) with far from normal matrices A of a given spectral radius."""
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=(batch, size, size)) + shear * np.triu(rng.normal(size=(batch, size, size)), 1)
+    a *= radius / np.abs(np.linalg.eigvals(a)).max(axis=1)[:, None, None]
+    b = rng.normal(size=(batch, size))
+    return lambda z: jnp.tanh(1.5 * jnp.einsum("bij,bj->bi", a, z) + b), jnp.zeros((batch, size))
+
+
+@pytest.mark.parametrize(("radius", "shear"), [(0.9, 0.0), (0.9, 10.0), (0.98, 3.0), (1.2, 3.0)])
+def test_anderson_converges_on_no_fewer_samples_than_plain_iteration(radius, shear):
+    fun, z0 = hard_problem(radius, shear)
+    for steps in (8, 16, 32, 64, 128):
+        plain, ours = (s(fun, z0, tol=1e-4, max_steps=steps)[1].converged for s in (fixed_point_iteration, anderson))
+        assert ours.sum() >= plain.sum(), steps
+
+
+def test_anderson_goes_back_where_an_extrapolation_leaves_the_domain():
+    """f(z) = 0.9 z + 0.1 is NaN above z = 0.7: extrapolations from the left overshoot, plain steps do not reach it."""
+    fun = lambda z: jnp.where(z > 0.7, jnp.nan, 0.9 * z + 0.1)  # noqa: E731
+    z, stats = anderson(fun, jnp.zeros((1, 1)), tol=1e-9, max_steps=16)
+    assert 0.5 < z[0, 0] <= 0.7 and np.isfinite(stats.residual[0])
+
+
+def test_a_rejected_extrapolation_costs_one_evaluation():
+    """A map whose slope changes its sign at every step: no extrapolation helps, and plain iteration is kept up with."""
+    fun = lambda z: jnp.stack([-0.9 * z[:, 1] + 0.3 * jnp.sin(5 * z[:, 0]), 0.9 * z[:, 0]], axis=1)  # noqa: E731
+    z0 = jnp.array([[1.0, 0.3], [-2.0, 0.7], [0.1, 2.0]])
+    plain = fixed_point_iteration(fun, z0, tol=1e-6, max_steps=400)[1]
+    ours = anderson(fun, z0, tol=1e-6, max_steps=400)[1]
+    assert (ours.converged | ~plain.converged).all()
+
+
+def test_the_best_iterate_is_not_one_that_blew_up():
+    """‖f(z) − z‖ / ‖f(z)‖ of z = 1.3 z + 1 falls for ever, while z goes to infinity."""
+    z, stats = fixed_point_iteration(lambda z: 1.3 * z + 1, jnp.zeros((1, 1)), tol=1e-6, max_steps=30)
+    assert z[0, 0] == 0.0 and not stats.converged[0] and stats.residual[0] == 1.0
+
+
+def test_the_residual_of_bfloat16_is_computed_in_float32():
+    z0 = jnp.full((1, 4096), 1.0, jnp.bfloat16)
+    stats = fixed_point_iteration(lambda z: z * 1.015625, z0, tol=0.0, max_steps=1, relative=False)[1]
+    np.testing.assert_allclose(stats.residual, 64 * 0.015625, rtol=1e-6)
+
+
+def test_a_tolerance_below_the_rounding_error_warns():
+    with pytest.warns(UserWarning, match=r"less than the rounding error of bfloat16, 0.004"):
+        fixed_point_iteration(lambda z: z, jnp.zeros((1, 2), jnp.bfloat16), tol=1e-3)
+
+
+@pytest.mark.parametrize("name", [*SOLVERS, "gmres"])
+def test_a_batch_of_none_and_a_traced_tolerance(name):
+    solver = {**SOLVERS, "gmres": gmres}[name]
+    z, stats = solver(lambda z: 0.5 * z + 1, jnp.zeros((0, 3)), tol=1e-6, max_steps=5)
+    assert z.shape == (0, 3) and stats.converged.shape == (0,)
+    solve = jax.jit(lambda tol: solver(lambda z: 0.5 * z + 1, jnp.zeros((2, 3)), tol=tol, max_steps=60))
+    loose, tight = solve(1e-2), solve(1e-9)
+    np.testing.assert_allclose(tight[0], 2.0, rtol=1e-7)
+    assert tight[1].num_steps >= loose[1].num_steps and tight[1].converged.all()
+
+
+@pytest.mark.parametrize("radius", [0.5, 0.95, 1.3, 4.0])
+@pytest.mark.parametrize("memory", [12, 40])
+def test_gmres_solves_an_affine_problem_of_any_radius(radius, memory):
+    fun, z0, solution = linear_problem(radius=radius, size=12)
+    z, stats = gmres(fun, z0 + 1.0, tol=1e-11, max_steps=200, memory=memory, trace=True)
+    np.testing.assert_allclose(z, solution, rtol=1e-7, atol=1e-7)
+    assert stats.converged.all() and stats.num_steps <= 14
+    measured = np.linalg.norm(fun(z) - z, axis=1) / np.linalg.norm(fun(z0 + 1.0), axis=1)
+    np.testing.assert_allclose(stats.residual, measured, atol=1e-13)
+    trace = stats.trace[: int(stats.num_steps)]
+    assert (np.diff(trace, axis=0)[~np.isnan(np.diff(trace, axis=0))] <= 1e-14).all()
+
+
+def test_gmres_agrees_with_jax_scipy_and_restarts():
+    fun, z0, _ = linear_problem(batch=1, radius=0.9, size=30)
+    matrix = jnp.eye(30) - jax.jacobian(lambda z: fun(z[None])[0])(jnp.zeros(30))
+    for steps in (5, 10, 20):
+        z, _ = gmres(fun, z0, tol=0.0, max_steps=steps + 1, memory=5)
+        expected, _ = jax.scipy.sparse.linalg.gmres(
+            lambda v: matrix @ v, fun(z0)[0], tol=0.0, restart=5, maxiter=steps // 5, solve_method="incremental"
+        )
+        np.testing.assert_allclose(z[0], expected, rtol=1e-8, atol=1e-10)
+
+
+def test_gmres_stops_at_a_singular_system():
+    z, stats = gmres(lambda z: z + jnp.array([[1.0, 0.0]]), jnp.zeros((2, 2)), tol=1e-9, max_steps=20, relative=False)
+    assert np.isfinite(z).all() and not stats.converged.any()
+
+
+def test_scale_replaces_the_divisor_of_the_residual():
+    fun, z0 = tanh_problem()
+    scale = jnp.array([1.0, 2.0, 4.0, 8.0])
+    kwargs = dict(tol=0.0, max_steps=4)
+    absolute = fixed_point_iteration(fun, z0, relative=False, **kwargs)[1].residual
+    np.testing.assert_allclose(fixed_point_iteration(fun, z0, scale=scale, **kwargs)[1].residual, absolute / scale)

@@ -3,7 +3,8 @@
 XLA's CPU backend runs a convolution fast if its kernel is laid out HWIO. The kernel of an automatic input gradient is
 transposed and, inside a `while_loop`, stays so: each step of an adjoint solve then takes six times as long. Here the
 forward pass lays the gradient's kernel out once, outside the loop, and keeps it for the backward pass
-(`benchmarks/adjoint.py` measures it). These functions support reverse-mode differentiation only.
+(`benchmarks/adjoint.py` measures it). The derivatives are given as tangents made of ordinary operations, so that they
+hold in forward and in reverse mode and to any order.
 """
 
 import functools
@@ -60,23 +61,20 @@ def missing_channels(shape: tuple[int, ...]) -> tuple[int, int]:
     return inputs if 4 * inputs <= shape[2] else 0, outputs if 4 * outputs <= shape[3] else 0
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def same_convolution(x: Float[Array, "B H W I"], kernel: Float[Array, "h w I O"]) -> Float[Array, "B H W O"]:
     """Cross-correlation with "same" padding and stride 1; the kernel's sides must be odd."""
     return _convolve(x, kernel)
 
 
-def _forward(x, kernel):
-    return _convolve(x, kernel), (x, kernel, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-
-
-def _backward(kept, gradient):
-    x, kernel, transposed = kept
-    kernel_vjp = jax.vjp(lambda kernel: _plain(x, kernel), kernel)[1]
-    return _convolve(gradient, transposed), kernel_vjp(gradient)[0]
-
-
-same_convolution.defvjp(_forward, _backward)
+@same_convolution.defjvp
+def _tangent(primals, tangents):
+    (x, kernel), (x_dot, kernel_dot) = primals, tangents
+    y = same_convolution(x, kernel)
+    transposed = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    # The transpose of this tangent, which is the gradient of x, is the convolution with the kernel that was laid out.
+    (from_x,) = jax.linear_transpose(lambda gradient: _convolve(gradient, transposed), y)(x_dot)
+    return y, from_x + _plain(x, kernel_dot)
 
 
 def conv_general_dilated(x: Array, kernel: Array, window_strides: Any, padding: Any, **options: Any) -> Array:
@@ -93,7 +91,7 @@ def conv_general_dilated(x: Array, kernel: Array, window_strides: Any, padding: 
     return lax.conv_general_dilated(x, kernel, window_strides, padding, **options)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def depthwise_convolution(
     x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C"], stride: int = 1
 ) -> Float[Array, "B h w C"]:
@@ -102,7 +100,7 @@ def depthwise_convolution(
     XLA's CPU backend runs a grouped convolution channel by channel, and a sum over all pixels one channel at a time. On
     a CPU the convolution is therefore computed as nine shifted products, and the kernel's gradient is accumulated row
     by row over vectors of channels (ten times as fast; `benchmarks/reinit.py`). On other devices it is the grouped
-    convolution. It supports reverse-mode differentiation only.
+    convolution.
     """
     return lax.platform_dependent(
         x,
@@ -112,23 +110,23 @@ def depthwise_convolution(
     )
 
 
-def _depthwise_forward(x, kernel, stride):
-    return depthwise_convolution(x, kernel, stride), (x, kernel)
+@depthwise_convolution.defjvp
+def _depthwise_tangent(stride, primals, tangents):
+    (x, kernel), (x_dot, kernel_dot) = primals, tangents
+    y = depthwise_convolution(x, kernel, stride)
 
+    def on_cpu(x, kernel, x_dot, kernel_dot):
+        def input_gradient(gradient):
+            # Without the barrier XLA would fuse the computation of the gradient into each of the nine products.
+            return _input_gradient(x.shape, kernel, lax.optimization_barrier(gradient), stride)
 
-def _depthwise_backward(stride, kept, gradient):
-    def on_cpu(x, kernel, gradient):
-        # Without the barrier XLA would fuse the computation of x and gradient into each of the nine products.
-        x, gradient = lax.optimization_barrier((x, gradient))
-        return _input_gradient(x.shape, kernel, gradient, stride), _kernel_gradient(_border(x), gradient, stride)
+        (from_x,) = jax.linear_transpose(input_gradient, y)(x_dot)
+        return from_x + _row_by_row(_border(lax.optimization_barrier(x)), kernel_dot, y.shape, stride)
 
-    def elsewhere(x, kernel, gradient):
-        return jax.vjp(lambda x, kernel: _grouped(x, kernel, stride), x, kernel)[1](gradient)
+    def elsewhere(x, kernel, x_dot, kernel_dot):
+        return _grouped(x_dot, kernel, stride) + _grouped(x, kernel_dot, stride)
 
-    return lax.platform_dependent(*kept, gradient, cpu=on_cpu, default=elsewhere)
-
-
-depthwise_convolution.defvjp(_depthwise_forward, _depthwise_backward)
+    return y, lax.platform_dependent(x, kernel, x_dot, kernel_dot, cpu=on_cpu, default=elsewhere)
 
 
 def _grouped(x, kernel, stride):
@@ -159,19 +157,18 @@ def _input_gradient(shape, kernel, gradient, stride):
     return _shifted_products(_border(gradient), jnp.flip(kernel, (0, 1)), 1)
 
 
-def _kernel_gradient(padded, gradient, stride):
-    batch, height, width, channels = gradient.shape
+def _row_by_row(padded, kernel, shape, stride):
+    """The convolution, whose transpose with respect to the kernel adds up rows of vectors of channels."""
+    batch, height, width, channels = shape
+    wide = [jnp.broadcast_to(kernel[i, j], (batch, width, channels)) for i, j in _TAPS]
 
-    def add_row(totals, row):
-        given = lax.dynamic_index_in_dim(gradient, row, 1, keepdims=False)
+    def one_row(_, row):
         rows = [lax.dynamic_index_in_dim(padded, row * stride + i, 1, keepdims=False) for i in range(3)]
         last = stride * (width - 1) + 1
         shifted = [lax.slice(rows[i], (0, j, 0), (batch, j + last, channels), (1, stride, 1)) for i, j in _TAPS]
-        return tuple(total + x * given for total, x in zip(totals, shifted, strict=True)), None
+        return None, functools.reduce(jnp.add, [x * w for x, w in zip(shifted, wide, strict=True)])
 
-    totals = (jnp.zeros((batch, width, channels), gradient.dtype),) * len(_TAPS)
-    totals, _ = lax.scan(add_row, totals, jnp.arange(height))
-    return jnp.stack([total.sum(axis=(0, 1)) for total in totals]).reshape(3, 3, channels)
+    return lax.scan(one_row, None, jnp.arange(height))[1].swapaxes(0, 1)
 
 
 _TAPS = [(i, j) for i in range(3) for j in range(3)]

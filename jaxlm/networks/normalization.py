@@ -34,25 +34,47 @@ class LeakyGroupNorm(nn.Module):
         return normed.astype(self.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def leaky_group_norm(
     x: Float[Array, "B H W C"], scale: Float[Array, " C"], bias: Float[Array, " C"], groups: int, slope: float
 ) -> Float[Array, "B H W C"]:
     """Group norm of LeakyReLU(x), scaled and shifted per channel (Wu & He, ECCV 2018).
 
     Automatic differentiation keeps the activations minus their mean in float32 and a mask of their signs. Here the
-    backward pass has the activations alone, in the type of `x`, from which it computes both. It supports reverse-mode
-    differentiation only.
+    backward pass has the activations alone, in the type of `x`, from which it computes both.
     """
-    return _forward(x, scale, bias, groups, slope)[0]
+    active = jnp.where(x >= 0, x, slope * x)
+    return _normalize(active, *_statistics(active, groups), scale, bias)
 
 
-def _forward(x, scale, bias, groups, slope):
+@leaky_group_norm.defjvp
+def _tangent(groups, slope, primals, tangents):
+    (x, scale, bias), (x_dot, scale_dot, bias_dot) = primals, tangents
     active = jnp.where(x >= 0, x, slope * x)
     mean, deviation = _statistics(active, groups)
-    scale, bias = scale.reshape(1, 1, 1, -1), bias.reshape(1, 1, 1, -1)
-    normed = (active - mean) * (scale / deviation) + bias
-    return normed.astype(x.dtype), (active, scale, mean, deviation)
+
+    # What a checkpoint computes from its arguments is not kept for the backward pass.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def linear(active, mean, deviation, scale, x_dot, scale_dot, bias_dot):
+        wide = x_dot.astype(mean.dtype)
+        wide = jnp.where(active >= 0, wide, slope * wide)
+        unit = (active - mean) / deviation
+        total, along = _sums_over_pixels(wide, wide * unit)
+        pixels = active.shape[1] * active.shape[2]
+        mean_total, mean_along = (_group_means(sums / pixels, groups) for sums in (total, along))
+        inner = (wide - mean_total - unit * mean_along) / deviation
+        return (inner * _row(scale) + unit * _row(scale_dot) + _row(bias_dot)).astype(active.dtype)
+
+    normed = _normalize(active, mean, deviation, scale, bias)
+    return normed, linear(active, mean, deviation, scale, x_dot, scale_dot, bias_dot)
+
+
+def _normalize(active, mean, deviation, scale, bias):
+    return ((active - mean) * (_row(scale) / deviation) + _row(bias)).astype(active.dtype)
+
+
+def _row(values):
+    return values.reshape(1, 1, 1, -1)
 
 
 def _statistics(active, groups):
@@ -78,18 +100,3 @@ def _group_means(values, groups):
     """Values (B, 1, 1, C) replaced by the mean of their group."""
     grouped = values.reshape(*values.shape[:3], groups, -1)
     return jnp.broadcast_to(grouped.mean(axis=-1, keepdims=True), grouped.shape).reshape(values.shape)
-
-
-def _backward(groups, slope, kept, gradient):
-    active, scale, mean, deviation = kept
-    wide = gradient.astype(mean.dtype)
-    unit = (active - mean) / deviation
-    along, total = _sums_over_pixels(wide * unit, wide)
-    pixels = active.shape[1] * active.shape[2]
-    mean_along, mean_total = (_group_means(scale * sums, groups) / pixels for sums in (along, total))
-    inner = (scale * wide - mean_total - unit * mean_along) / deviation
-    outer = jnp.where(active >= 0, inner, slope * inner).astype(active.dtype)
-    return outer, along.sum(axis=(0, 1, 2)).astype(scale.dtype), total.sum(axis=(0, 1, 2)).astype(scale.dtype)
-
-
-leaky_group_norm.defvjp(_forward, _backward)

@@ -131,7 +131,8 @@ class Cell(nn.Module):
 
     def __call__(self, z: Float[Array, "B h w K"], injection: Float[Array, "B h w width"]) -> Float[Array, "B h w K"]:
         logits = self.exit(self.hourglass(self.enter(z, injection)))
-        return normalize_heatmaps(logits.astype(jnp.float32), self.temperature).astype(z.dtype)
+        wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        return normalize_heatmaps(wide, self.temperature).astype(z.dtype)
 
 
 class Output(NamedTuple):
