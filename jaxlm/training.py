@@ -115,18 +115,18 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
                 watch.lap("compilation")
             phase = name
             # The logs of the step before are read while the device works on this one.
-            _collect(pending, window, checkpoints)
+            _collect(pending, window, checkpoints, system.check)
             pending = (step, logs)
             bar.update()
             if step % config.train.log_every == 0 or step == config.train.num_steps:
-                _collect(pending, window, checkpoints)
+                _collect(pending, window, checkpoints, system.check)
                 pending = None
                 values = window.summary()
                 bar.set_postfix_str(_describe(values), refresh=False)
                 if log:
                     log.write(step, "train", values)
             if step % config.train.checkpoint_every == 0 or step == config.train.num_steps:
-                _collect(pending, window, checkpoints)
+                _collect(pending, window, checkpoints, system.check)
                 pending = None
                 watch.lap("training")
                 metrics = _validate(predict, state, validation, config)
@@ -207,20 +207,23 @@ class _Window:
         return means
 
 
-def _collect(pending, window: _Window, checkpoints: Checkpoints) -> None:
+def _collect(pending, window: _Window, checkpoints: Checkpoints, check) -> None:
     if pending is None:
         return
     step, logs = pending
     values = {key: float(value) for key, value in jax.device_get(logs).items()}
     grad_norm = values.get("grad_norm", 0.0)  # a test has none
+    failure = check(values) if check else None
     if not (np.isfinite(values["loss"]) and np.isfinite(grad_norm)):
+        failure = (
+            f"the loss is {values['loss']:g} and the gradient's norm {grad_norm:g}; lower optim.learning_rate or "
+            "optim.clip_norm"
+        )
+    if failure:
         checkpoints.wait()
         good = checkpoints.last_step
-        last = f"the last good checkpoint is step {good}" if good else "there is no checkpoint yet"
-        raise NonFiniteError(
-            f"Step {step}: the loss is {values['loss']:g} and the gradient's norm {grad_norm:g}; {last}. "
-            "Lower optim.learning_rate or optim.clip_norm and start again from there."
-        )
+        last = f"The last good checkpoint is step {good}." if good else "There is no checkpoint yet."
+        raise NonFiniteError(f"Step {step}: {failure}. {last}")
     window.values.append(values)
 
 

@@ -345,7 +345,7 @@ class TestMistakes:
         ("field", "value", "message"),
         [
             ("system", "ldqe", "no system 'ldqe'; choose one of awing, ldeq"),
-            ("model.preset", "huge", "choose one of nano, tiny, small, paper"),
+            ("model.preset", "huge", "choose one of nano, tiny, slim, small, paper"),
             ("solver.name", "newton", "choose one of fixed_point_iteration"),
             ("loss.name", "l7", "choose one of mse"),
             ("optim.schedule", "warm", "choose constant, cosine or steps"),

@@ -10,7 +10,7 @@ class BadSample(ValueError):
 
 
 class NonFiniteError(FloatingPointError):
-    """Loss or gradient is not finite."""
+    """Loss or gradient is not finite, or must not be trusted."""
 
 
 def first_line(error: Exception) -> str:

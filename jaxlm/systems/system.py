@@ -105,6 +105,8 @@ class System(NamedTuple):
             `Prediction.aux`.
         loop_steps: iterations of the loops in `predict`, for counts of multiply-adds.
         mesh: () -> mesh of the devices with an axis "data"; all devices along that axis where it is None.
+        check: for a system that can fail with finite numbers: logs of a step, as floats -> what is wrong and the remedy
+            if training must stop, else None.
     """
 
     init: Callable[[Array], TrainState]
@@ -117,6 +119,7 @@ class System(NamedTuple):
     outputs: Mapping[str, str] = OUTPUTS
     loop_steps: int = 1
     mesh: Callable[[], jax.sharding.Mesh] | None = None
+    check: Callable[[Mapping[str, float]], str | None] | None = None
 
 
 def initialize(system: System, rng: Array) -> TrainState:

@@ -28,6 +28,7 @@ STRIDE = 4  # image pixels per heatmap cell
 PRESETS = {
     "nano": dict(channels=16, width=16, growth=8, depth=1),
     "tiny": dict(channels=32, width=32, growth=8, depth=3),
+    "slim": dict(channels=32, width=16, growth=8, depth=3),
     "small": dict(channels=96, width=96, growth=16, depth=4),
     "paper": dict(channels=264, width=264, growth=24, depth=4),
 }
@@ -163,6 +164,8 @@ class LDEQ:
         depth: number of levels of the hourglass.
         temperature: T of Eq. (3).
         dtype: type of the activations inside stem and hourglass; z, σ and all sums are float32.
+        untied: number of cells with parameters of their own, for `explicit` alone: a stacked hourglass. 0 for one cell
+            that is applied again and again.
     """
 
     num_landmarks: int
@@ -172,6 +175,7 @@ class LDEQ:
     depth: int = 4
     temperature: float = 2.5
     dtype: Any = jnp.float32
+    untied: int = 0
 
     def __post_init__(self):
         if self.channels % 4 or self.width % 8 or self.growth % 8:
@@ -196,11 +200,13 @@ class LDEQ:
         stem_rng, cell_rng = jax.random.split(rng)
         stem = self._stem.init(stem_rng, jnp.zeros((1, STRIDE * side, STRIDE * side, 3)), False)
         injection = jnp.zeros((1, side, side, self.width), self.dtype)
-        cell = self._cell.init(cell_rng, jnp.zeros((1, side, side, self.num_landmarks)), injection)
-        return {
-            "params": {"stem": stem["params"], "cell": cell["params"]},
-            "batch_stats": stem["batch_stats"],
-        }
+
+        def cell(rng):
+            return self._cell.init(rng, jnp.zeros((1, side, side, self.num_landmarks)), injection)["params"]
+
+        keys = jax.random.split(cell_rng, self.untied)
+        cells = {_stage(i): cell(key) for i, key in enumerate(keys)} if self.untied else cell(cell_rng)
+        return {"params": {"stem": stem["params"], "cell": cells}, "batch_stats": stem["batch_stats"]}
 
     def inject(
         self, variables: Mapping[str, Any], images: Float[Array, "B H W 3"], train: bool = False
@@ -210,6 +216,11 @@ class LDEQ:
         Raises:
             ValueError: if the image's sides are not divisible by 4 · 2^depth.
         """
+        x, batch_stats = self._features(variables, images, train)
+        return self._inject(variables["params"]["cell"], x), batch_stats
+
+    def _features(self, variables, images, train: bool):
+        """The stem's features, and its running statistics."""
         check_sides(images, STRIDE, self.depth)
         stem = {"params": variables["params"]["stem"], "batch_stats": variables["batch_stats"]}
         images, batch_stats = imagenet_normalize(images.astype(jnp.float32)), variables["batch_stats"]
@@ -218,8 +229,10 @@ class LDEQ:
             batch_stats = updated["batch_stats"]
         else:
             x: Any = self._stem.apply(stem, images, False)
-        injection: Any = self._cell.apply({"params": variables["params"]["cell"]}, x, method="inject")
-        return injection, batch_stats
+        return x, batch_stats
+
+    def _inject(self, cell, x) -> Any:
+        return self._cell.apply({"params": cell}, x, method="inject")
 
     def cell(
         self, z: Float[Array, "B h w K"], args: tuple[Any, Float[Array, "B h w width"]]
@@ -293,22 +306,43 @@ class LDEQ:
         num_steps: int,
         train: bool = False,
     ) -> tuple[Output, Float[Array, "S B h w K"]]:
-        """Weight-tied explicit network: applies the cell `num_steps` times from z⁰ = 0, with plain backpropagation.
+        """Explicit network: applies the cell, or each of the untied ones, from z⁰ = 0, with plain backpropagation.
+
+        Args:
+            variables: from `init` or a checkpoint.
+            images: RGB in [0, 255].
+            num_steps: applications of the cell; the number of untied cells if there are such.
+            train: whether the stem uses the batch's statistics and updates the running ones.
 
         Returns:
             The output after the last application, and the heatmaps (num_steps, B, h, w, K) after every application,
             for supervision at each stage.
+
+        Raises:
+            ValueError: if `num_steps` is not the number of untied cells.
         """
-        injection, batch_stats = self.inject(variables, images, train)
-        args = (variables["params"]["cell"], injection)
+        if self.untied not in (0, num_steps):
+            raise ValueError(f"num_steps is {num_steps}, but there are {self.untied} untied cells.")
+        x, batch_stats = self._features(variables, images, train)
+        z, cells = self.initial_heatmaps(images), variables["params"]["cell"]
+        if self.untied:
+            stages = []
+            for i in range(self.untied):
+                z = self.cell(z, (cells[_stage(i)], self._inject(cells[_stage(i)], x)))
+                stages.append(z)
+            return Output(to_landmarks(z), z, None, batch_stats), jnp.stack(stages)
+        args = (cells, self._inject(cells, x))
 
         def step(z, _):
             z = self.cell(z, args)
             return z, z
 
-        z0, unroll = self.initial_heatmaps(images), num_steps <= FEW_STEPS
-        z, stages = jax.lax.scan(step, z0, None, length=num_steps, unroll=unroll)
+        z, stages = jax.lax.scan(step, z, None, length=num_steps, unroll=num_steps <= FEW_STEPS)
         return Output(to_landmarks(z), z, None, batch_stats), stages
+
+
+def _stage(number: int) -> str:
+    return f"stage_{number}"
 
 
 def to_landmarks(z: Float[Array, "B h w K"]) -> Float[Array, "B K 2"]:

@@ -13,22 +13,23 @@ from jaxlm import config as shared
 class Model(shared.Block):
     """The network, see `jaxlm.systems.ldeq.network`."""
 
-    preset: str = "paper"  # a key of jaxlm.systems.ldeq.network.PRESETS: paper, tiny or nano
+    preset: str = "paper"  # a key of jaxlm.systems.ldeq.network.PRESETS: paper, small, tiny, slim or nano
     temperature: float = 2.5  # T of Eq. (3)
     dtype: str = "bfloat16"  # of the computation: float32 or bfloat16
     explicit: bool = False  # as many stacked copies of the cell as solver.max_steps, without a fixed point
+    untied: bool = False  # whether each of these copies has parameters of its own
 
 
 @dataclasses.dataclass
 class Solver(shared.Block):
     """A fixed-point solver, see `jaxlm.solvers`."""
 
-    name: str = "anderson"  # fixed_point_iteration, anderson or broyden
+    name: str = "anderson"  # fixed_point_iteration, anderson or broyden; gmres for the adjoint
     tol: float = 5e-3  # of the residual
     max_steps: int = 10
     relative: bool = True  # whether the residual is divided by ‖f(z)‖
     beta: float = 1.0  # damping: the share of f(z) in a step
-    memory: int = 6  # past iterates of anderson and broyden
+    memory: int = 6  # past iterates of anderson, broyden and gmres
     unroll: bool = False  # computes all steps without a loop, for exports; a sample that has converged stays as it is
 
 
@@ -46,10 +47,10 @@ class Video(shared.Video):
 
     # Of a frame that follows another. A frame without a past takes config.solver, with up to still_steps.
     solver: Solver = dataclasses.field(default_factory=lambda: Solver(name="fixed_point_iteration", max_steps=2))
-    still_steps: int = 10
+    still_steps: int = 0  # 0 for solver.max_steps, as a still
     alpha: float = 0.1  # of Eq. (8)
-    energy_steps: int = 10  # of L-BFGS
-    max_residual: float = 0.9  # of the last equilibrium at a frame; more is a scene cut
+    energy_steps: int = 3  # of Gauss–Newton
+    max_residual: float = 0.7  # of the last equilibrium at a frame; more is a scene cut
     methods: tuple[str, ...] = (
         *("frame", "early", "rwr", "energy"),
         *("frame+ema:0.9", "frame+ema:0.8", "frame+ema:0.7", "frame+ema:0.5", "frame+ema_score:0.8"),
@@ -69,6 +70,9 @@ class Ldeq(shared.Experiment):
     model: Model = dataclasses.field(default_factory=Model)
     solver: Solver = dataclasses.field(default_factory=Solver)
     adjoint: Solver = dataclasses.field(default_factory=Solver)  # of the implicit gradient
+    # What to do with the samples whose adjoint did not converge: keep its best iterate, take the phantom gradient or
+    # gmres instead, or stop the training.
+    unconverged: str = "keep"
     phantom: Phantom = dataclasses.field(default_factory=Phantom)
     augment: shared.Augment = dataclasses.field(
         default_factory=lambda: shared.Augment(
@@ -105,7 +109,7 @@ def shrink_to_cpu(config: Any) -> None:
     config.model.update(preset="tiny", dtype="float32")
     config.solver.update(name="fixed_point_iteration")
     config.adjoint.max_steps = 6
-    config.video.solver.beta = 0.3  # chosen on rendered videos, see docs/video.md
+    config.video.solver.max_steps = 1  # chosen on rendered videos, see docs/video.md
     config.heatmap.sigma = 1.0
     config.data.threads = 2
     config.train.cpu_devices = 2  # 1.4 to 1.6 × the speed of one, benchmarks/step.py

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,6 +25,8 @@ SOLVERS = {
     "anderson": solvers.anderson,
     "broyden": solvers.broyden,
 }
+GMRES = functools.partial(solvers.gmres, tol=1e-3, max_steps=30, memory=10)
+UNCONVERGED = ("keep", "phantom", "gmres", "stop")
 
 
 def build(config: Config) -> System:
@@ -32,12 +35,16 @@ def build(config: Config) -> System:
     Raises:
         ValueError: for an unknown preset, solver, gradient, loss or type.
     """
+    if config.unconverged not in UNCONVERGED:
+        raise ValueError(f"unconverged is {config.unconverged!r}; choose one of {', '.join(UNCONVERGED)}.")
+    if config.model.untied and not config.model.explicit:
+        raise ValueError("model.untied goes with model.explicit: a fixed point has one cell.")
     system = LdeqSystem(
         config,
         model=make_model(config),
         optimizer=make_optimizer(config.optim, make_schedule(config.optim, config.train.num_steps)),
         solver=make_solver(config.solver),
-        adjoint_solver=make_solver(config.adjoint),
+        adjoint_solver=make_solver(config.adjoint, {**SOLVERS, "gmres": solvers.gmres}),
         objective=make_objective(config),
     )
     return System(
@@ -46,6 +53,7 @@ def build(config: Config) -> System:
         system.predict,
         track=None if config.model.explicit else system.track,
         loop_steps=config.solver.max_steps,
+        check=adjoint_failure if config.unconverged == "stop" else None,
     )
 
 
@@ -90,6 +98,7 @@ class LdeqSystem:
             gradient=config.gradient,
             phantom_steps=config.phantom.steps,
             phantom_damping=config.phantom.damping,
+            fallback={"phantom": "phantom", "gmres": GMRES}.get(config.unconverged),
             adjoint_probe=probe,
         )
         return output, output.heatmaps[None]
@@ -110,6 +119,7 @@ class LdeqSystem:
         if output.stats is not None:
             logs["solver_steps"] = output.stats.num_steps.astype(jnp.float32)
             logs["residual"] = output.stats.residual.mean()
+            logs["converged"] = output.stats.converged.mean()
         return loss, (logs, output)
 
     def train_step(self, state: TrainState, batch: dict[str, Array], rng: Array):
@@ -125,6 +135,7 @@ class LdeqSystem:
         logs |= {"loss": loss, "grad_norm": grad_norm, "nme": jnp.nanmean(error)}
         if backward is not None:
             logs |= {"adjoint_steps": backward.num_steps, "adjoint_residual": backward.residual.mean()}
+            logs["adjoint_converged"] = backward.converged.mean()
         return state, logs
 
     def predict_once(self, variables: Any, images: Float[Array, "B H W 3"]) -> Output:
@@ -154,7 +165,7 @@ class LdeqSystem:
         """Landmarks of frames (B, T, H, W, 3) by a method of `System.track`."""
         z0 = self.model.initial_heatmaps(image[:, 0])
         settings = self.config.video
-        still_solver = functools.partial(self.solver, max_steps=settings.still_steps)
+        still_solver = functools.partial(self.solver, max_steps=settings.still_steps or self.config.solver.max_steps)
         cold_step = functools.partial(self._solve, variables, still_solver)
         warm_step = functools.partial(self._solve, variables, make_solver(settings.solver))
         if method in ("frame", "early"):
@@ -186,15 +197,27 @@ class LdeqSystem:
 
     def _descend(self, variables, z: Array, frame: Array):
         """One frame by the energy of Eq. (8); returns as `_solve` does."""
-        x, _ = self.model.inject(variables, frame.astype(jnp.float32))
-        z, stats = energy.minimize_energy(
-            lambda z, x: self.model.cell(z, (variables["params"]["cell"], x)),
-            z,
-            x,
-            alpha=self.config.video.alpha,
-            max_steps=self.config.video.energy_steps,
-        )
-        return z, stats.start_residual, (to_landmarks(z), heatmaps.confidence(z))
+        injection, _ = self.model.inject(variables, frame.astype(jnp.float32))
+
+        def cell(z, injection):
+            return self.model.cell(z, (variables["params"]["cell"], injection))
+
+        settings = self.config.video
+        z, stats = energy.minimize_energy(cell, z, injection, alpha=settings.alpha, max_steps=settings.energy_steps)
+        # z itself need not be heatmaps, it may be negative; its image under f is.
+        image = cell(z, injection)
+        return z, stats.start_residual, (to_landmarks(image), heatmaps.confidence(image))
+
+
+def adjoint_failure(logs: Mapping[str, float]) -> str | None:
+    """Names the adjoint solver's failure, if it failed for any sample of a batch."""
+    if logs.get("adjoint_converged", 1.0) == 1.0:
+        return None
+    return (
+        f"the adjoint solver did not converge for {1 - logs['adjoint_converged']:.0%} of the samples (mean residual "
+        f"{logs['adjoint_residual']:.2g}); raise adjoint.max_steps, choose adjoint.name=gmres, or go on with another "
+        "config.unconverged"
+    )
 
 
 def make_model(config: Config) -> LDEQ:
@@ -205,17 +228,20 @@ def make_model(config: Config) -> LDEQ:
         num_landmarks=get_scheme(config.scheme).num_landmarks,
         temperature=config.model.temperature,
         dtype=make_dtype(config.model.dtype),
+        untied=config.solver.max_steps if config.model.untied else 0,
         **PRESETS[config.model.preset],
     )
 
 
-def make_solver(settings: Solver) -> implicit.Solver:
-    """The solver of the settings; `memory` is an option of Anderson and Broyden alone."""
-    if settings.name not in SOLVERS:
-        raise ValueError(f"There is no solver {settings.name!r}; choose one of {', '.join(SOLVERS)}.")
-    options = {key: settings[key] for key in ("tol", "max_steps", "relative", "beta")}
+def make_solver(settings: Solver, choices: Mapping[str, implicit.Solver] = SOLVERS) -> implicit.Solver:
+    """The solver of the settings, with the options that it has: `memory` is not one of plain iteration."""
+    if settings.name not in choices:
+        raise ValueError(f"There is no solver {settings.name!r}; choose one of {', '.join(choices)}.")
+    options = {key: settings[key] for key in ("tol", "max_steps", "relative")}
     if settings.name != "fixed_point_iteration":
         options["memory"] = settings.memory
+    if settings.name != "gmres":
+        options["beta"] = settings.beta
     if settings.unroll:
         options["differentiable"] = True
-    return functools.partial(SOLVERS[settings.name], **options)
+    return functools.partial(choices[settings.name], **options)

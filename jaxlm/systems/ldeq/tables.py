@@ -1,0 +1,34 @@
+"""Comparisons that Micaelli et al., CVPR 2023, imply without a table: gradients of the equilibrium, stacked cells."""
+
+from typing import Any
+
+from jaxlm.systems.tables import Row, Table
+
+_SOLVED = {"solver.name": "anderson", "solver.max_steps": 15, "solver.tol": 5e-3}
+_ADJOINT = {"adjoint.name": "anderson", "adjoint.max_steps": 15, "adjoint.tol": 5e-3}
+_FEW = {"solver.name": "fixed_point_iteration", "solver.tol": 5e-3}
+
+
+def _row(label: str, gradient: str, **fields: Any) -> Row:
+    return Row(label, {"gradient": gradient, **fields}, None)
+
+
+def _explicit(label: str, **fields: Any) -> Row:
+    return Row(label, {"model.explicit": True, "solver.max_steps": 3, **fields}, None)
+
+
+TABLES = {
+    "ldeq_gradient": Table(
+        "Gradients of the equilibrium, and explicit networks of its size (no such table in Micaelli et al., CVPR 2023)",
+        "nme",
+        {
+            "implicit": _row("implicit, Anderson to the tolerance", "implicit", **_SOLVED, **_ADJOINT),
+            "jacobian_free": _row("Jacobian-free, Anderson to the tolerance", "jacobian_free", **_SOLVED),
+            "phantom": _row("phantom, Anderson to the tolerance", "phantom", **_SOLVED),
+            "few_steps": _row("Jacobian-free, 2 plain steps", "jacobian_free", **_FEW, **{"solver.max_steps": 2}),
+            "unrolled": _row("unrolled, 2 plain steps", "unrolled", **_FEW, **{"solver.max_steps": 2}),
+            "tied": _explicit("explicit, 3 applications of one cell"),
+            "untied": _explicit("explicit, 3 narrower cells", **{"model.preset": "slim", "model.untied": True}),
+        },
+    ),
+}
