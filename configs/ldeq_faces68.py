@@ -4,7 +4,8 @@
     jaxlm eval --workdir=runs/faces68
 
 Paper: Micaelli et al., CVPR 2023. Variants: `:smoke` (CPU seconds), `:gpu` (the paper's network at 256 × 256, bfloat16,
-implicit gradients), `:awing` (Adaptive Wing and its weight map on the heatmaps instead of L1 on the landmarks).
+implicit gradients), `:awing` (Adaptive Wing and its weight map on the heatmaps instead of L1 on the landmarks), and the
+rows of `jaxlm ablation --table=ldeq_gradient`, such as `:implicit`.
 """
 
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from jaxlm.config import apply_variant, set_real_faces
 from jaxlm.systems.awing.settings import adaptive_wing
 from jaxlm.systems.ldeq.settings import default_config, shrink_to_cpu
+from jaxlm.systems.ldeq.tables import TABLES
+from jaxlm.systems.tables import rows_of
 
 
 def get_config(variant: str = "") -> Any:
@@ -23,7 +26,7 @@ def get_config(variant: str = "") -> Any:
     config.optim.update(learning_rate=2e-3, warmup_steps=200)
     config.train.update(num_steps=7500, checkpoint_every=1500)
     config.eval.limit = 300
-    return apply_variant(config, variant, {"smoke": smoke, "gpu": gpu, "awing": awing})
+    return apply_variant(config, variant, {"smoke": smoke, "gpu": gpu, "awing": awing, **rows_of(TABLES)})
 
 
 def smoke(config: Any) -> None:

@@ -197,6 +197,41 @@ def mean(values: Num[Array | np.ndarray, " N"]) -> float:
     return float(present.mean()) if len(present) else float("nan")
 
 
+def paired_difference(
+    values: Num[Array | np.ndarray, "S N"],
+    reference: Num[Array | np.ndarray, "S N"],
+    *,
+    draws: int = 4000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Mean of `values` − `reference`, and the ends of its 95 % bootstrap interval.
+
+    Every draw takes as many trainings and as many samples, with replacement; the two of a pair stay together (Efron &
+    Tibshirani, 1993). One training's interval speaks of the samples alone.
+
+    Args:
+        values: S trainings (seeds) by N samples, such as the NME of each face; pairs with a NaN are left out.
+        reference: of the same samples; its trainings are paired in order, by their seeds.
+        draws: number of resamples.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: if no sample is finite in every training.
+    """
+    difference = np.asarray(values, np.float64) - np.asarray(reference, np.float64)
+    difference = difference[:, np.isfinite(difference).all(axis=0)]
+    if difference.size == 0:
+        raise ValueError("No sample has a finite value in every training.")
+    rng = np.random.default_rng(seed)
+    trainings, samples = difference.shape
+    means = np.empty(draws)
+    for i in range(draws):
+        chosen = difference[rng.integers(trainings, size=trainings)].mean(axis=0)
+        means[i] = chosen[rng.integers(samples, size=samples)].mean()
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(difference.mean()), float(low), float(high)
+
+
 def _present(values) -> np.ndarray:
     values = np.asarray(values, np.float64)
     return values[~np.isnan(values)]

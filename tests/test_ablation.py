@@ -7,6 +7,7 @@ import awing_lsp
 import awing_rendered
 import awing_wflw
 import ldeq_faces68
+import numpy as np
 import pytest
 import reinit_300w
 import tddfa_rendered
@@ -35,17 +36,24 @@ def test_rows_are_trained_once_and_printed_beside_the_paper(tmp_path, capsys):
     config = tiny(awing_faces68.get_config("smoke"), tmp_path / "data", tmp_path / "cache")
     config.data.sources = ConfigDict({"300w": config.data.sources["300w"]})
     config.eval.sets = ("300w:heldout",)
-    results = ablation.run(config, "awing_7", tmp_path / "run", ["mse", "aw"])
+    results = ablation.run(config, "awing_7", tmp_path / "run", ["mse", "aw"], seeds=[0, 3])
     assert [results[row]["paper"] for row in ("mse", "aw")] == [5.39, 4.65]
     summary = json.loads((tmp_path / "run" / "table.json").read_text())
-    assert summary["rows"]["aw"]["measured"] == summary["rows"]["aw"]["report"]["nme"] > 0
+    seeds = summary["rows"]["aw"]["seeds"]
+    assert summary["rows"]["aw"]["measured"] == (seeds["0"]["nme"] + seeds["3"]["nme"]) / 2 > 0
+    assert seeds["0"]["nme"] != seeds["3"]["nme"] and len(seeds["0"]["of_each_face"]) == 3
+    np.testing.assert_allclose(np.mean(seeds["0"]["of_each_face"]), seeds["0"]["nme"], atol=1e-3)
+    mean, low, high = summary["rows"]["aw"]["difference"]
+    assert low <= mean <= high and summary["rows"]["mse"]["difference"] is None
+    np.testing.assert_allclose(mean, results["aw"]["measured"] - results["mse"]["measured"], atol=1e-3)
     written = (tmp_path / "run" / "table.md").read_text()
     assert "| AW | 4.65 | -13.7% |" in written and "300w:heldout" in written and "crop gt" in written
     assert written in capsys.readouterr().out
     for row, loss in (("mse", "mse"), ("aw", "adaptive_wing")):
-        saved = json.loads((tmp_path / "run" / row / "config.json").read_text())
+        saved = json.loads((tmp_path / "run" / row / "seed0" / "config.json").read_text())
         assert saved["loss"]["name"] == loss and saved["seed"] == 0 and not saved["model"]["boundary"]
-    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*/checkpoints/*")}
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*/*/checkpoints/*")}
+    assert len(stamps) == 4
     again = ablation.run(config, "awing_7", tmp_path / "run", ["aw"])
     assert again == results and stamps == {path: path.stat().st_mtime_ns for path in stamps}
 
@@ -72,7 +80,7 @@ def test_a_row_of_table_7_is_what_its_name_says(row):
 
 
 def test_every_row_and_config_builds():
-    bases = {"awing": awing_wflw, "reinit": reinit_300w, "tddfa": tddfa_rendered}
+    bases = {"ldeq": ldeq_faces68, "awing": awing_wflw, "reinit": reinit_300w, "tddfa": tddfa_rendered}
     for table, rows in TABLES.items():
         base = awing_lsp if table == "awing_8" else bases[table.partition("_")[0]]
         for row in rows.rows:
@@ -95,7 +103,7 @@ def test_a_row_begun_with_another_config_is_not_taken_for_this_one(tmp_path):
     config = awing_faces68.get_config("smoke")
     row = config.copy_and_resolve_references()
     apply_row("aw", TABLES["awing_7"].rows["aw"], row)
-    config_file.write_config(tmp_path / "aw", row)
+    config_file.write_config(tmp_path / "aw" / "seed1", row)
     config.data.root, config.eval.limit = "elsewhere", 3
     config.optim.learning_rate, config.heatmap.sigma = 1e-4, 2.0
     with pytest.raises(ValueError, match=r"begun with another heatmap\.sigma, optim\.learning_rate; choose"):
@@ -104,13 +112,14 @@ def test_a_row_begun_with_another_config_is_not_taken_for_this_one(tmp_path):
 
 def test_a_diverged_row_leaves_the_rest_of_the_table(tmp_path, monkeypatch):
     def train(config, workdir):
-        if workdir.name == "mse":
+        if workdir.parent.name == "mse":
             raise NonFiniteError("Step 3: the loss is nan.")
 
     report = tmp_path / "report.json"
     report.write_text(
         json.dumps(dict(nme=4.5, data="d", split="test", count=3, crop="gt", normalizer="box", image_size=9, step=2))
     )
+    report.with_suffix(".csv").write_text("face,nme\n0,4\n1,5\n")
     monkeypatch.setattr(ablation, "train", train)
     monkeypatch.setattr(ablation, "evaluate_workdir", lambda config, workdir: [report])
     config = awing_faces68.get_config("smoke")
@@ -118,13 +127,13 @@ def test_a_diverged_row_leaves_the_rest_of_the_table(tmp_path, monkeypatch):
     results = ablation.run(config, "awing_7", tmp_path, ["mse"])  # the row of before stays
     assert list(results) == ["mse", "aw"] and results["mse"]["measured"] is None
     table = (tmp_path / "table.md").read_text()
-    assert "| MSE | 5.39 | +0.0% | – | – |" in table and "| AW | 4.65 | -13.7% | 4.50 | – |" in table
+    assert "| MSE | 5.39 | +0.0% | – | – | – | – |" in table and "| AW | 4.65 | -13.7% | 4.50 | – | – | 4.50 |" in table
 
 
 def test_an_unknown_row_table_or_field(tmp_path):
     with pytest.raises(ValueError, match=r"choose one of smoke, omega10_epsilon0\.5"):
         awing_wflw.get_config("aw_vm")
-    with pytest.raises(ValueError, match="There is no table 'awing_9'; choose one of awing_5"):
+    with pytest.raises(ValueError, match="There is no table 'awing_9'; choose one of ldeq_gradient, awing_5"):
         ablation.run(awing_wflw.get_config(), "awing_9", tmp_path)
     with pytest.raises(ValueError, match="choose one of smoke, small, mse, aw"):
         awing_lsp.get_config("l1")

@@ -176,3 +176,25 @@ def test_adaptive_wing_is_fused(weighted, maps):
     shape = jax.ShapeDtypeStruct((2, 64, 64, 68), jnp.float32)
     memory = jax.jit(jax.value_and_grad(loss)).lower(shape, shape).compile().memory_analysis()
     assert memory.temp_size_in_bytes <= (maps + 0.01) * 4 * 2 * 64 * 64 * 68
+
+
+def test_paired_difference_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for trial in range(100):
+        faces, trainings = rng.normal(5, 2, (1, 60)), rng.normal(0, 0.3, (2, 8, 1))
+        a, b = (faces + of + rng.normal(0, 0.5, (8, 60)) for of in trainings)
+        mean, low, high = metrics.paired_difference(a + 0.4, b, draws=300, seed=trial)
+        assert low < mean < high and np.isclose(mean, (a + 0.4 - b).mean())
+        covered += low < 0.4 < high
+    assert 86 <= covered <= 99
+    # Pairs remove what faces have in common: the interval is far narrower than the spread of the faces.
+    mean, low, high = metrics.paired_difference(faces + 0.1, faces)
+    assert mean == pytest.approx(0.1) and high - low < 1e-9
+
+
+def test_paired_difference_leaves_out_what_is_not_measured():
+    with pytest.raises(ValueError, match="No sample has a finite value"):
+        metrics.paired_difference(np.full((2, 3), np.nan), np.ones((2, 3)))
+    mean, *_ = metrics.paired_difference(np.array([[1.0, np.nan, 3.0]]), np.array([[0.0, 0.0, 0.0]]))
+    assert mean == 2.0

@@ -1,45 +1,56 @@
-"""Trains the rows of a paper's table with one seed and one budget, and prints them beside the paper's numbers.
+"""Trains the rows of a paper's table with one budget and some seeds, and prints them beside the paper's numbers.
 
-    jaxlm ablation --config=awing_faces68 --table=awing_7 --workdir=runs/table7
+    jaxlm ablation --config=awing_faces68 --table=awing_7 --workdir=runs/table7 --seeds 0 1 2
 
-Every row is an ordinary workdir, `<workdir>/<row>`. A finished row is not trained again, and an interrupted one goes
-on, so rows may also be trained one by one (`--rows mse aw`). The table is written after every row.
+Every training is an ordinary workdir, `<workdir>/<row>/seed<n>`. A finished one is not trained again, and an
+interrupted one goes on, so rows may also be trained one by one (`--rows mse aw`). The table is written after every
+training. Differences from the first row have 95 % intervals of a paired bootstrap over seeds and faces.
 """
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jaxlm import systems
 from jaxlm.commands.evaluate import evaluate_workdir
 from jaxlm.commands.options import FromConfig, config_of_file
 from jaxlm.config import Config
+from jaxlm.evaluation.report import read_nme
+from jaxlm.metrics import paired_difference
 from jaxlm.support.errors import NonFiniteError
 from jaxlm.support.files import without_nan, write_atomically
 from jaxlm.support.program import split_commas
 from jaxlm.systems.awing import tables as awing
+from jaxlm.systems.ldeq import tables as ldeq
 from jaxlm.systems.reinit import tables as reinit
 from jaxlm.systems.tables import Table, apply_row
 from jaxlm.systems.tddfa import tables as tddfa
 from jaxlm.training import train
 from jaxlm.workdir.config_file import load_config
 
-TABLES: dict[str, Table] = {**awing.TABLES, **reinit.TABLES, **tddfa.TABLES}
+TABLES: dict[str, Table] = {**ldeq.TABLES, **awing.TABLES, **reinit.TABLES, **tddfa.TABLES}
 
 
-def run(config: Config, name: str, workdir: str | Path, rows: list[str] | None = None) -> dict[str, dict[str, Any]]:
+def run(
+    config: Config, name: str, workdir: str | Path, rows: list[str] | None = None, seeds: Sequence[int] = (0,)
+) -> dict[str, dict[str, Any]]:
     """Trains and evaluates rows of a table; writes `table.json` and `table.md` in `workdir`.
 
     Args:
-        config: what all rows share, but for the fields that a row changes.
+        config: what all rows share, but for the fields that a row changes, and the seed.
         name: key of `TABLES`.
         workdir: folder of the rows' workdirs.
         rows: some of the table's; all where it is None.
+        seeds: of the trainings of each row.
 
     Returns:
-        Row -> {label, paper, measured, and the whole report of the first evaluated set}, with the rows that the workdir
-        held before. A row whose training diverged has None for what was measured.
+        Row -> {label, paper, measured, difference and seeds}, with the trainings that the workdir held before. "seeds"
+        has the report of the first evaluated set for each seed, {} where the training diverged; "measured" is the mean
+        over them, and "difference" that from the table's first row with its interval.
 
     Raises:
         ValueError: for a table or row that does not exist or does not fit the config, or a row that was begun with
@@ -56,25 +67,53 @@ def run(config: Config, name: str, workdir: str | Path, rows: list[str] | None =
     for row in table.rows:  # those of before stand in the same table
         variants[row] = config.copy_and_resolve_references()
         apply_row(row, table.rows[row], variants[row])
-        _check_begun(folder / row, variants[row])
-    results = _earlier(folder / "table.json", table)
-    for number, row in enumerate(chosen, start=1):
-        variant = variants[row]
-        print(f"\n{table.rows[row].label} ({row}), {number} of {len(chosen)}")
+        for before in folder.glob(f"{row}/seed*"):
+            _check_begun(before, variants[row])
+    reports, results = _earlier(folder / "table.json", table), {}
+    trainings = [(seed, row) for seed in seeds for row in chosen]
+    for number, (seed, row) in enumerate(trainings, start=1):
+        variant, place = variants[row], folder / row / f"seed{seed}"
+        variant.seed = int(seed)
+        print(f"\n{table.rows[row].label} ({row}), seed {seed}, {number} of {len(trainings)}")
         report: dict[str, Any] = {}
         try:
-            train(variant, folder / row)
-            report = json.loads(evaluate_workdir(variant, folder / row)[0].read_text())
+            train(variant, place)
+            path = evaluate_workdir(variant, place)[0]
+            report = {**json.loads(path.read_text()), "of_each_face": read_nme(path).round(4).tolist()}
         except NonFiniteError as error:
             print(f"{row} diverged: {error}")
-        labels = {"label": table.rows[row].label, "paper": table.rows[row].paper}
-        results[row] = {**labels, "measured": report.get(table.metric), "report": report}
-        results = {row: results[row] for row in table.rows if row in results}
+        reports.setdefault(row, {})[str(seed)] = report
+        results = summarize(table, reports)
         summary = {"title": table.title, "metric": table.metric, "rows": results}
-        write_atomically(folder / "table.json", json.dumps(without_nan(summary), indent=2) + "\n")
+        write_atomically(folder / "table.json", json.dumps(without_nan(summary), indent=1) + "\n")
         write_atomically(folder / "table.md", markdown(table, results) + "\n")
     print(f"\n{markdown(table, results)}\n\nwritten: {folder}/table.md, table.json")
     return results
+
+
+def summarize(table: Table, reports: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Rows of `run` from the reports of each row and seed, in the table's order."""
+    results = {}
+    rows = [row for row in table.rows if row in reports]
+    for row in rows:
+        of_seeds = [report[table.metric] for report in reports[row].values() if report]
+        results[row] = {
+            "label": table.rows[row].label,
+            "paper": table.rows[row].paper,
+            "measured": sum(of_seeds) / len(of_seeds) if of_seeds else None,
+            "difference": _difference(reports[row], reports[rows[0]]) if table.metric == "nme" else None,
+            "seeds": reports[row],
+        }
+    return results
+
+
+def _difference(row: dict[str, dict[str, Any]], first: dict[str, dict[str, Any]]) -> list[float] | None:
+    """Mean difference of the NME over the seeds that both rows have, and its interval."""
+    both = [seed for seed in row if row[seed] and first.get(seed)]
+    if not both or row is first:
+        return None
+    values, reference = ([of[seed]["of_each_face"] for seed in both] for of in (row, first))
+    return list(paired_difference(np.array(values, float), np.array(reference, float)))
 
 
 def check_free(field: str, name: str) -> None:
@@ -90,6 +129,7 @@ def _check_begun(workdir: Path, config: Config) -> None:
         return
     saved, ours = (_flat(c.to_dict()) for c in (load_config(workdir), systems.completed(config)))
     ignored = (
+        "seed",
         "data.root",
         "data.cache",
         "data.threads",
@@ -113,35 +153,46 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _earlier(path: Path, table: Table) -> dict[str, dict[str, Any]]:
-    """Rows of this table that an earlier call wrote."""
+def _earlier(path: Path, table: Table) -> dict[str, dict[str, dict[str, Any]]]:
+    """Row -> seed -> report of the trainings of this table that an earlier call wrote."""
     try:
         content = json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
-    return content["rows"] if content["title"] == table.title else {}
+    rows = content["rows"] if content["title"] == table.title else {}
+    return {row: dict(result["seeds"]) for row, result in rows.items() if row in table.rows and "seeds" in result}
 
 
 def markdown(table: Table, results: dict[str, dict[str, Any]]) -> str:
-    """Rows with the paper's number, ours, and both relative to the first row."""
+    """Rows with the paper's number and ours, both relative to the first row, and the interval of our difference."""
     first = next(iter(results.values()))
-    report = next((result["report"] for result in results.values() if result["report"]), {})
+    reports = [report for result in results.values() for report in result["seeds"].values() if report]
     measured = "nothing, every row diverged"
-    if report:
+    if reports:
         measured = (
-            f"{report['data']}:{report['split']}, {report['count']} samples, crop {report['crop']}, normalizer "
-            f"{report['normalizer']}, {report['image_size']} pixels, step {report['step']}"
+            f"{reports[0]['data']}:{reports[0]['split']}, {reports[0]['count']} samples, crop {reports[0]['crop']}, "
+            f"normalizer {reports[0]['normalizer']}, {reports[0]['image_size']} pixels, step {reports[0]['step']}"
         )
     lines = [
         f"{table.title}. Measured: {measured}.",
         "",
-        f"| | {table.metric}, paper (%) | relative | {table.metric}, measured (%) | relative |",
-        "|---|---|---|---|---|",
+        f"| | {table.metric}, paper (%) | relative | {table.metric}, measured (%) | relative | difference | seeds |",
+        "|---|---|---|---|---|---|---|",
     ]
     for result in results.values():
         columns = [_beside(result[key], first[key]) for key in ("paper", "measured")]
+        values = [report[table.metric] for report in result["seeds"].values() if report]
+        columns.append(_interval(result["difference"]))
+        columns.append(" ".join(f"{value:.2f}" for value in values) or "–")
         lines.append(f"| {result['label']} | {' | '.join(columns)} |")
     return "\n".join(lines)
+
+
+def _interval(difference: list[float] | None) -> str:
+    if difference is None:
+        return "–"
+    mean, low, high = difference
+    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def _beside(value: float | None, first: float | None) -> str:
@@ -153,11 +204,13 @@ def _beside(value: float | None, first: float | None) -> str:
 @dataclasses.dataclass(frozen=True)
 class Options:
     table: str
-    """A key of jaxlm.commands.ablation.TABLES: awing_5 to awing_8, reinit_1, _5, _6, _loss, tddfa_3, tddfa_4."""
+    """A key of jaxlm.commands.ablation.TABLES: ldeq_gradient, awing_5 to _8, reinit_1, _5, _6, _loss, tddfa_3, _4."""
     workdir: str
     """Folder of the rows' workdirs."""
     rows: tuple[str, ...] = ()
     """Some rows of the table; all without it."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the trainings of each row."""
     config: FromConfig = None
     overrides: FromConfig = ()
 
@@ -169,4 +222,4 @@ def main(options: Options) -> dict[str, dict[str, Any]]:
     """Trains the rows and returns them, see `run`."""
     for field in options.overrides:
         check_free(field, options.table)
-    return run(options.config, options.table, options.workdir, split_commas(options.rows) or None)
+    return run(options.config, options.table, options.workdir, split_commas(options.rows) or None, options.seeds)

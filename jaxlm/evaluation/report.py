@@ -43,8 +43,14 @@ def table(result: Result, config: Config, title: str) -> str:
 
 
 def write_report(folder: Path, name: str, result: Result, source: FaceSource, config: Config, step: int) -> Path:
-    """Writes `<name>.json`, `<name>_ced.png` and `<name>_faces.png` (best, median, worst); returns the JSON's path."""
+    """Writes `<name>.json`, `<name>.csv` (each face), `<name>_ced.png` and `<name>_faces.png` (best, median, worst).
+
+    Returns:
+        Path of the JSON.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    lines = [f"{index},{100 * value:.6f}" for index, value in enumerate(result.nme)]
+    write_atomically(folder / f"{name}.csv", "\n".join(["face,nme", *lines]) + "\n")
     drawing.plot_ced(
         folder / f"{name}_ced.png",
         {subset: result.nme[member] for subset, member in result.subsets.items()},
@@ -69,6 +75,11 @@ def write_report(folder: Path, name: str, result: Result, source: FaceSource, co
     path = folder / f"{name}.json"
     write_atomically(path, json.dumps(files.without_nan(report), indent=2) + "\n")
     return path
+
+
+def read_nme(report: Path) -> np.ndarray:
+    """NME (N,) in percent of each face of a set, in its order, from the CSV beside a report of `write_report`."""
+    return np.loadtxt(report.with_suffix(".csv"), delimiter=",", skiprows=1, usecols=1, ndmin=1)
 
 
 def faces_sheet(result: Result, source: FaceSource, config: Config, count: int = 6) -> np.ndarray:
