@@ -119,6 +119,7 @@ class Video(Block):
 
     crop: str = "ldeq_video"  # crop protocol
     min_iou: float = 0.4  # of successive boxes; less is another face
+    max_change: float = 0.45  # of successive crops, 1 − their correlation; more is a scene cut
     batch_size: int = 8  # videos at a time
     chunk: int = 32  # frames in memory at a time
     clips: int = 2  # of each set, written as MP4

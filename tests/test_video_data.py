@@ -10,7 +10,9 @@ from jaxlm.data.sets.three_hundred_w import ThreeHundredVW
 from jaxlm.data.sets.wflw import WflwV
 from jaxlm.data.video_batches import Video, crop_chunks, video_of
 from jaxlm.data.video_builder import VideoSample, check_video
+from jaxlm.data.video_files import VideoFile, VideoWriter
 from jaxlm.support.errors import BadSample
+from jaxlm.support.pictures import picture_change
 
 
 def test_wflwv_splits_lists_and_schemes(tmp_path, capsys):
@@ -124,6 +126,26 @@ def test_crops_come_in_pieces_and_say_where_to_restart(tmp_path):
     np.testing.assert_array_equal(np.flatnonzero(whole["restart"][0]), [0, 3, 5])
     center = geometry.apply_affine(whole["transform"][0, 1], boxes[1].reshape(2, 2)).mean(axis=0)
     np.testing.assert_allclose(center, [7.5, 7.5])
+
+
+def test_a_cut_restarts_and_an_occluder_does_not(tmp_path):
+    rng = np.random.default_rng(0)
+    scenes = [cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (64, 48)) for _ in range(2)]
+    hidden = scenes[0].copy()
+    hidden[:, 48:] = 60
+    assert picture_change(scenes[0], scenes[0]) < 1e-9 and picture_change(scenes[0], scenes[1]) > 0.6
+    assert picture_change(scenes[0], hidden) < 0.45
+    assert picture_change(np.full((8, 8, 3), 10, np.uint8), np.full((8, 8, 3), 90, np.uint8)) == 0.0
+    with VideoWriter(tmp_path / "a.mp4", 25.0) as writer:
+        for picture in (scenes[0], hidden, scenes[0], scenes[1], scenes[1]):
+            writer.write(picture)
+    boxes = np.tile([4.0, 4, 60, 44], (5, 1))
+    video = Video(VideoFile(tmp_path / "a.mp4"), boxes, np.zeros((5, 1, 2)), np.zeros((5, 1), bool))
+    options = dict(crop="box", size=32, min_iou=0.4, max_change=0.45)
+    for chunk in (5, 3):
+        pieces = list(crop_chunks([video], chunk=chunk, **options))
+        restart = np.concatenate([piece["restart"][0] for piece in pieces])[:5]
+        np.testing.assert_array_equal(np.flatnonzero(restart), [0, 3])
 
 
 def test_a_video_shorter_than_its_boxes_is_named(tmp_path):

@@ -10,7 +10,7 @@ from jaxlm import geometry
 from jaxlm.data import crops
 from jaxlm.data.video_files import VideoFile
 from jaxlm.support.errors import BadSample
-from jaxlm.support.pictures import warp
+from jaxlm.support.pictures import picture_change, warp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,14 @@ def video_of(record: dict[str, Any]) -> Video:
 
 
 def crop_chunks(
-    videos: Sequence[Video], *, crop: str, size: int, chunk: int, min_iou: float, batch_size: int | None = None
+    videos: Sequence[Video],
+    *,
+    crop: str,
+    size: int,
+    chunk: int,
+    min_iou: float,
+    max_change: float = float("inf"),
+    batch_size: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Crops of a batch of videos, `chunk` frames of every video at a time; crops after a video's end are zero.
 
@@ -51,6 +58,8 @@ def crop_chunks(
         chunk: number of frames at a time; the last chunk is padded.
         min_iou: a frame restarts the video if the intersection over union of its box with the previous frame's box is
             smaller.
+        max_change: a frame restarts the video, too, if its crop differs by more from the previous frame's, see
+            `jaxlm.support.pictures.picture_change`.
         batch_size: B, to which the batch is padded with empty videos; None for the number of videos.
 
     Yields:
@@ -62,6 +71,7 @@ def crop_chunks(
     """
     batch_size = len(videos) if batch_size is None else batch_size
     decoders = [iter(video.file) for video in videos]
+    last: list[np.ndarray | None] = [None] * len(videos)  # the previous frame's crop
     identity = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     for first in range(0, max(map(len, videos), default=0), chunk):
         image = np.zeros((batch_size, chunk, size, size, 3), np.uint8)
@@ -77,6 +87,7 @@ def crop_chunks(
                     )
                 box = video.boxes[time]
                 if not np.isfinite(box).all():
+                    last[i] = None
                     continue
                 square = crops.crop_box(crop, box=box, points=video.landmarks[time][video.mask[time]])
                 at = i, time - first
@@ -84,5 +95,7 @@ def crop_chunks(
                 image[at] = warp(frame, transform[at], size)
                 before = video.boxes[time - 1] if time else np.full(4, np.nan)
                 # The IoU is NaN if the previous frame has no box; this restarts as well.
-                restart[at] = not geometry.box_iou(before, box) >= min_iou
+                previous, last[i] = last[i], image[at]
+                cut = previous is not None and picture_change(previous, image[at]) > max_change
+                restart[at] = cut or not geometry.box_iou(before, box) >= min_iou
         yield {"image": image, "transform": transform, "exists": exists, "restart": restart}

@@ -107,6 +107,7 @@ class Follower:
             size=self.config.image_size,
             chunk=settings.chunk,
             min_iou=settings.min_iou,
+            max_change=settings.get("max_change", float("inf")),
             batch_size=self._batch_size,
         )
         past: dict[str, Any] = {}

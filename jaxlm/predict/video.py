@@ -14,7 +14,7 @@ from jaxlm.predict import face_boxes
 from jaxlm.predict.follower import Follower, Track, no_past
 from jaxlm.predict.predictor import Face, Predictor
 from jaxlm.schemes import get_scheme
-from jaxlm.support.pictures import warp
+from jaxlm.support.pictures import picture_change, warp
 
 
 class VideoPrediction(NamedTuple):
@@ -98,8 +98,11 @@ class LiveTracker:
         self._model, self._detect = predictor.model, predictor.detect
         self._landmarker = face_boxes.make_landmarker(self._model)
         self._box: np.ndarray | None = None
+        self._crop: np.ndarray | None = None
         self._track, self._past = None, None
-        if self._model.variables is not None and "video" in self._model.config:
+        video = self._model.config.get("video", {})
+        self._max_change = video.get("max_change", float("inf"))
+        if self._model.variables is not None and video:
             method = systems.build(self._model.config).track
             self._track = None if method is None else jax.jit(functools.partial(method, "rwr"))
 
@@ -129,6 +132,8 @@ class LiveTracker:
         square = crops.crop_box(face_boxes.video_crop(config), box=box)
         transform = geometry.box_to_crop(square, config.image_size)
         crop = warp(frame, transform, config.image_size)
+        cut = self._crop is not None and picture_change(self._crop, crop) > self._max_change
+        fresh, self._crop = fresh or cut, crop
         if self._track is None:
             prediction: Any = jax.tree.map(lambda leaf: np.asarray(leaf)[0], self._model.predict(crop[None])[:2])
         else:

@@ -53,3 +53,19 @@ def write_image(path: Path, image: np.ndarray) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def picture_change(before: np.ndarray, after: np.ndarray, side: int = 16) -> float:
+    """1 − correlation of two pictures of one size at `side` × `side` pixels: 0 for the same, about 1 at a scene cut.
+
+    An object that passes in front of a face changes a part of the picture, a cut all of it.
+    """
+    small = [
+        cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA).astype(np.float64)
+        for picture in (before, after)
+    ]
+    a, b = (values - values.mean(axis=(0, 1)) for values in small)
+    lengths = np.linalg.norm(a), np.linalg.norm(b)
+    if max(lengths) < side:  # two pictures of one colour each, up to their noise
+        return 0.0
+    return 1.0 - float(np.vdot(a, b)) / max(lengths[0] * lengths[1], 1e-9)

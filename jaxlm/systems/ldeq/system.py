@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,8 @@ SOLVERS = {
     "broyden": solvers.broyden,
 }
 GMRES = functools.partial(solvers.gmres, tol=1e-3, max_steps=30, memory=10)
+# Tolerance that samples can be sure to reach with the cell in bfloat16 (`benchmarks/equilibria.py`).
+BFLOAT16_RESIDUAL = 8e-3
 UNCONVERGED = ("keep", "phantom", "gmres", "stop")
 
 
@@ -39,6 +42,13 @@ def build(config: Config) -> System:
         raise ValueError(f"unconverged is {config.unconverged!r}; choose one of {', '.join(UNCONVERGED)}.")
     if config.model.untied and not config.model.explicit:
         raise ValueError("model.untied goes with model.explicit: a fixed point has one cell.")
+    for name, settings in (("solver", config.solver), ("adjoint", config.adjoint)):
+        if config.model.dtype == "bfloat16" and settings.relative and 0 < settings.tol < BFLOAT16_RESIDUAL:
+            warnings.warn(
+                f"{name}.tol = {settings.tol:g} is near the residual of 5e-3 that the rounding of bfloat16 leaves: "
+                f"many samples will not converge. Take {name}.tol={BFLOAT16_RESIDUAL:g} or model.dtype=float32.",
+                stacklevel=2,
+            )
     system = LdeqSystem(
         config,
         model=make_model(config),
