@@ -27,7 +27,6 @@ from jaxlm.data import batches, sources, video_batches
 from jaxlm.schemes import get_scheme, normalizer
 from jaxlm.support.files import write_atomically
 from jaxlm.support.program import one_sentence, quiet_logs
-from jaxlm.systems.ldeq.network import to_landmarks
 from jaxlm.systems.ldeq.system import SOLVERS, make_model
 from jaxlm.workdir import config_file
 from jaxlm.workdir.restore import restore_variables
@@ -190,7 +189,7 @@ def starts(config: Any, variables: Any, faces) -> dict[str, Any]:
         injection, _ = model.inject(variables, images.astype(jnp.float32))
         args = (variables["params"]["cell"], injection)
         z, found = solvers.anderson(lambda z: model.cell(z, args), z0, tol=1e-3, max_steps=3 * STEPS.value, image=True)
-        return z, to_landmarks(z), found.converged
+        return z, model.to_landmarks(z), found.converged
 
     count = len(faces["image"])
     zero = np.zeros((count, *model.initial_heatmaps(faces["image"][:1]).shape[1:]), np.float32)

@@ -5,6 +5,8 @@ FR10 2.48 %, AUC10 0.624 on the full test set under the crop `hih`. For one GPU 
 
     jaxlm train --config=ldeq_wflw --workdir=runs/ldeq_wflw --config.data.root=/data/WFLW
     jaxlm eval --workdir=runs/ldeq_wflw
+
+Variants: `:smoke` (CPU seconds), and `:released`, what the released weights take (`jaxlm convert ldeq`).
 """
 
 from typing import Any
@@ -20,4 +22,9 @@ def get_config(variant: str = "") -> Any:
     set_sources(config, wflw=source("wflw"))
     config.train.num_steps = 14060  # 60 epochs of 7500 faces
     config.eval.sets = ("wflw:test",)
-    return apply_variant(config, variant, {"smoke": shrink_to_smoke})
+    return apply_variant(config, variant, {"smoke": shrink_to_smoke, "released": released})
+
+
+def released(config: Any) -> None:
+    config.model.update(released=True, dtype="float32")
+    config.solver.update(max_steps=12, tol=5e-3)  # the released solver takes 12 evaluations for "10 steps"

@@ -1,7 +1,9 @@
+import argparse
 import io
 import json
 import pickle
 import shutil
+from typing import Any
 
 import cv2
 import jax
@@ -21,7 +23,7 @@ from jaxlm.networks.mobilenet import SMALL
 from jaxlm.training import train
 from jaxlm.workdir import config_file, restore
 
-torch: object = pytest.importorskip("torch")
+torch: Any = pytest.importorskip("torch")
 
 FILES = ("98_points_global_reinit.pth.tar", "98_points_global_regress.pth.tar", "98_points_local_reinit.pth.tar")
 
@@ -236,3 +238,129 @@ def test_the_released_weights_on_the_five_samples(real_data, tmp_path):
     )
     report = json.loads(written[0].read_text())
     assert report["count"] == 5 and abs(report["nme"] - 5.18) < 0.05 and report["crop"] == "dpr"
+
+
+class ReleasedLdeq(torch.nn.Module):
+    """The layers of the authors' LDEQ under their names, of any width, with plain iteration."""
+
+    def __init__(self, landmarks, channels, width, growth):
+        super().__init__()
+        w = [width + i * growth for i in range(5)]
+        self.tail = torch.nn.Sequential(
+            ReleasedBlock(3, channels // 4, 7, 2, torch.nn.BatchNorm2d(channels // 4)),
+            ReleasedBlock(channels // 4, channels // 2, 3, 1, torch.nn.BatchNorm2d(channels // 2)),
+            torch.nn.MaxPool2d(2),
+            ReleasedBlock(channels // 2, channels, 3, 1, torch.nn.BatchNorm2d(channels)),
+        )
+
+        def block(inputs, outputs, kernel):
+            return ReleasedBlock(inputs, outputs, kernel, 1, torch.nn.GroupNorm(8, outputs))
+
+        hourglass = {f"same{i + 1}": block(w[i], w[i], 3) for i in range(4)}
+        hourglass |= {f"upchan{i + 1}": block(w[i], w[i + 1], 3) for i in range(4)}
+        hourglass["bottlneck"] = block(w[4], w[4], 3)
+        for number, i in enumerate((3, 2, 1, 0)):
+            hourglass[f"downchan{2 * number + 1}"] = block(w[i + 1], w[i], 3)
+            hourglass[f"downchan{2 * number + 2}"] = block(2 * w[i], w[i], 1)
+            hourglass[f"same{number + 5}"] = block(w[i], w[i], 5)
+        head = torch.nn.ModuleDict({"conv": torch.nn.Conv2d(width, landmarks, 1)})
+        cell = {
+            "tail": block(landmarks + channels, width, 1),
+            "hourglass": torch.nn.ModuleDict(hourglass),
+            "head": head,
+        }
+        self.deq_layer = torch.nn.ModuleDict({"cell": torch.nn.ModuleDict(cell)})
+
+    def cell(self, z, injection, beta):
+        parts = self.deq_layer["cell"]
+        h, skips = parts["hourglass"], []
+        x = parts["tail"](torch.cat([z, injection], dim=1))
+        for i in range(4):
+            skips.append(h[f"same{i + 1}"](x))
+            x = h[f"upchan{i + 1}"](torch.nn.functional.avg_pool2d(skips[-1], 2))
+        x = h["bottlneck"](x)
+        for number, skip in enumerate(reversed(skips)):
+            x = torch.nn.functional.interpolate(h[f"downchan{2 * number + 1}"](x), scale_factor=2)
+            x = h[f"downchan{2 * number + 2}"](torch.cat([skip, x], dim=1))
+            x = h[f"same{number + 5}"](x) + x
+        logits = parts["head"]["conv"](x)
+        return torch.exp(beta * (logits - logits.amax(dim=(2, 3), keepdim=True)))
+
+    def forward(self, images, landmarks, beta, steps):
+        injection = self.tail(images)
+        z = torch.zeros(len(images), landmarks, *injection.shape[2:])
+        for _ in range(steps):
+            z = self.cell(z, injection, beta)
+        weights = z / (1e-4 + z.sum(dim=(2, 3), keepdim=True))
+        columns, rows = (torch.arange(side, dtype=torch.float32) for side in (z.shape[3], z.shape[2]))
+        x, y = (weights * columns).sum(dim=(2, 3)), (weights * rows[:, None]).sum(dim=(2, 3))
+        return torch.stack([x / z.shape[3], y / z.shape[2]], dim=2), z
+
+
+class ReleasedBlock(torch.nn.Module):
+    def __init__(self, inputs, outputs, kernel, stride, norm):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2)
+        self.norm = norm
+
+    def forward(self, x):
+        return self.norm(torch.nn.functional.leaky_relu(self.conv(x), 0.01))
+
+
+@pytest.fixture(scope="module")
+def released_ldeq(tmp_path_factory):
+    """A network of the released layout with random weights, and the folder of its file."""
+    torch.manual_seed(0)
+    network = ReleasedLdeq(98, channels=96, width=96, growth=16).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.3, 0.3)
+            module.running_var.uniform_(0.5, 2.0)
+        if isinstance(module, torch.nn.GroupNorm | torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.bias, -0.3, 0.3)
+    with torch.no_grad():  # an untrained cell need not contract, and rounding would grow at every step
+        network.deq_layer["cell"]["head"]["conv"].weight.mul_(0.05)
+    folder = tmp_path_factory.mktemp("ldeq")
+    settings = argparse.Namespace(cell_softargmax_beta=0.4, solver="anderson")
+    torch.save({"args": settings, "state_dict": network.state_dict()}, folder / "final.pth.tar")
+    return network, folder
+
+
+def test_a_released_ldeq_gives_the_same_landmarks(released_ldeq, tmp_path):
+    network, folder = released_ldeq
+    config = load_config_file("ldeq_wflw:released")
+    config.image_size = 64
+    config = releases.convert("ldeq", folder, tmp_path / "run", config)
+    assert config.model.preset == "small" and config.model.temperature == 2.5 and config.solver.max_steps == 12
+    config.solver.update(name="fixed_point_iteration", tol=0.0, max_steps=12)
+    config.eval.flip_average = False
+    variables, _ = restore.restore_variables(config, tmp_path / "run")
+    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
+    found = jax.jit(systems.build(config).predict)(variables, images)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    inputs = torch.tensor(((images / 255 - mean) / std).transpose(0, 3, 1, 2), dtype=torch.float32)
+    with torch.no_grad():
+        landmarks, heatmaps = network(inputs, 98, 0.4, 12)
+    np.testing.assert_allclose(found.aux["heatmaps"], heatmaps.numpy().transpose(0, 2, 3, 1), atol=2e-4)
+    np.testing.assert_allclose(found.landmarks, 64 * landmarks.numpy(), atol=0.01)
+
+
+def test_weights_of_another_ldeq_are_named(released_ldeq, tmp_path):
+    network, folder = released_ldeq
+    with pytest.raises(ValueError, match="has 98 landmarks where the config has 68"):
+        config = load_config_file("ldeq_wflw:released")
+        config.scheme = "faces68"
+        releases.convert("ldeq", folder, tmp_path / "a", config)
+    other = ReleasedLdeq(98, channels=32, width=32, growth=8)
+    (tmp_path / "other").mkdir()
+    torch.save(other.state_dict(), tmp_path / "other" / "x.pth")
+    with pytest.raises(ValueError, match=r"which no preset has \(small"):
+        releases.convert("ldeq", tmp_path / "other", tmp_path / "b")
+    with pytest.raises(ValueError, match=r"must hold one file of weights \(\*.pth.tar\), and holds 0"):
+        releases.convert("ldeq", tmp_path, tmp_path / "c")
+    state = network.state_dict()
+    state["deq_layer.cell.more"] = torch.zeros(1)
+    torch.save(state, tmp_path / "other" / "x.pth")
+    with pytest.raises(ValueError, match=r"has 1 tensors that the network does not: deq_layer\.cell\.more"):
+        releases.convert("ldeq", tmp_path / "other", tmp_path / "d")

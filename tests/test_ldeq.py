@@ -10,7 +10,7 @@ import pytest
 from jaxlm.implicit import equilibrium
 from jaxlm.networks.blocks import average_pool, count_parameters, upsample_nearest
 from jaxlm.solvers import anderson, fixed_point_iteration
-from jaxlm.systems.ldeq.network import LDEQ, PRESETS, SplitConv, normalize_heatmaps, to_landmarks
+from jaxlm.systems.ldeq.network import LDEQ, PRESETS, SplitConv, normalize_heatmaps
 
 SOLVER = partial(anderson, tol=1e-3, max_steps=6)
 
@@ -84,7 +84,8 @@ def test_temperature_sharpens():
 
 def test_phi_returns_image_pixels():
     z = jnp.zeros((1, 16, 16, 1)).at[0, 3, 10, 0].set(1.0)
-    np.testing.assert_allclose(to_landmarks(z)[0, 0], [10 * 4 + 1.5, 3 * 4 + 1.5])
+    np.testing.assert_allclose(small().to_landmarks(z)[0, 0], [10 * 4 + 1.5, 3 * 4 + 1.5])
+    np.testing.assert_allclose(small(released=True).to_landmarks(z)[0, 0], [10 * 4, 3 * 4])
 
 
 def test_the_equilibrium_is_one_and_a_warm_start_keeps_it():

@@ -5,8 +5,8 @@
     jaxlm convert tddfa_v2 tddfa_v2/ --workdir=runs/mb05
     jaxlm eval --workdir=runs/mb05 --data=aflw2000 --root=AFLW2000
 
-`dpr` is the GSRω of Shao et al., TPAMI 2021, for WFLW (see `jaxlm.convert.dpr`), `tddfa_v2` a MobileNet of Guo et al.,
-ECCV 2020 (see `jaxlm.convert.tddfa_v2`).
+`dpr` is the GSRω of Shao et al., TPAMI 2021, for WFLW (see `jaxlm.convert.dpr`), `ldeq` the LDEQ of Micaelli et al.,
+CVPR 2023 (see `jaxlm.convert.ldeq`), `tddfa_v2` a MobileNet of Guo et al., ECCV 2020 (see `jaxlm.convert.tddfa_v2`).
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from jaxlm.convert.released import convert
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    name: Positional[Literal["dpr", "tddfa_v2"]]
+    name: Positional[Literal["dpr", "ldeq", "tddfa_v2"]]
     """Which release."""
     files: Positional[str]
     """Folder of its files."""
@@ -32,6 +32,8 @@ def main(options: Options) -> Any:
     """Writes the workdir and returns its config."""
     workdir = Path(options.workdir).expanduser()
     config = convert(options.name, Path(options.files).expanduser(), workdir)
-    model = ", ".join(f"{name} {config.model[name]}" for name in ("backbone", "refine") if name in config.model)
+    model = ", ".join(
+        f"{name} {config.model[name]}" for name in ("preset", "backbone", "refine") if name in config.model
+    )
     print(f"written: {workdir} ({config.system}, {config.scheme}, {model})")
     return config

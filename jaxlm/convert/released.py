@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxlm.config import Config, load_config_file
 from jaxlm.convert.dpr import convert_dpr
+from jaxlm.convert.ldeq import convert_ldeq
 from jaxlm.convert.tddfa_v2 import convert_tddfa
 from jaxlm.systems import TrainState
 from jaxlm.workdir.checkpoints import Checkpoints
@@ -13,6 +14,7 @@ from jaxlm.workdir.config_file import checkpoint_exists, write_config
 
 CONVERTERS: dict[str, tuple[str, Callable[[Path, Any], tuple[Any, TrainState]]]] = {
     "dpr": ("reinit_wflw:released", convert_dpr),
+    "ldeq": ("ldeq_wflw:released", convert_ldeq),
     "tddfa_v2": ("tddfa_300wlp:released", convert_tddfa),
 }
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxlm.networks.convolution import conv_general_dilated
-from jaxlm.networks.normalization import LeakyGroupNorm
+from jaxlm.networks.normalization import EPSILON, LeakyGroupNorm
 
 Norm = Literal["batch", "group"]
 
@@ -23,6 +23,7 @@ class ConvBlock(nn.Module):
         norm: "batch" (running statistics, momentum 0.9) or "group".
         groups: groups of the group norm; divides `features`.
         dtype: type of the activations; parameters are float32, and statistics are computed in float32.
+        epsilon: of the group norm.
     """
 
     features: int
@@ -31,6 +32,7 @@ class ConvBlock(nn.Module):
     norm: Norm = "group"
     groups: int = 8
     dtype: Any = jnp.float32
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B h w features"]:
@@ -45,7 +47,7 @@ class ConvBlock(nn.Module):
             name="conv",
         )(x)
         if self.norm == "group":
-            return LeakyGroupNorm(self.groups, dtype=self.dtype, name="norm")(x)
+            return LeakyGroupNorm(self.groups, dtype=self.dtype, epsilon=self.epsilon, name="norm")(x)
         x = nn.leaky_relu(x, 0.01)
         return nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, name="norm")(x)
 

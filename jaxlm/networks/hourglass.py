@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxlm.networks.blocks import ConvBlock, average_pool, upsample_nearest
+from jaxlm.networks.normalization import EPSILON
 
 
 class Hourglass(nn.Module):
@@ -23,6 +24,7 @@ class Hourglass(nn.Module):
         depth: number of levels; the input's sides must be divisible by 2^depth.
         groups: number of groups of the group norms.
         dtype: type of the activations.
+        epsilon: of the group norms.
     """
 
     width: int
@@ -30,11 +32,12 @@ class Hourglass(nn.Module):
     depth: int = 4
     groups: int = 8
     dtype: Any = jnp.float32
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         def block(features, kernel, name):
-            return ConvBlock(features, kernel, groups=self.groups, dtype=self.dtype, name=name)
+            return ConvBlock(features, kernel, groups=self.groups, dtype=self.dtype, epsilon=self.epsilon, name=name)
 
         widths = [self.width + level * self.growth for level in range(self.depth + 1)]
         skips = []

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-_EPSILON = 1e-6
+EPSILON = 1e-6  # Flax's; PyTorch has 1e-5
 _MANY_PIXELS = 32 * 32
 
 
@@ -20,23 +20,30 @@ class LeakyGroupNorm(nn.Module):
         groups: number of groups; divides the number of channels.
         slope: of the activation below zero.
         dtype: type of the output; statistics are float32 at least.
+        epsilon: added to the variance.
     """
 
     groups: int
     slope: float = 0.01
     dtype: Any = jnp.float32
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        normed: Any = leaky_group_norm(x, scale, bias, self.groups, self.slope)
+        normed: Any = leaky_group_norm(x, scale, bias, self.groups, self.slope, self.epsilon)
         return normed.astype(self.dtype)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
 def leaky_group_norm(
-    x: Float[Array, "B H W C"], scale: Float[Array, " C"], bias: Float[Array, " C"], groups: int, slope: float
+    x: Float[Array, "B H W C"],
+    scale: Float[Array, " C"],
+    bias: Float[Array, " C"],
+    groups: int,
+    slope: float,
+    epsilon: float = EPSILON,
 ) -> Float[Array, "B H W C"]:
     """Group norm of LeakyReLU(x), scaled and shifted per channel (Wu & He, ECCV 2018).
 
@@ -44,14 +51,14 @@ def leaky_group_norm(
     backward pass has the activations alone, in the type of `x`, from which it computes both.
     """
     active = jnp.where(x >= 0, x, slope * x)
-    return _normalize(active, *_statistics(active, groups), scale, bias)
+    return _normalize(active, *_statistics(active, groups, epsilon), scale, bias)
 
 
 @leaky_group_norm.defjvp
-def _tangent(groups, slope, primals, tangents):
+def _tangent(groups, slope, epsilon, primals, tangents):
     (x, scale, bias), (x_dot, scale_dot, bias_dot) = primals, tangents
     active = jnp.where(x >= 0, x, slope * x)
-    mean, deviation = _statistics(active, groups)
+    mean, deviation = _statistics(active, groups, epsilon)
 
     # What a checkpoint computes from its arguments is not kept for the backward pass.
     @functools.partial(jax.checkpoint, prevent_cse=False)
@@ -77,12 +84,12 @@ def _row(values):
     return values.reshape(1, 1, 1, -1)
 
 
-def _statistics(active, groups):
+def _statistics(active, groups, epsilon):
     """Means and standard deviations (B, 1, 1, C) of each channel's group."""
     wide = active.astype(jnp.promote_types(active.dtype, jnp.float32))
     pixels = active.shape[1] * active.shape[2]
     mean, square = (_group_means(sums / pixels, groups) for sums in _sums_over_pixels(wide, wide * wide))
-    return mean, jnp.sqrt(jnp.maximum(square - mean * mean, 0.0) + _EPSILON)
+    return mean, jnp.sqrt(jnp.maximum(square - mean * mean, 0.0) + epsilon)
 
 
 def _sums_over_pixels(*values):

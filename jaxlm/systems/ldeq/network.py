@@ -19,7 +19,7 @@ from jaxlm.implicit import Solver, equilibrium
 from jaxlm.networks.blocks import ConvBlock, check_sides, imagenet_normalize, max_pool, normalize_heatmaps
 from jaxlm.networks.convolution import conv_general_dilated, same_convolution
 from jaxlm.networks.hourglass import Hourglass
-from jaxlm.networks.normalization import LeakyGroupNorm
+from jaxlm.networks.normalization import EPSILON, LeakyGroupNorm
 from jaxlm.solvers import FEW_STEPS, SolverStats
 
 STRIDE = 4  # image pixels per heatmap cell
@@ -31,6 +31,7 @@ PRESETS = {
     "slim": dict(channels=32, width=16, growth=8, depth=3),
     "small": dict(channels=96, width=96, growth=16, depth=4),
     "paper": dict(channels=264, width=264, growth=24, depth=4),
+    "paper_224": dict(channels=224, width=224, growth=24, depth=4),
 }
 
 
@@ -88,10 +89,11 @@ class Entry(nn.Module):
     states: int
     features: int
     dtype: Any = jnp.float32
+    epsilon: float = EPSILON
 
     def setup(self):
         self.conv = SplitConv(self.inputs, self.states, self.features, self.dtype)
-        self.norm = LeakyGroupNorm(groups=8, dtype=self.dtype)
+        self.norm = LeakyGroupNorm(groups=8, dtype=self.dtype, epsilon=self.epsilon)
 
     def inject(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h w features"]:
         """What the stem's features x add to every step."""
@@ -114,10 +116,11 @@ class Cell(nn.Module):
     depth: int
     temperature: float
     dtype: Any = jnp.float32
+    epsilon: float = EPSILON
 
     def setup(self):
-        self.enter = Entry(self.channels, self.num_landmarks, self.width, self.dtype)
-        self.hourglass = Hourglass(self.width, self.growth, self.depth, dtype=self.dtype)
+        self.enter = Entry(self.channels, self.num_landmarks, self.width, self.dtype, self.epsilon)
+        self.hourglass = Hourglass(self.width, self.growth, self.depth, dtype=self.dtype, epsilon=self.epsilon)
         self.exit = nn.Conv(
             self.num_landmarks,
             (1, 1),
@@ -166,6 +169,8 @@ class LDEQ:
         dtype: type of the activations inside stem and hourglass; z, σ and all sums are float32.
         untied: number of cells with parameters of their own, for `explicit` alone: a stacked hourglass. 0 for one cell
             that is applied again and again.
+        released: whether cell c of a heatmap is image pixel 4c and group norm's ε 1e-5, as in the released model,
+            instead of 4c + 1.5 and 1e-6.
     """
 
     num_landmarks: int
@@ -176,6 +181,7 @@ class LDEQ:
     temperature: float = 2.5
     dtype: Any = jnp.float32
     untied: int = 0
+    released: bool = False
 
     def __post_init__(self):
         if self.channels % 4 or self.width % 8 or self.growth % 8:
@@ -190,9 +196,9 @@ class LDEQ:
 
     @property
     def _cell(self) -> Cell:
-        return Cell(
-            self.num_landmarks, self.channels, self.width, self.growth, self.depth, self.temperature, self.dtype
-        )
+        epsilon = 1e-5 if self.released else EPSILON
+        sizes = (self.channels, self.width, self.growth, self.depth)
+        return Cell(self.num_landmarks, *sizes, self.temperature, self.dtype, epsilon)
 
     def init(self, rng: Array) -> dict[str, Any]:
         """Initial variables {"params": {"stem", "cell"}, "batch_stats"}, of the same shapes for every image size."""
@@ -271,7 +277,7 @@ class LDEQ:
         z0 = self.initial_heatmaps(images) if z0 is None else z0
         args = (variables["params"]["cell"], injection)
         z, stats = equilibrium(self.cell, z0, args, solver=solver, **equilibrium_options)
-        return Output(to_landmarks(z), z, stats, batch_stats)
+        return Output(self.to_landmarks(z), z, stats, batch_stats)
 
     def predict(
         self,
@@ -296,7 +302,7 @@ class LDEQ:
         z0 = self.initial_heatmaps(images) if z0 is None else z0
         args = (variables["params"]["cell"], injection)
         z, stats = solver(lambda z: self.cell(z, args), z0, image=True)
-        return Output(to_landmarks(z), z, stats, batch_stats)
+        return Output(self.to_landmarks(z), z, stats, batch_stats)
 
     def explicit(
         self,
@@ -330,7 +336,7 @@ class LDEQ:
             for i in range(self.untied):
                 z = self.cell(z, (cells[_stage(i)], self._inject(cells[_stage(i)], x)))
                 stages.append(z)
-            return Output(to_landmarks(z), z, None, batch_stats), jnp.stack(stages)
+            return Output(self.to_landmarks(z), z, None, batch_stats), jnp.stack(stages)
         args = (cells, self._inject(cells, x))
 
         def step(z, _):
@@ -338,13 +344,13 @@ class LDEQ:
             return z, z
 
         z, stages = jax.lax.scan(step, z, None, length=num_steps, unroll=num_steps <= FEW_STEPS)
-        return Output(to_landmarks(z), z, None, batch_stats), stages
+        return Output(self.to_landmarks(z), z, None, batch_stats), stages
+
+    def to_landmarks(self, z: Float[Array, "B h w K"]) -> Float[Array, "B K 2"]:
+        """Landmarks Φ(z) in image pixels, by soft-argmax."""
+        cells = heatmaps.soft_argmax(z)
+        return STRIDE * cells if self.released else geometry.rescale_points(cells, STRIDE)
 
 
 def _stage(number: int) -> str:
     return f"stage_{number}"
-
-
-def to_landmarks(z: Float[Array, "B h w K"]) -> Float[Array, "B K 2"]:
-    """Landmarks Φ(z) in image pixels, by soft-argmax."""
-    return geometry.rescale_points(heatmaps.soft_argmax(z), STRIDE)

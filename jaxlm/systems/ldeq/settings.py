@@ -18,6 +18,7 @@ class Model(shared.Block):
     dtype: str = "bfloat16"  # of the computation: float32 or bfloat16
     explicit: bool = False  # as many stacked copies of the cell as solver.max_steps, without a fixed point
     untied: bool = False  # whether each of these copies has parameters of its own
+    released: bool = False  # heatmap cell c is image pixel 4c, group norm's ε 1e-5, as in the released model
 
 
 @dataclasses.dataclass

@@ -15,7 +15,7 @@ from jaxlm import heatmaps, implicit, metrics, solvers, video
 from jaxlm.networks.blocks import make_dtype
 from jaxlm.schemes import get_scheme
 from jaxlm.systems import Prediction, System, TrainState, initial_state
-from jaxlm.systems.ldeq.network import LDEQ, PRESETS, Output, to_landmarks
+from jaxlm.systems.ldeq.network import LDEQ, PRESETS, Output
 from jaxlm.systems.ldeq.settings import Config, Solver
 from jaxlm.systems.objective import Objective, make_objective
 from jaxlm.systems.optim import apply_gradients, make_optimizer, make_schedule
@@ -216,7 +216,7 @@ class LdeqSystem:
         z, stats = energy.minimize_energy(cell, z, injection, alpha=settings.alpha, max_steps=settings.energy_steps)
         # z itself need not be heatmaps, it may be negative; its image under f is.
         image = cell(z, injection)
-        return z, stats.start_residual, (to_landmarks(image), heatmaps.confidence(image))
+        return z, stats.start_residual, (self.model.to_landmarks(image), heatmaps.confidence(image))
 
 
 def adjoint_failure(logs: Mapping[str, float]) -> str | None:
@@ -239,6 +239,7 @@ def make_model(config: Config) -> LDEQ:
         temperature=config.model.temperature,
         dtype=make_dtype(config.model.dtype),
         untied=config.solver.max_steps if config.model.untied else 0,
+        released=config.model.released,
         **PRESETS[config.model.preset],
     )
 
