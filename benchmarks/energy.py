@@ -51,7 +51,7 @@ def run(config: Any) -> None:
     (source,) = (s for s in sources.open_videos(config, "rendered_videos") if s.split == SPLIT.value)
     videos = [video_of(record) for record in source.records]
     settings: Any = dict(crop=config.video.crop, size=config.image_size, chunk=FRAMES.value, min_iou=0.0)
-    images = next(crop_chunks(videos, **settings))["image"]
+    images = jnp.asarray(next(crop_chunks(videos, **settings))["image"])
 
     def cell(z, injection):
         return model.cell(z, (variables["params"]["cell"], injection))
@@ -77,7 +77,7 @@ def run(config: Any) -> None:
         energies = {k: energy(lambda z: cell(z, injection), z, z_prev, alpha) for k, z in found.items()}
         return two, energies
 
-    first, _ = model.inject(variables, images[:, 0].astype(np.float32))
+    first, _ = model.inject(variables, images[:, 0].astype(jnp.float32))
     z, rows = solve(model.initial_heatmaps(images[:, 0]), first), []
     for time in range(1, images.shape[1]):
         z, energies = of_frame(z, images[:, time])

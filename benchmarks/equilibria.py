@@ -77,7 +77,7 @@ def frames_of(config: Any, name: str) -> dict[str, np.ndarray]:
             found["landmarks"].append(points)
             found["mask"].append(video.mask[time])
             length = normalizer(config.data.normalizer, scheme, points, video.mask[time], video.boxes[time])
-            found["normalizer"].append(np.float32(length))
+            found["normalizer"].append(np.array(length, np.float32))
     return {key: np.stack(values)[: FACES.value] for key, values in found.items()}
 
 
@@ -120,7 +120,7 @@ def measure(workdir: str) -> dict[str, Any]:
     found |= spectrum(config, variables, faces) | starts(config, variables, faces)
     errors = found.pop("errors")
     finite = np.isfinite(errors)
-    found["correlation"] = float(stats.spearmanr(evaluations[finite], errors[finite]).statistic)
+    found["correlation"] = float(stats.spearmanr(evaluations[finite], errors[finite])[0])  # pyright: ignore[reportArgumentType]
     print(f"spectral radius {quantiles(found['spectral_radius'])}, σ_max(J) {quantiles(found['singular_value'])}")
     print(
         f"{100 * found['unique']:.1f} % of the faces have one equilibrium from {STARTS.value} starts (landmarks within "
@@ -139,6 +139,7 @@ def converge(config: Any, variables: Any, faces, name: str, dtype: str):
     def solve(images):
         solver = jax.tree_util.Partial(SOLVERS[name], tol=TOL.value, max_steps=STEPS.value)
         output = model.predict(variables, images.astype(jnp.float32), solver=solver)
+        assert output.stats is not None
         return output.landmarks, output.stats.best_step + 1, output.stats.residual, output.stats.converged
 
     landmarks, counts, residual, converged = in_batches(solve, faces["image"])

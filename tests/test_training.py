@@ -69,6 +69,7 @@ def test_train_logs_checkpoints_and_evaluates(tmp_path, capsys):
     assert report["crop"] == "gt" and report["normalizer"] == "inter_ocular"
     assert report["step"] == 4 and report["split"] == "heldout"
     assert sorted(p.name for p in written[0].parent.iterdir()) == [
+        "300w_heldout.csv",
         "300w_heldout.json",
         "300w_heldout_ced.png",
         "300w_heldout_faces.png",

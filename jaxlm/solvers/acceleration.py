@@ -1,7 +1,7 @@
 """Anderson acceleration with a safeguard."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -104,29 +104,30 @@ class _Safeguard(NamedTuple):
     patience: Array
 
     @classmethod
-    def begin(cls, batch: int, window: int, dtype) -> "_Safeguard":
-        """State before the first evaluation."""
-        none, zero = jnp.zeros((batch, window), bool), jnp.zeros((batch,), jnp.int32)
-        return cls(none, jnp.full((batch,), jnp.inf, dtype), none[:, 0], zero, zero + 1)
+    def begin(cls, batch: Any, window: int, dtype) -> "_Safeguard":
+        """State before the first evaluation; `batch` may be symbolic, in an export."""
+        none, zero = jnp.zeros((batch, window), bool), jnp.zeros((batch,), dtype)
+        return cls(none, zero + jnp.inf, none[:, 0], zero, zero + 1)
 
     def judge(self, step: Array, distance: Array) -> tuple["_Safeguard", Array]:
         """State after an iterate was evaluated, and the weights (B, m) of a plain step from the accepted one."""
         window = self.filled.shape[1]
-        slots = jnp.arange(window)
-        here, before = (jnp.broadcast_to(slots == s % window, self.filled.shape) for s in (step, step + window - 1))
+        here, before = (jnp.arange(window)[None] == s % window for s in (step, step + window - 1))
         rejected = self.extrapolated & ~(distance <= self.distance)
-        filled = jnp.where(rejected[:, None], before, self.filled | here)
+        back = rejected[:, None]
+        # Not `where`, which ONNX Runtime lacks for booleans.
+        accepted = (back & before) | (~back & here)
+        filled = accepted | (~back & self.filled)
         wait = jnp.where(rejected, self.patience, self.wait)
-        halved = jnp.maximum(self.patience // 2, 1)
-        patience = jnp.where(self.extrapolated, jnp.where(rejected, 2 * self.patience, halved), self.patience)
+        again = jnp.where(rejected, 2 * self.patience, jnp.maximum(self.patience / 2, 1))
         judged = _Safeguard(
             filled=filled,
             distance=jnp.where(rejected, self.distance, distance),
-            extrapolated=(wait == 0) & (filled.sum(axis=1) > 1),
+            extrapolated=(wait <= 0) & (filled & ~accepted).any(axis=1),
             wait=jnp.maximum(wait - 1, 0),
-            patience=patience,
+            patience=jnp.where(self.extrapolated, again, self.patience),
         )
-        return judged, jnp.where(rejected[:, None], before, here).astype(distance.dtype)
+        return judged, accepted.astype(distance.dtype)
 
 
 def _anderson_weights(gram: Float[Array, "B m m"], filled: Array, ridge: float) -> Float[Array, "B m"]:

@@ -68,4 +68,4 @@ def picture_change(before: np.ndarray, after: np.ndarray, side: int = 16) -> flo
     lengths = np.linalg.norm(a), np.linalg.norm(b)
     if max(lengths) < side:  # two pictures of one colour each, up to their noise
         return 0.0
-    return 1.0 - float(np.vdot(a, b)) / max(lengths[0] * lengths[1], 1e-9)
+    return 1.0 - float(np.vdot(a, b) / max(lengths[0] * lengths[1], 1e-9))

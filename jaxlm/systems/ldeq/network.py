@@ -25,7 +25,7 @@ from jaxlm.solvers import FEW_STEPS, SolverStats
 STRIDE = 4  # image pixels per heatmap cell
 
 # Arguments of `LDEQ`: channels of the stem; width, growth and depth of the hourglass.
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "nano": dict(channels=16, width=16, growth=8, depth=1),
     "tiny": dict(channels=32, width=32, growth=8, depth=3),
     "slim": dict(channels=32, width=16, growth=8, depth=3),
