@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlm import systems
 from jaxlm.implicit import equilibrium
 from jaxlm.networks.blocks import average_pool, count_parameters, upsample_nearest
 from jaxlm.solvers import anderson, fixed_point_iteration
@@ -174,3 +175,53 @@ def test_second_derivatives_at_the_cell_s_equilibrium():
 
     expected = product(iterated, z0)
     assert jnp.linalg.norm(product(implicit, z_star) - expected) < 1e-8 * jnp.linalg.norm(expected)
+
+
+def unconverged_config(choice):
+    import quickstart
+
+    config = quickstart.get_config("smoke")
+    config.update(image_size=32, gradient="implicit", unconverged=choice)
+    config.model.temperature = 10.0  # flat heatmaps: an untrained cell that contracts
+    config.adjoint.update(name="fixed_point_iteration", max_steps=1, tol=1e-6)
+    return config
+
+
+def test_what_a_config_does_where_the_adjoint_does_not_converge():
+    batch = {
+        "image": jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)), jnp.uint8),
+        "landmarks": jnp.full((2, 68, 2), 16.0),
+        "mask": jnp.ones((2, 68), bool),
+        "normalizer": jnp.full(2, 10.0),
+    }
+    norms = {}
+    for choice in ("keep", "phantom", "gmres", "exact"):
+        config = unconverged_config("keep" if choice == "exact" else choice)
+        if choice == "exact":
+            config.adjoint.update(name="gmres", max_steps=30, memory=20, tol=1e-5)
+        system = systems.build(config)
+        state = jax.jit(system.init)(jax.random.key(0))
+        _, logs = jax.jit(system.train_step)(state, batch, jax.random.key(1))
+        assert choice == "exact" or logs["adjoint_converged"] == 0.0
+        norms[choice] = float(logs["grad_norm"])
+    np.testing.assert_allclose(norms["gmres"], norms["exact"], rtol=1e-2)
+    assert all(abs(norms[choice] / norms["exact"] - 1) > 0.02 for choice in ("keep", "phantom"))
+    with pytest.raises(ValueError, match="unconverged is 'stpo'; choose one of keep, phantom, gmres, stop"):
+        systems.build(unconverged_config("stpo"))
+
+
+def test_a_config_can_stop_where_the_adjoint_does_not_converge():
+    check = systems.build(unconverged_config("stop")).check
+    assert check({"adjoint_converged": 1.0}) is None and systems.build(unconverged_config("keep")).check is None
+    message = check({"adjoint_converged": 0.75, "adjoint_residual": 0.3})
+    assert message.startswith("the adjoint solver did not converge for 25% of the samples (mean residual 0.3); raise")
+
+
+def test_a_tolerance_that_bfloat16_cannot_reach_warns():
+    config = unconverged_config("keep")
+    config.model.dtype, config.solver.tol, config.adjoint.tol = "bfloat16", 5e-3, 1e-2
+    with pytest.warns(UserWarning, match=r"solver\.tol = 0\.005 is near the residual of 5e-3"):
+        systems.build(config)
+    config.model.update(dtype="float32", untied=True)
+    with pytest.raises(ValueError, match=r"model\.untied goes with model\.explicit"):
+        systems.build(config)

@@ -247,15 +247,15 @@ def test_two_processes_train_as_one(tmp_path):
     assert [line["step"] for line in lines(tmp_path / "two", "train")] == [2, 4]
 
 
-@pytest.mark.parametrize("gradient", ["implicit", "jacobian_free", "phantom", "unrolled", "explicit"])
+@pytest.mark.parametrize("gradient", ["implicit", "jacobian_free", "phantom", "unrolled", "explicit", "untied"])
 def test_every_gradient_trains(tmp_path, gradient):
     import quickstart
 
     config = quickstart.get_config("smoke")
     config.image_size = 32
     config.jacobian_weight = 0.1 if gradient == "implicit" else 0.0
-    config.model.explicit = gradient == "explicit"
-    config.gradient = "implicit" if gradient == "explicit" else gradient
+    config.model.explicit, config.model.untied = gradient in ("explicit", "untied"), gradient == "untied"
+    config.gradient = "implicit" if config.model.explicit else gradient
     config.train.num_steps, config.optim.warmup_steps = 30, 1
     system = systems.build(config)
     state = jax.jit(system.init)(jax.random.key(0))
@@ -273,6 +273,9 @@ def test_every_gradient_trains(tmp_path, gradient):
     assert np.isfinite(losses).all() and losses[-1] < 0.9 * losses[0]
     if gradient == "implicit":
         assert logs["adjoint_steps"] >= 1 and logs["jacobian"] > 0
+        assert 0 <= logs["adjoint_converged"] <= 1 and 0 <= logs["converged"] <= 1
+    if gradient == "untied":
+        assert set(state.params["cell"]) == {f"stage_{i}" for i in range(config.solver.max_steps)}
     prediction = jax.jit(system.predict)(state.variables, batch["image"])
     assert prediction.landmarks.shape == (4, 68, 2) and ((prediction.score > 0) & (prediction.score <= 1)).all()
 
