@@ -72,9 +72,14 @@ def _tangent(primals, tangents):
     (x, kernel), (x_dot, kernel_dot) = primals, tangents
     y = same_convolution(x, kernel)
     transposed = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    # The transpose of this tangent, which is the gradient of x, is the convolution with the kernel that was laid out.
-    (from_x,) = jax.linear_transpose(lambda gradient: _convolve(gradient, transposed), y)(x_dot)
-    return y, from_x + _plain(x, kernel_dot)
+
+    # The transpose of this map, which gives the gradient of x, is the convolution with the kernel that was laid out. As
+    # a checkpoint it keeps that kernel alone.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def of_x(x_dot, transposed):
+        return jax.linear_transpose(lambda gradient: _convolve(gradient, transposed), y)(x_dot)[0]
+
+    return y, of_x(x_dot, transposed) + _plain(x, kernel_dot)
 
 
 def conv_general_dilated(x: Array, kernel: Array, window_strides: Any, padding: Any, **options: Any) -> Array:
