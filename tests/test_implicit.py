@@ -245,7 +245,8 @@ def test_an_adjoint_that_did_not_converge_is_counted_and_replaced():
     kept, stats = adjoint_of_an_oscillating_map(plain)
     # The best iterate is the Jacobian-free gradient: iteration only makes it worse.
     np.testing.assert_allclose(kept, 1 - z**2, rtol=1e-9)
-    assert stats.converged == 0.0 and stats.residual > 1.0
+    assert stats.converged == 0.0
+    np.testing.assert_allclose(stats.residual, 1.4 * (1 - z**2), rtol=1e-6)  # of ḡ, over ‖ḡ‖
     replaced, stats = adjoint_of_an_oscillating_map(plain, gmres)
     np.testing.assert_allclose(replaced, exact, rtol=1e-9)
     assert stats.converged == 0.0
