@@ -11,6 +11,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "train": ("train", "trains an experiment"),
         "eval": ("evaluate", "evaluates a workdir: tables, JSON, plots"),
         "ablation": ("ablation", "trains the rows of a paper's table"),
+        "choose": ("choose", "chooses a learning rate for each row of a table"),
         "compare": ("compare", "compares models on one data set, with their costs"),
         "robustness": ("robustness", "evaluates with rough boxes"),
         "dense": ("dense", "measures dense 3D errors"),

@@ -189,9 +189,11 @@ def source(
         root: the data set's folder or file, absolute or below `data.root`.
         train_split: split to train on.
         weight: share in the training mixture; 0 for a data set that is only evaluated on.
-        **options: of the builder. Those of every published data set are heldout, group and on_bad.
+        **options: of the builder. Those of every published data set are heldout, validation, group and on_bad.
     """
-    common = {} if builder.startswith("rendered") else {"heldout": 0.0, "group": "", "on_bad": "error"}
+    common = (
+        {} if builder.startswith("rendered") else {"heldout": 0.0, "validation": 0.0, "group": "", "on_bad": "error"}
+    )
     return ConfigDict(dict(builder=builder, root=root, train_split=train_split, weight=weight, **{**common, **options}))
 
 

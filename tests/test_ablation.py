@@ -15,7 +15,7 @@ from data_sets import write_pts
 from ml_collections import ConfigDict
 
 from jaxlm import systems
-from jaxlm.commands import ablation
+from jaxlm.commands import ablation, choose
 from jaxlm.commands.ablation import TABLES
 from jaxlm.support.errors import NonFiniteError
 from jaxlm.systems.tables import apply_row
@@ -31,11 +31,16 @@ def tiny(config, root, cache):
     return config
 
 
-def test_rows_are_trained_once_and_printed_beside_the_paper(tmp_path, capsys):
-    write_pts(tmp_path / "data" / "300w" / "lfpw" / "trainset", 30)
-    config = tiny(awing_faces68.get_config("smoke"), tmp_path / "data", tmp_path / "cache")
+def few_pictures(folder):
+    write_pts(folder / "data" / "300w" / "lfpw" / "trainset", 30)
+    config = tiny(awing_faces68.get_config("smoke"), folder / "data", folder / "cache")
     config.data.sources = ConfigDict({"300w": config.data.sources["300w"]})
     config.eval.sets = ("300w:heldout",)
+    return config
+
+
+def test_rows_are_trained_once_and_printed_beside_the_paper(tmp_path, capsys):
+    config = few_pictures(tmp_path)
     results = ablation.run(config, "awing_7", tmp_path / "run", ["mse", "aw"], seeds=[0, 3])
     assert [results[row]["paper"] for row in ("mse", "aw")] == [5.39, 4.65]
     summary = json.loads((tmp_path / "run" / "table.json").read_text())
@@ -56,6 +61,66 @@ def test_rows_are_trained_once_and_printed_beside_the_paper(tmp_path, capsys):
     assert len(stamps) == 4
     again = ablation.run(config, "awing_7", tmp_path / "run", ["aw"])
     assert again == results and stamps == {path: path.stat().st_mtime_ns for path in stamps}
+
+
+def test_rows_get_the_rate_with_the_smallest_error_on_the_validation_split(tmp_path, monkeypatch):
+    config, run = few_pictures(tmp_path), tmp_path / "run"
+    trained = {}
+
+    def evaluate(config, workdir):
+        trained[workdir] = config
+        path = workdir / "report.json"
+        path.write_text(json.dumps({"nme": {0.001: 7.0, 0.003: 5.5, 0.01: 6.0}[config.optim.learning_rate]}))
+        return [path]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(choose, "evaluate_workdir", evaluate)
+        patch.setattr(choose, "train", lambda config, workdir: workdir.mkdir(parents=True))
+        choices = choose.run(config, "awing_7", run, "optim.learning_rate", [1e-3, 3e-3, 1e-2], ["aw"])
+    measured = {"0.001": 7.0, "0.003": 5.5, "0.01": 6.0}
+    assert choices == {"aw": {"optim.learning_rate": {"value": 3e-3, "nme": measured, "steps": 2}}}
+    assert {path.relative_to(run).as_posix() for path in trained} == {f"choose/aw/{value}" for value in measured}
+    for variant in trained.values():
+        assert variant.eval.sets == ("300w:validation",) and variant.data.sources["300w"].validation == 0.1
+        assert variant.loss.name == "adaptive_wing"
+    ablation.run(config, "awing_7", run, ["aw"])
+    saved = json.loads((run / "aw" / "seed0" / "config.json").read_text())
+    assert saved["optim"]["learning_rate"] == 3e-3 and saved["data"]["sources"]["300w"]["validation"] == 0
+    assert saved["eval"]["sets"] == ["300w:heldout"]
+
+
+def test_a_choice_where_some_values_diverge(tmp_path, monkeypatch, capsys):
+    config, run = few_pictures(tmp_path), tmp_path / "run"
+
+    def diverge(config, workdir):
+        if config.optim.learning_rate > 0.002 or "mse" in str(workdir):
+            raise NonFiniteError("loss is nan at step 7")
+
+    def evaluate(config, workdir):
+        (tmp_path / "report.json").write_text('{"nme": 5.0}')
+        return [tmp_path / "report.json"]
+
+    monkeypatch.setattr(choose, "train", diverge)
+    monkeypatch.setattr(choose, "evaluate_workdir", evaluate)
+    choices = choose.run(config, "awing_7", run, "optim.learning_rate", [1e-3, 3e-3], ["mse", "aw"])
+    assert choices["aw"]["optim.learning_rate"]["nme"] == {"0.001": 5.0, "0.003": None} and "mse" not in choices
+    assert "mse diverged with every value" in capsys.readouterr().out
+    (run / "choices.json").write_text('{"aw": ')
+    with pytest.raises(ValueError, match=r"choices\.json is no JSON .* run jaxlm choose again"):
+        ablation.run(config, "awing_7", run, ["aw"])
+
+
+def test_what_cannot_be_chosen(tmp_path):
+    config = few_pictures(tmp_path)
+    with pytest.raises(ValueError, match="which this config of 'awing' does not have"):
+        choose.run(config, "awing_7", tmp_path, "optim.rate", [1.0], ["aw"])
+    with pytest.raises(ValueError, match="set by the rows of awing_7"):
+        choose.run(config, "awing_7", tmp_path, "loss.name", [1.0], ["aw"])
+    with pytest.raises(ValueError, match="no row 'awing'"):
+        choose.run(config, "awing_7", tmp_path, "optim.learning_rate", [1.0], ["awing"])
+    config.eval.sets = ("300w:test",)
+    with pytest.raises(ValueError, match="there is nothing to choose on: set heldout"):
+        choose.run(config, "awing_7", tmp_path, "optim.learning_rate", [1.0], ["aw"])
 
 
 TABLE_7 = {  # loss, weight map, boundary, coordinates, boundary coordinates

@@ -95,6 +95,24 @@ def test_held_out_people_stay_together_and_are_stable(tmp_path):
     assert sorted(again[i]["key"].decode().split("_")[0] for i in range(len(again))) == sorted(people["heldout"])
 
 
+def test_validation_is_taken_from_the_training_part_alone(tmp_path):
+    path = write_csv(tmp_path / "csv", 40)
+
+    def keys(**options):
+        builder = own(path, tmp_path, **options)
+        return {
+            split: {record["key"] for record in builder.as_data_source(split=split)} for split in builder.info.splits
+        }
+
+    before, after = keys(heldout=0.3), keys(heldout=0.3, validation=0.2)
+    assert after["heldout"] == before["heldout"] and after["validation"]
+    assert after["train"] == before["train"] - after["validation"]
+    assert len(after["validation"]) + len(after["train"]) == len(before["train"])
+    assert keys(validation=0.2)["validation"] and set(keys(validation=0.2)) == {"train", "validation"}
+    with pytest.raises(ValueError, match=r"together, got 0\.6 and 0\.5"):
+        own(path, tmp_path, heldout=0.6, validation=0.5)
+
+
 def test_two_programs_prepare_the_same_data(tmp_path, monkeypatch):
     path, options = write_csv(tmp_path / "csv", 4), dict(scheme="faces68")
     first, second, third = (OwnData(path, tmp_path / "cache", **options) for _ in range(3))

@@ -4,7 +4,8 @@
 
 Every training is an ordinary workdir, `<workdir>/<row>/seed<n>`. A finished one is not trained again, and an
 interrupted one goes on, so rows may also be trained one by one (`--rows mse aw`). The table is written after every
-training. Differences from the first row have 95 % intervals of a paired bootstrap over seeds and faces.
+training. A setting that `jaxlm choose` found for a row replaces the config's. Differences from the first row have 95 %
+intervals of a paired bootstrap over seeds and faces.
 """
 
 import dataclasses
@@ -27,12 +28,13 @@ from jaxlm.support.program import split_commas
 from jaxlm.systems.awing import tables as awing
 from jaxlm.systems.ldeq import tables as ldeq
 from jaxlm.systems.reinit import tables as reinit
-from jaxlm.systems.tables import Table, apply_row
+from jaxlm.systems.tables import Row, Table, apply_row
 from jaxlm.systems.tddfa import tables as tddfa
 from jaxlm.training import train
 from jaxlm.workdir.config_file import load_config
 
 TABLES: dict[str, Table] = {**ldeq.TABLES, **awing.TABLES, **reinit.TABLES, **tddfa.TABLES}
+CHOICES = "choices.json"
 
 
 def run(
@@ -56,17 +58,13 @@ def run(
         ValueError: for a table or row that does not exist or does not fit the config, or a row that was begun with
             another config.
     """
-    if name not in TABLES:
-        raise ValueError(f"There is no table {name!r}; choose one of {', '.join(TABLES)}.")
+    chosen = chosen_rows(name, rows)
     table, folder = TABLES[name], Path(workdir).expanduser()
-    chosen = list(table.rows) if rows is None else rows
-    for row in chosen:
-        if row not in table.rows:
-            raise ValueError(f"The table {name} has no row {row!r}; choose one of {', '.join(table.rows)}.")
-    variants = {}
-    for row in table.rows:  # those of before stand in the same table
+    choices, variants = read_choices(folder), {}
+    for row, change in table.rows.items():  # those of before stand in the same table
         variants[row] = config.copy_and_resolve_references()
-        apply_row(row, table.rows[row], variants[row])
+        values = {field: choice["value"] for field, choice in choices.get(row, {}).items()}
+        apply_row(row, change._replace(changes={**change.changes, **values}), variants[row])
         for before in folder.glob(f"{row}/seed*"):
             _check_begun(before, variants[row])
     reports, results = _earlier(folder / "table.json", table), {}
@@ -114,6 +112,30 @@ def _difference(row: dict[str, dict[str, Any]], first: dict[str, dict[str, Any]]
         return None
     values, reference = ([of[seed]["of_each_face"] for seed in both] for of in (row, first))
     return list(paired_difference(np.array(values, float), np.array(reference, float)))
+
+
+def chosen_rows(name: str, rows: Sequence[str] | None) -> dict[str, Row]:
+    """Rows of a table by their names; all of them where `rows` is None.
+
+    Raises:
+        ValueError: for a table or row that does not exist.
+    """
+    if name not in TABLES:
+        raise ValueError(f"There is no table {name!r}; choose one of {', '.join(TABLES)}.")
+    table = TABLES[name]
+    for row in rows or ():
+        if row not in table.rows:
+            raise ValueError(f"The table {name} has no row {row!r}; choose one of {', '.join(table.rows)}.")
+    return dict(table.rows) if rows is None else {row: table.rows[row] for row in rows}
+
+
+def read_choices(workdir: Path) -> dict[str, dict[str, Any]]:
+    """Row -> field -> {value, nme, steps} that `jaxlm choose` wrote for a table's workdir; {} where it did not."""
+    path = workdir / CHOICES
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON ({error}); run jaxlm choose again.") from error
 
 
 def check_free(field: str, name: str) -> None:

@@ -44,6 +44,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         cache: folder of the prepared files.
         scheme: name of the landmark scheme.
         heldout: fraction of the split "train" that becomes the split "heldout", chosen by a hash of the group.
+        validation: further fraction that becomes the split "validation", to choose settings on. "heldout" does not
+            depend on it.
         group: regular expression; samples whose keys give the same match, such as one person, stay in the same split.
             Without a match the faces of one picture stay together.
         on_bad: "error" raises at a sample that cannot be used, "skip" leaves it out.
@@ -64,20 +66,22 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         *,
         scheme: str,
         heldout: float = 0.0,
+        validation: float = 0.0,
         group: str = "",
         on_bad: str = "error",
     ):
         if on_bad not in ("error", "skip"):
             raise ValueError(f'on_bad must be "error" or "skip", got {on_bad!r}.')
-        if not 0 <= heldout < 1:
-            raise ValueError(f"heldout must lie in [0, 1), got {heldout}.")
+        if not 0 <= heldout <= heldout + validation < 1:
+            raise ValueError(f"heldout and validation must lie in [0, 1) together, got {heldout} and {validation}.")
         self.root = Path(root).expanduser()
         self.scheme: Scheme = get_scheme(scheme)
-        self.heldout, self.group, self.on_bad = heldout, re.compile(group), on_bad
+        self.heldout, self.validation, self.group, self.on_bad = heldout, validation, re.compile(group), on_bad
         self.skipped: list[str] = []
         self.notices: list[str] = []  # notices of the preparation, printed each time the data set is opened
         self.check_root()
         identity = [type(self).__name__, scheme, str(heldout), group, on_bad]
+        identity += [f"validation {validation}"] * bool(validation)  # prepared data of before keep their name
         fingerprint = hashlib.sha256("\n".join([*identity, *self.fingerprint()]).encode()).hexdigest()[:16]
         config = tfds.core.BuilderConfig(name=fingerprint, version=self.VERSION)
         with _quiet():
@@ -136,20 +140,23 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         del dl_manager
         splits = self.published_splits()
         generators = {name: self._generate_examples(samples) for name, samples in splits.items()}
-        if self.heldout and "train" in splits:
-            kept, held = [], []
+        if (self.heldout or self.validation) and "train" in splits:
+            parts: dict[str, list[Sample | BadSample]] = {"train": []}
+            parts |= {name: [] for name in ("heldout", "validation") if getattr(self, name)}
             for sample in splits["train"]:
-                bad = isinstance(sample, BadSample)
-                (held if not bad and self._is_held_out(sample) else kept).append(sample)
-            generators["train"] = self._generate_examples(kept)
-            generators["heldout"] = self._generate_examples(held)
+                parts["train" if isinstance(sample, BadSample) else self._part(sample)].append(sample)
+            generators |= {name: self._generate_examples(samples) for name, samples in parts.items()}
         return generators
 
-    def _is_held_out(self, sample: Sample) -> bool:
+    def _part(self, sample: Sample) -> str:
+        """Split of a sample of the published split "train"."""
         match = self.group.search(sample.key)
         # Without a group, faces of one picture ("picture#number") stay together.
         group = match.group(match.lastindex or 0) if match and match.group(0) else sample.key.partition("#")[0]
-        return int(hashlib.sha256(group.encode()).hexdigest()[:8], 16) < self.heldout * 2**32
+        place = int(hashlib.sha256(group.encode()).hexdigest()[:8], 16) / 2**32
+        if place < self.heldout:
+            return "heldout"
+        return "validation" if place < self.heldout + self.validation else "train"
 
     def _generate_examples(self, samples: Iterable[Sample | BadSample]) -> Iterator[tuple[str, dict]]:
         for number, sample in enumerate(samples):

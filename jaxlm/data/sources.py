@@ -40,7 +40,7 @@ def with_source(config: Config, builder: str, root: str) -> Config:
         known = config.data.sources.get(builder, ConfigDict())
         # Keeps options of the data set, such as other labels, but not those that hold out a part of it.
         options = known.to_dict() if known.get("builder") == builder else {}
-        options = {key: value for key, value in options.items() if key not in ("heldout", "group")}
+        options = {key: value for key, value in options.items() if key not in ("heldout", "validation", "group")}
         defaults = dict(builder=builder, root=files, train_split="train", weight=0.0)
         config.data.sources[builder] = ConfigDict({**options, **defaults})
     return config
