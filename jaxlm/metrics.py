@@ -232,6 +232,38 @@ def paired_difference(
     return float(difference.mean()), float(low), float(high)
 
 
+def relative_change(
+    values: Num[Array | np.ndarray, " N"],
+    reference: Num[Array | np.ndarray, " N"],
+    *,
+    draws: int = 4000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Change from the mean of `reference` to that of `values`, as a fraction, and the ends of its 95 % interval.
+
+    The interval is that of a paired bootstrap over the samples, as in `paired_difference`.
+
+    Args:
+        values: of N samples, such as the NME of each clip; pairs with a NaN are left out.
+        reference: of the same samples.
+        draws: number of resamples.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: if no pair is finite.
+    """
+    pairs = np.stack([np.asarray(values, np.float64), np.asarray(reference, np.float64)])
+    pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
+    if pairs.size == 0:
+        raise ValueError("No sample has both values.")
+    count = pairs.shape[1]
+    chosen = np.random.default_rng(seed).integers(count, size=(draws, count))
+    ours, theirs = pairs[:, chosen].mean(axis=2)
+    low, high = np.quantile(ours / theirs - 1, [0.025, 0.975])
+    ours, theirs = pairs.mean(axis=1)
+    return float(ours / theirs - 1), float(low), float(high)
+
+
 def _present(values) -> np.ndarray:
     values = np.asarray(values, np.float64)
     return values[~np.isnan(values)]

@@ -193,6 +193,23 @@ def test_paired_difference_covers_the_truth_as_often_as_it_says():
     assert mean == pytest.approx(0.1) and high - low < 1e-9
 
 
+def test_relative_change_covers_the_truth_as_often_as_it_says():
+    rng, covered = np.random.default_rng(0), 0
+    for trial in range(200):
+        hardness = rng.gamma(2.0, 3.0, 60)  # clips differ far more than methods do
+        reference = hardness * rng.lognormal(0, 0.1, 60)
+        values = 0.9 * hardness * rng.lognormal(0, 0.1, 60)
+        mean, low, high = metrics.relative_change(values, reference, draws=300, seed=trial)
+        np.testing.assert_allclose(mean, values.mean() / reference.mean() - 1)
+        covered += low <= -0.1 <= high
+        assert high - low < 0.15  # of unpaired samples: about 0.5
+    assert 180 <= covered <= 198
+    mean, *_ = metrics.relative_change(np.array([1.0, np.nan, 3.0]), np.array([2.0, 7.0, 2.0]))
+    assert mean == 0
+    with pytest.raises(ValueError, match="No sample has both"):
+        metrics.relative_change(np.array([np.nan, 1.0]), np.array([1.0, np.nan]))
+
+
 def test_paired_difference_leaves_out_what_is_not_measured():
     with pytest.raises(ValueError, match="No sample has a finite value"):
         metrics.paired_difference(np.full((2, 3), np.nan), np.ones((2, 3)))

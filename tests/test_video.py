@@ -222,6 +222,24 @@ def test_rwr_starts_at_the_last_equilibrium(ldeq):
     assert np.asarray(past.started).all()
 
 
+def test_the_settings_in_a_method_s_name(ldeq):
+    """`rwr:1` is one plain step; the average of the heatmaps is the recursion of section 6.2."""
+    _, system, variables, images = ldeq
+    model, config = system.track.__self__.model, ldeq[0]
+    still = functools.partial(system.track.__self__.solver, max_steps=config.video.still_steps)
+    own = [model.predict(variables, images[:, n].astype(jnp.float32), solver=still).heatmaps for n in range(3)]
+    injection, _ = model.inject(variables, images[:, 1].astype(jnp.float32))
+    step = model.cell(own[0], (variables["params"]["cell"], injection))
+    prediction, past = track(ldeq, "rwr:1", images[:, :2])
+    np.testing.assert_allclose(past.z, step, atol=1e-4)
+    np.testing.assert_allclose(prediction.landmarks[:, 1], model.to_landmarks(step), atol=1e-3)
+    mean, past = track(ldeq, "heatmap_ema:0.3", images)
+    np.testing.assert_allclose(past.z, 0.3 * own[2] + 0.7 * (0.3 * own[1] + 0.7 * own[0]), atol=1e-4)
+    np.testing.assert_allclose(mean.landmarks[:, 2], model.to_landmarks(past.z), atol=1e-3)
+    cut, _ = track(ldeq, "heatmap_ema:0.3", images, restart=jnp.array([[False, False, True]] * 2))
+    np.testing.assert_allclose(cut.landmarks[:, 2], model.to_landmarks(own[2]), atol=1e-3)
+
+
 @pytest.mark.slow
 def test_the_energy_s_landmarks_move_towards_the_frame_s_own(ldeq):
     *_, images = ldeq
@@ -248,12 +266,13 @@ def test_each_method_applies_the_cell_as_often_as_it_says(ldeq, monkeypatch):
 
     monkeypatch.setattr(LDEQ, "cell", counted)
     counts = {}
-    for method in ("frame", "early", "rwr"):
+    for method in ("frame", "early", "rwr", "rwr:3", "heatmap_ema:0.5"):
         calls.clear()
         jax.block_until_ready(systems.build(config).track(method, variables, images, None, None))
         jax.effects_barrier()
         counts[method] = len(calls)
-    assert counts == {"frame": 3 * 6, "early": 3 * 2, "rwr": 3 * 2 + 6}
+    rwr = {"rwr": 3 * 2 + 6, "rwr:3": 3 * 3 + 6}
+    assert counts == {"frame": 3 * 6, "early": 3 * 2, **rwr, "heatmap_ema:0.5": 3 * 6 + 6}
 
 
 def test_a_prediction_is_the_forward_pass_of_training(ldeq):

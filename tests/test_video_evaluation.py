@@ -23,6 +23,11 @@ def test_videos_are_evaluated_by_every_method(video_workdir, capsys):
     assert list(report["methods"]) == list(config.video.methods) and report["crop"] == "ldeq_video"
     assert {"nme", "nmf", "nmf_paper", "stability", "jitter", "restarts"} == set(report["methods"]["rwr"])
     assert report["methods"]["frame+ema:0.7"]["jitter"] < report["methods"]["frame"]["jitter"]
+    change = report["changes"]["frame+ema:0.7"]
+    frame, average = ([row[method]["nmf"] for row in report["videos"]] for method in ("frame", "frame+ema:0.7"))
+    np.testing.assert_allclose(change["nmf"][0], np.mean(average) / np.mean(frame) - 1)
+    assert change["nmf"][1] <= change["nmf"][0] <= change["nmf"][2] and report["changes"]["frame"]["nme"] is None
+    assert f"{100 * change['nmf'][0]:+.1f} % (" in out
     assert "frame+savgol:3,1" in out and "crop ldeq_video, normalizer inter_ocular" in out
     names = {path.name for path in (folder / "eval").iterdir()}
     assert {"rendered_videos_accuracy_flicker.png", "rendered_videos_hard_trajectories.png"} <= names
@@ -50,9 +55,21 @@ def test_a_result_does_not_depend_on_the_batch(video_workdir):
 
 
 def test_unknown_methods_are_refused():
-    for name in ("rnn", "frame+median:3", "frame+ema:2"):
-        with pytest.raises(ValueError):
+    for name, message in {
+        "rnn": "no method 'rnn'",
+        "frame+median:3": "no filter",
+        "frame+ema:2": "alpha must lie",
+        "frame:2": "must look like frame, with",
+        "heatmap_ema": "must look like heatmap_ema:1,",
+        "heatmap_ema:1.5": r"must lie in \(0, 1\]",
+        "rwr:1.5": "give a whole one",
+        "rwr:2,3": "must look like rwr or rwr:1,",
+        "energy:-1": "with positive numbers",
+        "energy:x": "with positive numbers",
+    }.items():
+        with pytest.raises(ValueError, match=message):
             parse_method(name)
+    assert parse_method("rwr:2+ema:0.8").tracker == "rwr:2"
 
 
 def test_the_tuned_average_has_the_flicker_asked_for(video_workdir):
@@ -76,6 +93,8 @@ def test_the_tuned_average_has_the_flicker_asked_for(video_workdir):
     tuned = tune_average(result, source, config)
     assert tuned is not None and 0.3 < tuned.alpha < 1
     assert np.isclose(tuned.nmf, result.row("rwr")["nmf"], rtol=0.01)
+    rwr, average = (np.array([np.mean(score.nme) for score in scores["rwr"]]), tuned.nme)
+    np.testing.assert_allclose(tuned.change[0], rwr.mean() / average - 1, rtol=1e-5)
     assert tune_average(result._replace(tracks={"frame": noisy}), source, config) is None
     assert tune_average(result, source, config, base="rwr", like="frame") is None
 

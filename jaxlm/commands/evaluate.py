@@ -71,23 +71,25 @@ def _evaluate_stills(variables, config: Config, name: str, folder: Path, step: i
 def _evaluate_videos(variables, config: Config, name: str, folder: Path, step: int, suffix: str) -> list[Path]:
     methods = config.video.methods if "video" in config else ()
     follower = Follower(variables, config, methods)
-    reports, rows = [], {}
+    reports, results = [], {}
     for source in sources.open_videos(config, name):
         result = evaluate_videos(follower, source, config)
         label = f"{source.name}_{source.split}{suffix}"
-        rows[source.split] = {method: result.row(method) for method in result.scores}
         print(f"\n{video_report.table(result, config, f'{label} at step {step}')}")
         tuned = tune_average(result, source, config)
+        results[source.split] = (result, tuned)
         if tuned is not None:
-            print(f"frame+ema:{tuned.alpha:.3f} has the NMF of rwr ({tuned.nmf:.1f}) and NME {100 * tuned.nme:.3f} %")
-            rows[source.split][f"frame+ema:{tuned.alpha:.3f}"] = tuned.row()
+            print(
+                f"frame+ema:{tuned.alpha:.3f} has the NMF of rwr ({tuned.nmf:.1f}) and NME {100 * tuned.nme:.3f} %; "
+                f"the NME of rwr differs from it by {video_report.change_text(tuned.change)}"
+            )
         elif {"frame", "rwr"} <= set(result.scores):
             print("No exponential average of the frame-wise landmarks has the NMF of rwr.")
         paths = video_report.write_report(folder, label, result, source, config, step, tuned)
         print(f"written: {', '.join(map(str, paths[:1]))}{''.join(f', {path.name}' for path in paths[1:])}")
         reports.append(paths[0])
     plot = folder / f"{name.replace(':', '_')}{suffix}_accuracy_flicker.png"
-    video_report.plot_accuracy_flicker(plot, rows)
+    video_report.plot_accuracy_flicker(plot, results)
     print(f"written: {plot}")
     return reports
 

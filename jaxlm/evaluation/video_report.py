@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,7 +21,13 @@ from jaxlm.schemes import Scheme
 from jaxlm.support import drawing, files
 from jaxlm.support.files import write_atomically
 
-COLORS = {"frame": "black", "early": "tab:gray", "rwr": "tab:blue", "energy": "tab:green"}
+COLORS = {
+    "frame": "black",
+    "early": "tab:gray",
+    "rwr": "tab:blue",
+    "energy": "tab:green",
+    "heatmap_ema": "tab:olive",
+}
 
 
 def table(result: VideoResult, config: Config, title: str) -> str:
@@ -29,23 +36,25 @@ def table(result: VideoResult, config: Config, title: str) -> str:
     lines = [
         f"{title}: {len(result.keys)} videos, {frames} frames, crop {config.video.crop}, "
         f"normalizer {config.data.normalizer}, {config.image_size} pixels",
-        f"{'method':<22}{'NME %':>8}{'':>9}{'NMF':>9}{'':>9}{'NMF (11)':>10}{'stability %':>13}{'jitter %':>10}"
+        f"{'method':<22}{'NME %':>8}{'':>28}{'NMF':>9}{'':>28}{'NMF (11)':>10}{'stability %':>13}{'jitter %':>10}"
         f"{'restarts %':>12}",
     ]
-    names = list(result.scores)
-    first = result.row(names[0])
     for method in result.scores:
         row = result.row(method)
-        change = {key: _change(row[key], first[key]) if method != names[0] else "" for key in first}
+        nme, nmf = (change_text(result.change(method, name)) for name in ("nme", "nmf"))
         lines.append(
-            f"{method:<22}{row['nme']:>8.3f}{change['nme']:>9}{row['nmf']:>9.1f}{change['nmf']:>9}"
+            f"{method:<22}{row['nme']:>8.3f}{nme:>28}{row['nmf']:>9.1f}{nmf:>28}"
             f"{row['nmf_paper']:>10.5f}{row['stability']:>13.3f}{row['jitter']:>10.3f}{row['restarts']:>12.1f}"
         )
     return "\n".join(lines)
 
 
-def _change(value: float, reference: float) -> str:
-    return f"{100 * (value / reference - 1):+.1f} %" if reference else ""
+def change_text(change: tuple[float, float, float] | None) -> str:
+    """A relative change with its interval in percent, such as "-7.5 % (-9.1 to -5.8)"; "" for None."""
+    if change is None:
+        return ""
+    mean, low, high = (100 * value for value in change)
+    return f"{mean:+.1f} % ({low:+.1f} to {high:+.1f})"
 
 
 def write_report(
@@ -68,6 +77,9 @@ def write_report(
         "image_size": config.image_size,
         "step": step,
         "methods": {method: result.row(method) for method in result.scores},
+        "changes": {  # fraction and its 95 % interval over the videos, from the first method
+            method: {name: result.change(method, name) for name in ("nme", "nmf")} for method in result.scores
+        },
         "average_with_nmf_of_rwr": None if tuned is None else tuned.row(),
         "videos": [_video_row(result, index) for index in range(len(result.keys))],
     }
@@ -100,12 +112,12 @@ def _safe(key: str) -> str:
 
 
 def _video_row(result: VideoResult, index: int) -> dict:
-    row: dict = {"key": result.keys[index], "frames": len(next(iter(result.tracks.values()))[index].landmarks)}
-    for method, scores in result.scores.items():
-        score = scores[index]
-        row[method] = {"nme": 100 * float(np.nanmean(score.nme)) if np.isfinite(score.nme).any() else float("nan")}
-        row[method] |= {"nmf": score.nmf, "nmf_paper": score.nmf_paper}
-        row[method] |= {"stability": 100 * score.stability, "jitter": 100 * score.jitter}
+    row: dict[str, Any] = {
+        "key": result.keys[index],
+        "frames": len(next(iter(result.tracks.values()))[index].landmarks),
+    }
+    for method in result.scores:
+        row[method] = {name: float(values[index]) for name, values in result.values(method).items()}
     return row
 
 
@@ -144,33 +156,59 @@ def _resampling(scale: float) -> int:
     return cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
 
 
-def plot_accuracy_flicker(path: Path, rows: dict[str, dict[str, dict[str, float]]]) -> None:
-    """Plots NME against NMF as in Figure 5 of Micaelli et al., CVPR 2023: methods as points, filters as lines.
+def plot_accuracy_flicker(path: Path, results: dict[str, tuple[VideoResult, TunedAverage | None]]) -> None:
+    """Plots NME against NMF as in Figure 5 of Micaelli et al., CVPR 2023, with a curve for each family of methods.
+
+    Trackers are stars, with the 95 % intervals of their changes from the first method; filters are dots.
 
     Args:
         path: file to write.
-        rows: split -> method -> row of `VideoResult.row`.
+        results: split -> its result, and the average that is tuned to RwR's flicker.
     """
-    with drawing.figure(path, columns=len(rows), size=(5.2, 4.4)) as panels:
-        for axes, (split, methods) in zip(panels, rows.items(), strict=True):
+    with drawing.figure(path, columns=len(results), size=(5.6, 4.8)) as panels:
+        for axes, (split, (result, tuned)) in zip(panels, results.items(), strict=True):
+            points = {name: [result.row(name)[key] for key in ("nmf", "nme")] for name in result.scores}
+            if tuned is not None:
+                points[f"frame+ema:{tuned.alpha:.3f}"] = [tuned.nmf, 100 * tuned.nme]
+            first = next(iter(points.values()))
             families: dict[str, list[str]] = {}
-            for method in methods:
-                families.setdefault(method.partition(":")[0], []).append(method)
+            for name in points:
+                families.setdefault(_family(name), []).append(name)
             for number, (family, names) in enumerate(families.items()):
-                names = sorted(names, key=lambda name: name.partition(":")[2])
-                points = np.array([[methods[name]["nmf"], methods[name]["nme"]] for name in names])
-                tracker, _, filter_name = family.partition("+")
-                color = f"C{(number + 3) % 10}" if filter_name else COLORS[tracker]
-                style = dict(color=color, label=family, alpha=0.7 if filter_name else 1.0)
-                marker = "o" if filter_name else "*"
-                axes.plot(*points.T, marker=marker, markersize=5 if filter_name else 13, linewidth=1, **style)
-                for name, point in zip(names, points, strict=True):
-                    if filter_name:
-                        text = name.partition(":")[2]
-                        axes.annotate(text, point, fontsize=7, xytext=(3, 3), textcoords="offset points", color=color)
+                names = sorted(names, key=lambda name: points[name][0])
+                color = COLORS.get(family, f"C{(number + 3) % 10}")
+                filtered = "+" in family
+                style = dict(marker="o", markersize=4, alpha=0.7) if filtered else dict(marker="*", markersize=11)
+                axes.plot(
+                    *np.array([points[name] for name in names]).T, linewidth=1, color=color, label=family, **style
+                )
+                for name in names:
+                    if name in result.scores and not filtered:
+                        changes = [result.change(name, key) for key in ("nmf", "nme")]
+                        _draw_intervals(axes, points[name], changes, first, color)
+                    setting = name.removeprefix(family).removeprefix(":")
+                    axes.annotate(
+                        setting, points[name], fontsize=7, xytext=(4, 3), textcoords="offset points", color=color
+                    )
             axes.set(xlabel="NMF (flicker)", ylabel="NME (%)", title=split)
             axes.grid(alpha=0.3)
         panels[0].legend(frameon=False, fontsize=8)
+
+
+def _family(method: str) -> str:
+    """A method without the numbers of its last part: "rwr" of "rwr:2", "rwr:2+ema" of "rwr:2+ema:0.7"."""
+    tracker, plus, filter_name = method.partition("+")
+    return f"{tracker}+{filter_name.partition(':')[0]}" if plus else tracker.partition(":")[0]
+
+
+def _draw_intervals(axes, point: list[float], changes: list[Any], first: list[float], color: str) -> None:
+    """Error bars of a point from the intervals of its relative changes from the first method's point."""
+    if None not in changes:
+        ends = np.array(
+            [[start * (1 + low), start * (1 + high)] for start, (_, low, high) in zip(first, changes, strict=True)]
+        )
+        around = np.abs(ends - np.array(point)[:, None])
+        axes.errorbar(*point, xerr=around[:1].T, yerr=around[1:].T, color=color, linewidth=0.8, alpha=0.5)
 
 
 def plot_trajectories(path: Path, video: Video, tracks: dict[str, Track], *, title: str, count: int = 3) -> None:
@@ -202,7 +240,7 @@ def plot_trajectories(path: Path, video: Video, tracks: dict[str, Track], *, tit
     with drawing.figure(path, rows=len(chosen), columns=2, size=(5.5, 2.0), title=title) as panels:
         for axes, (landmark, axis) in zip(panels, itertools.product(chosen, (0, 1)), strict=True):
             for name, points in curves.items():
-                color = {"ground truth": "tab:gray"}.get(name) or COLORS[name.partition("+")[0]]
+                color = {"ground truth": "tab:gray"}.get(name) or COLORS[_family(name.partition("+")[0])]
                 width = 2 if name == "ground truth" else 1.2
                 axes.plot(points[:, landmark, axis], color=color, label=name, linewidth=width)
             axes.set_ylabel(f"{'xy'[axis]} of landmark {landmark} (%)", fontsize=8)

@@ -67,18 +67,33 @@ class VideoResult(NamedTuple):
     tracks: dict[str, list[Track]]
     scores: dict[str, list[Score]]
 
-    def row(self, method: str) -> dict[str, float]:
-        """Means over the videos: NME, stability and jitter in percent, both NMFs, restarts in percent of the frames."""
-        scores, tracks = self.scores[method], self.tracks[method]
-        restarted = np.concatenate([track.restarted for track in tracks])
+    def values(self, method: str) -> dict[str, np.ndarray]:
+        """Of each video: NME, stability and jitter in percent, both NMFs."""
+        scores = self.scores[method]
         return {
-            "nme": 100 * metrics.mean(np.array([metrics.mean(score.nme) for score in scores])),
-            "nmf": metrics.mean(np.array([score.nmf for score in scores])),
-            "nmf_paper": metrics.mean(np.array([score.nmf_paper for score in scores])),
-            "stability": 100 * metrics.mean(np.array([score.stability for score in scores])),
-            "jitter": 100 * metrics.mean(np.array([score.jitter for score in scores])),
-            "restarts": 100 * float(restarted.mean()) if len(restarted) else float("nan"),
+            "nme": 100 * np.array([metrics.mean(score.nme) for score in scores]),
+            "nmf": np.array([score.nmf for score in scores]),
+            "nmf_paper": np.array([score.nmf_paper for score in scores]),
+            "stability": 100 * np.array([score.stability for score in scores]),
+            "jitter": 100 * np.array([score.jitter for score in scores]),
         }
+
+    def row(self, method: str) -> dict[str, float]:
+        """Means of `values` over the videos, and the restarts in percent of the frames."""
+        restarted = np.concatenate([track.restarted for track in self.tracks[method]])
+        means = {name: metrics.mean(values) for name, values in self.values(method).items()}
+        return {**means, "restarts": 100 * float(restarted.mean()) if len(restarted) else float("nan")}
+
+    def change(self, method: str, name: str) -> tuple[float, float, float] | None:
+        """Relative change of a mean of `row` from the first method, and its 95 % interval over the videos.
+
+        None for the first method itself, and where no video has both values.
+        """
+        first = next(iter(self.scores))
+        values, reference = self.values(method)[name], self.values(first)[name]
+        if method == first or not np.isfinite(values + reference).any():
+            return None
+        return metrics.relative_change(values, reference)
 
 
 class TunedAverage(NamedTuple):
@@ -88,11 +103,13 @@ class TunedAverage(NamedTuple):
         alpha: α of the average, in (0, 1].
         nme: NME, mean over the videos, as a fraction.
         nmf: NMF, mean over the videos, variant "released".
+        change: relative change of the NME from this average to the other method, and its 95 % interval over the videos.
     """
 
     alpha: float
     nme: float
     nmf: float
+    change: tuple[float, float, float]
 
     def row(self) -> dict[str, float]:
         """Values for tables, with the NME in percent as in `VideoResult.row`."""
@@ -125,8 +142,9 @@ def tune_average(
         for track, video in zip(result.tracks[base], videos, strict=True):
             smooth = track._replace(landmarks=filters.exponential_moving_average(track.landmarks, alpha))
             scores.append(score_track(smooth, video, source.scheme, config.data.normalizer))
-        nme = metrics.mean(np.array([metrics.mean(score.nme) for score in scores]))
-        return TunedAverage(alpha, nme, metrics.mean(np.array([score.nmf for score in scores])))
+        nme = np.array([metrics.mean(score.nme) for score in scores])
+        change = metrics.relative_change(result.values(like)["nme"], 100 * nme)
+        return TunedAverage(alpha, metrics.mean(nme), metrics.mean(np.array([score.nmf for score in scores])), change)
 
     # As α decreases from 1, the flicker falls and later rises again with the lag; the first crossing is taken.
     if average(1.0).nmf <= wanted:

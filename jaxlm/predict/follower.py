@@ -13,17 +13,16 @@ from jaxlm.config import Config
 from jaxlm.data.video_batches import Video, crop_chunks
 from jaxlm.systems import Prediction
 from jaxlm.video import filters
-
-TRACKERS = ("frame", "early", "rwr", "energy")
+from jaxlm.video.trackers import parse_tracker
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """Method that finds landmarks in a video, written "tracker" or "tracker+filter", as in "frame+ema:0.7".
+    """Method that finds landmarks in a video, written "tracker" or "tracker+filter", as in "rwr:2" or "frame+ema:0.7".
 
     Attributes:
         name: the text as written.
-        tracker: one of `TRACKERS`.
+        tracker: as `jaxlm.video.trackers.parse_tracker` reads it.
         filter: filter as `jaxlm.video.filters.parse` reads it, "" for none.
     """
 
@@ -39,8 +38,7 @@ def parse_method(name: str) -> Method:
         ValueError: for an unknown tracker or filter.
     """
     tracker, _, spec = name.partition("+")
-    if tracker not in TRACKERS:
-        raise ValueError(f"There is no method {tracker!r} in {name!r}; choose one of {', '.join(TRACKERS)}.")
+    parse_tracker(tracker)
     if spec:
         filters.parse(spec)
     return Method(name, tracker, spec)

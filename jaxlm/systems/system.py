@@ -93,8 +93,7 @@ class System(NamedTuple):
         predict: (variables, images (B, H, W, 3) in [0, 255]) -> Prediction.
         track: for a system with a state over time: (method, variables, image (B, T, H, W, 3), restart (B, T),
             exists (B, T), past or None) -> (Prediction with leaves (B, T, ...), past of the next frame). The methods
-            are "frame" (each frame on its own), "early" (likewise, with the few steps of RwR), "rwr" and "energy"; see
-            `jaxlm.video`.
+            are those of `jaxlm.video.trackers`.
         schedule: for a system whose training steps differ: number of the batch, from 1 -> (name of the phase, the step
             that takes this batch). Equal steps are the same function, which is compiled once.
         fit: for a system with constants of the training set: (state, labels) -> state, called once before the first

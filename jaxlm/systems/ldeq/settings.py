@@ -52,8 +52,9 @@ class Video(shared.Video):
     alpha: float = 0.1  # of Eq. (8)
     energy_steps: int = 10  # of L-BFGS
     max_residual: float = 0.9  # of the last equilibrium at a frame; with more it starts anew
+    # Of jaxlm.video.trackers and filters: what Figure 5 of the paper compares.
     methods: tuple[str, ...] = (
-        *("frame", "early", "rwr", "energy"),
+        *("frame", "early", "rwr", "rwr:2", "energy", "heatmap_ema:0.7", "heatmap_ema:0.5"),
         *("frame+ema:0.9", "frame+ema:0.8", "frame+ema:0.7", "frame+ema:0.5", "frame+ema_score:0.8"),
         *("frame+savgol:7,2", "frame+savgol_causal:7,1", "frame+one_euro:2,0.1"),
     )

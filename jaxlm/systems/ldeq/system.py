@@ -20,6 +20,8 @@ from jaxlm.systems.ldeq.settings import Config, Solver
 from jaxlm.systems.objective import Objective, make_objective
 from jaxlm.systems.optim import apply_gradients, make_optimizer, make_schedule
 from jaxlm.video import energy
+from jaxlm.video.recurrence import Step
+from jaxlm.video.trackers import parse_tracker
 
 SOLVERS = {
     "fixed_point_iteration": solvers.fixed_point_iteration,
@@ -173,20 +175,20 @@ class LdeqSystem:
 
     def track(self, method: str, variables, image, restart, exists, past: video.Tracking | None = None):
         """Landmarks of frames (B, T, H, W, 3) by a method of `System.track`."""
+        name, numbers = parse_tracker(method)
         z0 = self.model.initial_heatmaps(image[:, 0])
         settings = self.config.video
         still_solver = functools.partial(self.solver, max_steps=settings.still_steps or self.config.solver.max_steps)
         cold_step = functools.partial(self._solve, variables, still_solver)
-        warm_step = functools.partial(self._solve, variables, make_solver(settings.solver))
-        if method in ("frame", "early"):
-            step = cold_step if method == "frame" else warm_step
+        if name in ("frame", "early"):
+            step = cold_step if name == "frame" else self._warm_step("rwr", [], variables, z0, cold_step)
             frames = jnp.moveaxis(image, 1, 0)
             landmarks, score = (
                 jnp.moveaxis(leaf, 0, 1) for leaf in jax.lax.map(lambda frame: step(z0, frame)[2], frames)
             )
             return Prediction(landmarks, score, {"restarted": jnp.ones(image.shape[:2], bool)}), past
         tracked, past = video.rwr(
-            {"rwr": warm_step, "energy": functools.partial(self._descend, variables)}[method],
+            self._warm_step(name, numbers, variables, z0, cold_step),
             z0,
             image,
             cold_step=cold_step,
@@ -198,6 +200,18 @@ class LdeqSystem:
         landmarks, score = tracked.output
         return Prediction(landmarks, score, {"residual": tracked.residual, "restarted": tracked.restarted}), past
 
+    def _warm_step(self, name: str, numbers: list[float], variables, z0: Array, cold_step: Step) -> Step:
+        """How a tracker, named with its settings, solves a frame that follows another."""
+        settings = self.config.video
+        if name == "energy":
+            return functools.partial(self._descend, variables, *numbers or [settings.alpha])
+        if name == "heatmap_ema":
+            return functools.partial(self._average, *numbers, z0, cold_step)
+        solver = make_solver(settings.solver)
+        if numbers:
+            solver = functools.partial(solver, max_steps=int(numbers[0]))
+        return functools.partial(self._solve, variables, solver)
+
     def _solve(self, variables, solver: implicit.Solver, z: Array, frame: Array):
         """One frame by a solver from z: equilibrium, residual of z at this frame, (landmarks, scores)."""
         traced = functools.partial(solver, trace=True)
@@ -205,18 +219,23 @@ class LdeqSystem:
         start_residual = output.stats.trace[0]  # pyright: ignore[reportOptionalSubscript, reportOptionalMemberAccess]
         return output.heatmaps, start_residual, (output.landmarks, heatmaps.confidence(output.heatmaps))
 
-    def _descend(self, variables, z: Array, frame: Array):
+    def _descend(self, variables, alpha: float, z: Array, frame: Array):
         """One frame by the energy of Eq. (8); returns as `_solve` does."""
         injection, _ = self.model.inject(variables, frame.astype(jnp.float32))
 
         def cell(z, injection):
             return self.model.cell(z, (variables["params"]["cell"], injection))
 
-        settings = self.config.video
-        z, stats = energy.minimize_energy(cell, z, injection, alpha=settings.alpha, max_steps=settings.energy_steps)
+        steps = self.config.video.energy_steps
+        z, stats = energy.minimize_energy(cell, z, injection, alpha=alpha, max_steps=steps)
         # z itself need not be heatmaps, it may be negative; its image under f is.
         image = cell(z, injection)
         return z, stats.start_residual, (self.model.to_landmarks(image), heatmaps.confidence(image))
+
+    def _average(self, alpha: float, z0: Array, cold_step: Step, average: Array, frame: Array):
+        """One frame by the moving average of its own heatmaps; no residual makes it start anew."""
+        average = alpha * cold_step(z0, frame)[0] + (1 - alpha) * average
+        return average, jnp.zeros(len(average)), (self.model.to_landmarks(average), heatmaps.confidence(average))
 
 
 def adjoint_failure(logs: Mapping[str, float]) -> str | None:
