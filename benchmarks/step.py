@@ -1,9 +1,10 @@
 """Time of the small LDEQ's training step by gradient: python benchmarks/step.py [--config=quickstart]
 
 Steps are timed in turns in one run, and compared with the Jacobian-free step of the same turn. Solvers take all of
---steps steps forward and, for implicit gradients, backward. `--pytorch` compares with the same steps in PyTorch
-(`torch_peers.py`), in turns as well, each library with all cores while the other rests. As in `jaxlm train`, the CPU
-is split into `train.cpu_devices`.
+--steps steps forward and, for implicit gradients, backward. `--rows` takes the rows of `jaxlm ablation
+--table=ldeq_gradient` instead; those that solve to the tolerance take --steps steps. `--pytorch` compares with the same
+steps in PyTorch (`torch_peers.py`), in turns as well, each library with all cores while the other rests. As in `jaxlm
+train`, the CPU is split into `train.cpu_devices`.
 """
 
 import statistics
@@ -19,12 +20,16 @@ from measuring import Peer, TrainingStep, random_batch, seconds_of
 from jaxlm import systems
 from jaxlm.config import load_config_file
 from jaxlm.support.program import split_cpu
+from jaxlm.systems.ldeq.tables import TABLES
+from jaxlm.systems.tables import apply_row
 
 CONFIG = flags.DEFINE_string("config", "quickstart", "Config of an LDEQ.")
 STEPS = flags.DEFINE_integer("steps", 4, "Solver steps.")
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns; medians are printed.")
+ROWS = flags.DEFINE_bool("rows", False, "Rows of the table ldeq_gradient instead of the gradients alone.")
 PYTORCH = flags.DEFINE_bool("pytorch", False, "Compare with PyTorch.")
 GRADIENTS = ("jacobian_free", "implicit", "phantom", "unrolled", "explicit")
+COMPARED = ("jacobian_free", "implicit", "unrolled")  # with PyTorch
 
 
 def config_of(gradient: str) -> Any:
@@ -36,8 +41,15 @@ def config_of(gradient: str) -> Any:
     return config
 
 
-def step_of(gradient: str) -> TrainingStep:
-    config = config_of(gradient)
+def config_of_row(name: str) -> Any:
+    config: Any = load_config_file(CONFIG.value)
+    apply_row(name, TABLES["ldeq_gradient"].rows[name], config)
+    for solver in (config.solver, config.adjoint):
+        solver.update(tol=0.0, max_steps=min(STEPS.value, solver.max_steps))
+    return config
+
+
+def step_of(config: Any) -> TrainingStep:
     system = systems.build(config)
     return TrainingStep(system, random_batch(config), loop_steps=system.loop_steps)
 
@@ -45,30 +57,32 @@ def step_of(gradient: str) -> TrainingStep:
 def main(argv):
     del argv
     split_cpu(config_of("implicit").train.cpu_devices)
-    steps = {gradient: step_of(gradient) for gradient in GRADIENTS}
+    names, make = (TABLES["ldeq_gradient"].rows, config_of_row) if ROWS.value else (GRADIENTS, config_of)
+    steps = {name: step_of(make(name)) for name in names}
     for step in steps.values():
         step.compile()
         jax.block_until_ready(step.call())
-    times: dict[str, list[float]] = {gradient: [] for gradient in GRADIENTS}
+    times: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(ROUNDS.value):
-        for gradient, step in steps.items():
+        for name, step in steps.items():
             start = time.perf_counter()
             jax.block_until_ready(step.call())
-            times[gradient].append(time.perf_counter() - start)
+            times[name].append(time.perf_counter() - start)
     print(f"{CONFIG.value}, {STEPS.value} steps, {jax.default_backend()}")
     print(f"{'gradient':<16}{'ms':>8}{'× jacobian_free':>18}{'MiB':>8}{'s to compile':>14}")
-    for gradient, step in steps.items():
-        ratio = statistics.median(a / b for a, b in zip(times[gradient], times["jacobian_free"], strict=True))
-        milliseconds, memory = 1e3 * statistics.median(times[gradient]), step.memory() / 2**20
-        print(f"{gradient:<16}{milliseconds:>8.0f}{ratio:>18.2f}{memory:>8.0f}{step.compilation:>14.1f}", flush=True)
+    for name, step in steps.items():
+        ratio = statistics.median(a / b for a, b in zip(times[name], times["jacobian_free"], strict=True))
+        milliseconds, memory = 1e3 * statistics.median(times[name]), step.memory() / 2**20
+        print(f"{name:<16}{milliseconds:>8.0f}{ratio:>18.2f}{memory:>8.0f}{step.compilation:>14.1f}", flush=True)
     if PYTORCH.value:
-        compare_with_pytorch(steps)
+        compare_with_pytorch({gradient: step_of(config_of(gradient)) for gradient in COMPARED})
 
 
 def compare_with_pytorch(steps: dict[str, TrainingStep]) -> None:
     """Prints images a second of both libraries: medians over turns, and the median of their ratio."""
     print(f"{'images/s':<16}{'jaxlm':>8}{'PyTorch':>10}{'ratio':>8}{'least':>8}{'most':>8}")
-    for gradient in ("jacobian_free", "implicit", "unrolled"):
+    for gradient in COMPARED:
+        steps[gradient].compile()
         config = config_of(gradient)
         with tempfile.TemporaryDirectory() as folder:
             peer = Peer("ldeq", config, Path(folder, "log"))

@@ -5,7 +5,7 @@
 
 Paper: Micaelli et al., CVPR 2023. Variants: `:smoke` (CPU seconds), `:gpu` (the paper's network at 256 × 256, bfloat16,
 implicit gradients), `:awing` (Adaptive Wing and its weight map on the heatmaps instead of L1 on the landmarks), and the
-rows of `jaxlm ablation --table=ldeq_gradient`, such as `:implicit`.
+rows of `jaxlm ablation --table=ldeq_gradient` and `ldeq_temperature`, such as `:implicit` and `:t5`.
 """
 
 from typing import Any

@@ -198,7 +198,9 @@ def test_a_diverged_row_leaves_the_rest_of_the_table(tmp_path, monkeypatch):
 def test_an_unknown_row_table_or_field(tmp_path):
     with pytest.raises(ValueError, match=r"choose one of smoke, omega10_epsilon0\.5"):
         awing_wflw.get_config("aw_vm")
-    with pytest.raises(ValueError, match="There is no table 'awing_9'; choose one of ldeq_gradient, awing_5"):
+    with pytest.raises(
+        ValueError, match="There is no table 'awing_9'; choose one of ldeq_gradient, ldeq_temperature, awing_5"
+    ):
         ablation.run(awing_wflw.get_config(), "awing_9", tmp_path)
     with pytest.raises(ValueError, match="choose one of smoke, small, mse, aw"):
         awing_lsp.get_config("l1")

@@ -226,7 +226,8 @@ def _beside(value: float | None, first: float | None) -> str:
 @dataclasses.dataclass(frozen=True)
 class Options:
     table: str
-    """A key of jaxlm.commands.ablation.TABLES: ldeq_gradient, awing_5 to _8, reinit_1, _5, _6, _loss, tddfa_3, _4."""
+    """A key of jaxlm.commands.ablation.TABLES: ldeq_gradient, ldeq_temperature, awing_5 to _8, reinit_1, _5, _6, _loss,
+    tddfa_3, _4."""
     workdir: str
     """Folder of the rows' workdirs."""
     rows: tuple[str, ...] = ()

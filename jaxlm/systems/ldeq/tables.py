@@ -1,4 +1,4 @@
-"""Comparisons that Micaelli et al., CVPR 2023, imply without a table: gradients of the equilibrium, stacked cells."""
+"""Comparisons that Micaelli et al., CVPR 2023, imply without a table: gradients, stacked cells, the temperature."""
 
 from typing import Any
 
@@ -17,6 +17,10 @@ def _explicit(label: str, **fields: Any) -> Row:
     return Row(label, {"model.explicit": True, "solver.max_steps": 3, **fields}, None)
 
 
+def _temperature(value: float) -> Row:
+    return _row(f"T = {value:g}", "jacobian_free", **_SOLVED, **{"model.temperature": value})
+
+
 TABLES = {
     "ldeq_gradient": Table(
         "Gradients of the equilibrium, and explicit networks of its size (no such table in Micaelli et al., CVPR 2023)",
@@ -29,6 +33,15 @@ TABLES = {
             "unrolled": _row("unrolled, 2 plain steps", "unrolled", **_FEW, **{"solver.max_steps": 2}),
             "tied": _explicit("explicit, 3 applications of one cell"),
             "untied": _explicit("explicit, 3 narrower cells", **{"model.preset": "slim", "model.untied": True}),
+        },
+    ),
+    "ldeq_temperature": Table(
+        "Temperature T of Eq. 3 (Micaelli et al., CVPR 2023, take 2.5 and print no other)",
+        "nme",
+        {
+            "t2_5": _temperature(2.5),
+            "t1": _temperature(1.0),
+            "t5": _temperature(5.0),
         },
     ),
 }
