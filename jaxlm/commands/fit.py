@@ -18,7 +18,7 @@ from jaxlm.commands.options import FromConfig, config_of_file
 from jaxlm.config import Config
 from jaxlm.data import crops, sources
 from jaxlm.data.augment import picture_of
-from jaxlm.data.face_parameters import LabelledRecords, Labels, labels_of
+from jaxlm.data.face_parameters import LabelledRecords, Labels, fit_part, labels_of
 from jaxlm.face3d import fitting
 from jaxlm.face3d.model_files import model_of
 from jaxlm.face3d.morphable import landmark_model
@@ -26,14 +26,21 @@ from jaxlm.geometry import apply_affine, box_to_crop
 from jaxlm.support import drawing, files, pictures
 from jaxlm.support.files import write_atomically
 from jaxlm.support.pictures import warp
+from jaxlm.support.shards import ALL, Shard, parse_shard
 
 _SPEED = 1024  # faces for the measurement
 
 
-def run(config: Config, out: Path) -> dict[str, Any]:
+def run(config: Config, out: Path, shard: Shard = ALL) -> dict[str, Any] | None:
     """Fits all sources with a positive weight; writes `fits.json` and the sheets.
 
+    Args:
+        config: of an experiment with a morphable model.
+        out: folder to write.
+        shard: share of the faces to fit; the others are read from the cache, `config.data.cache`.
+
     Returns:
+        None while shares are missing.
         Per source and over "all": number of faces, median and 90th percentile of the residuals in percent of √(w·h) of
         the landmarks' box (of those that count, and of all), how many are left out; and faces per second.
 
@@ -42,22 +49,28 @@ def run(config: Config, out: Path) -> dict[str, Any]:
     """
     if "morphable" not in config:
         raise ValueError("This config has no morphable model: take one of configs/tddfa_*.py.")
-    report, labelled = {}, []
-    for name in config.data.sources:
-        if config.data.sources[name].weight > 0:
-            source = sources.open_source(config, name, config.data.sources[name].train_split)
-            labels = labels_of(config, sources.prepare_source(config, name), source.records, source.split)
-            report[name] = _summary(labels)
-            labelled.append(labels)
-            sheet = _sheet(config, source, labels)
-            pictures.write_image(out / f"{name}.png", sheet)
-    if not labelled:
+    trained = {
+        name: (sources.open_source(config, name, settings.train_split), sources.prepare_source(config, name))
+        for name, settings in config.data.sources.items()
+        if settings.weight > 0
+    }
+    if not trained:
         raise ValueError("No source of config.data.sources has a positive weight.")
+    if shard != ALL:
+        parts = [fit_part(config, builder, of.records, of.split, shard) for of, builder in trained.values()]
+        if not all(parts):
+            return None
+    report, labelled = {}, []
+    for name, (source, builder) in trained.items():
+        labels = labels_of(config, builder, source.records, source.split)
+        report[name] = _summary(labels)
+        labelled.append(labels)
+        pictures.write_image(out / f"{name}.png", _sheet(config, source, labels))
     whole = Labels(
         *map(np.concatenate, zip(*[labels._replace(mirrored=labels.params) for labels in labelled], strict=True))
     )
     report["all"] = _summary(whole)
-    report["faces_per_second"] = _speed(config, source)
+    report["faces_per_second"] = _speed(config, source)  # pyright: ignore[reportPossiblyUnboundVariable]
     write_atomically(out / "fits.json", json.dumps(files.without_nan(report), indent=2) + "\n")
     return report
 
@@ -125,6 +138,8 @@ def table(report: dict[str, Any]) -> str:
 class Options:
     out: str
     """Folder to write."""
+    shard: str | None = None
+    """i/n: every n-th face from the i-th, on one of n machines that share data.cache; the last writes the report."""
     config: FromConfig = None
     overrides: FromConfig = ()
 
@@ -132,10 +147,12 @@ class Options:
 read_config = config_of_file
 
 
-def main(options: Options) -> dict[str, Any]:
+def main(options: Options) -> dict[str, Any] | None:
     """Fits and returns the report, see `run`."""
     out = Path(options.out).expanduser()
-    report = run(options.config, out)
+    report = run(options.config, out, parse_shard(options.shard))
+    if report is None:
+        return None
     print(f"\nResidual of the landmarks that count, over √(w·h) of their box:\n{table(report)}")
     print(f"written: {out}/fits.json and a sheet for each source")
     return report

@@ -3,7 +3,8 @@
     jaxlm label-videos --workdirs runs/a runs/b runs/c --out=labelled clip1.mp4 clip2.mp4 …
 
 The heatmaps of all models are averaged frame by frame; an ensemble hardly flickers, so nothing is filtered. `--out` has
-WFLW-V's layout, with a further folder `variance/`, and lists of its hard and easy videos.
+WFLW-V's layout, with a further folder `variance/`, the videos' variances in `difficulties.json`, and lists of its hard
+and easy videos.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from jaxlm.support.errors import BadSample
 from jaxlm.support.files import write_atomically
 from jaxlm.support.program import split_commas
 from jaxlm.support.progress import progress
+from jaxlm.support.shards import parse_shard, write_part
 
 
 def read_left_out(path: Path | None, names: Sequence[str]) -> dict[str, list[tuple[str, int, int]]]:
@@ -124,6 +126,8 @@ class Options:
     """JSON naming frames that models take no part in."""
     share: float = 0.25
     """Share of the videos in each of the lists hard and easy."""
+    shard: str | None = None
+    """i/n: every n-th video from the i-th, on one of n machines that write to one folder; the last writes the lists."""
 
 
 def main(options: Options) -> dict[str, float]:
@@ -142,20 +146,29 @@ def main(options: Options) -> dict[str, float]:
         )
     root, difficulties, failed = Path(options.out).expanduser(), {}, []
     (root / "videos").mkdir(parents=True, exist_ok=True)
-    for path, key in zip(progress(files, desc="labelling", unit="video"), keys, strict=True):
+    shard = parse_shard(options.shard)
+    for path in progress(shard.of(files), desc="labelling", unit="video"):
         try:
-            labels = label_video(ensemble, VideoFile(path), rules.get(key, []))
+            labels = label_video(ensemble, VideoFile(path), rules.get(path.stem, []))
         except BadSample as error:
             failed.append(str(error))
             continue
-        write_labels(root, key, labels.landmarks, labels.bboxes, variance=labels.variance)
-        _copy(path, root / "videos" / (path.name if path.is_dir() else key + path.suffix.lower()))
-        difficulties[key] = difficulty(labels)
-    hard, easy = write_split(root, difficulties, options.share)
-    print(f"{len(difficulties)} videos labelled by {len(ensemble.names)} models in {root}; variance over face area:")
-    for key, value in sorted(difficulties.items(), key=lambda item: -item[1]):
-        split = "hard" if key in hard else "easy" if key in easy else ""
-        print(f"{key:<30}{value:>12.3e}  {split}")
+        write_labels(root, path.stem, labels.landmarks, labels.bboxes, variance=labels.variance)
+        _copy(path, root / "videos" / (path.name if path.is_dir() else path.stem + path.suffix.lower()))
+        difficulties[path.stem] = difficulty(labels)
+    print(f"{len(difficulties)} videos labelled by {len(ensemble.names)} models in {root}")
+    whole = write_part(root / "difficulties.json", difficulties, shard, _joined)
+    if whole is not None:
+        difficulties = {key: np.nan if value is None else value for key, value in whole.items()}
+        hard, easy = write_split(root, difficulties, options.share)
+        print("Variance over face area:")
+        for key, value in sorted(difficulties.items(), key=lambda item: -item[1]):
+            split = "hard" if key in hard else "easy" if key in easy else ""
+            print(f"{key:<30}{value:>12.3e}  {split}")
     if failed:
         raise ValueError(" ".join(failed))
     return difficulties
+
+
+def _joined(parts: list[dict[str, float]]) -> dict[str, float]:
+    return {key: value for part in parts for key, value in part.items()}

@@ -3,6 +3,7 @@
     jaxlm predict portrait.jpg holiday/ clip.mp4 --out=out       # with the package's own small model
     jaxlm predict --workdir=runs/ldeq portrait.jpg --out=out     # with a trained or an exported model
     jaxlm predict 0 --seconds=20                                 # a camera by its number
+    jaxlm predict album/ --out=out --shard=2/8                   # the second of eight machines with one folder
 
 Writes an overlay of each picture (PNG) or video (MP4), the points of each face of a picture (.pts) or of a video (CSV),
 `predictions.json` and, for pictures, `predictions.csv`, a data set that `--data=own` reads. Pictures are turned upright
@@ -22,6 +23,7 @@ from jaxlm.predict.predictor import Predictor
 from jaxlm.predict.session import Session
 from jaxlm.predict.video import VideoPredictor
 from jaxlm.support.program import make_folder
+from jaxlm.support.shards import ALL, parse_shard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Options:
     """Of a camera; Ctrl-C ends it earlier."""
     overlays: bool = True
     """Write pictures and videos with landmarks."""
+    shard: str | None = None
+    """i/n: every n-th file from the i-th, on one of n machines that write to one folder; the last joins the tables."""
 
 
 def main(options: Options) -> Session:
@@ -60,11 +64,15 @@ def main(options: Options) -> Session:
         raise ValueError("Name pictures, folders, videos or a camera: jaxlm predict portrait.jpg")
     if min(options.faces, options.batch_size) < 1:
         raise ValueError("--faces and --batch-size must be at least 1.")
-    inputs = find_inputs(list(options.inputs), Path(options.out).expanduser())
+    shard = parse_shard(options.shard)
+    every = find_inputs(list(options.inputs), Path(options.out).expanduser())
+    if shard != ALL and every.cameras:
+        raise ValueError("--shard shares out files; a camera has none.")
+    inputs = every._replace(pictures=shard.of(every.pictures), videos=shard.of(every.videos))
     out = make_folder(options.out)
     boxes = None if options.boxes is None else Path(options.boxes).expanduser()
     for_video = boxes is not None and boxes.suffix == ".npy"
-    if for_video and (len(inputs.videos) != 1 or inputs.pictures):
+    if for_video and (len(every.videos) != 1 or every.pictures):
         raise ValueError("--boxes=….npy goes with a single video, --boxes=….csv with pictures.")
     still_boxes = read_boxes_csv(boxes) if boxes is not None and not for_video else None
     predictor = Predictor.load(
@@ -84,7 +92,8 @@ def main(options: Options) -> Session:
         for index in inputs.cameras:
             session.camera(index, options.seconds)
     finally:
-        session.write(predictor.model.name)
+        order = [str(path.resolve()) for path, _ in every.pictures + every.videos]
+        session.write(predictor.model.name, shard, order)
     print(f"written: {out}")
     if session.failed:
         raise ValueError(f"{len(session.failed)} of {len(session.entries)} failed; predictions.json says why.")

@@ -30,6 +30,7 @@ from jaxlm.schemes import get_scheme
 from jaxlm.support.errors import BadSample
 from jaxlm.support.files import write_atomically
 from jaxlm.support.program import check_names, make_folder
+from jaxlm.support.shards import parse_shard
 
 
 class Tracked(NamedTuple):
@@ -94,6 +95,8 @@ class Options:
     """Checkpoint: last, best or its step."""
     boxes: str | None = None
     """A .npy file (T, 4) of x1 y1 x2 y2 in pixels; found without it."""
+    shard: str | None = None
+    """i/n: every n-th video from the i-th, on one of n machines."""
 
 
 def main(options: Options) -> None:
@@ -109,7 +112,7 @@ def main(options: Options) -> None:
     landmarker = make_landmarker(model)
     follower = Follower(model.variables, model.config, options.method or ("frame", "rwr"), batch_size=1)
     folder, failed = make_folder(options.out), []
-    for path in paths:
+    for path in parse_shard(options.shard).of(paths):
         try:
             _track_and_report(path, boxes, follower, landmarker, folder, model.config)
         except BadSample as error:

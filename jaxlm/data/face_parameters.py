@@ -14,6 +14,7 @@ from jaxlm.face3d import fitting, parameters
 from jaxlm.face3d.model_files import model_of
 from jaxlm.face3d.morphable import MorphableModel, landmark_model
 from jaxlm.support.files import write_bytes_atomically
+from jaxlm.support.shards import Shard
 
 _ARRAYS = ("params", "mirrored", "residual", "residual_all")
 
@@ -83,17 +84,13 @@ def labels_of(config: Config, builder: FaceBuilder, records: Sequence[dict[str, 
         return _given(builder, records, model, split)
     if builder.scheme.name != "faces68":
         raise ValueError(f"Parameters are fitted to 68 landmarks; {builder.root} has the scheme {builder.scheme.name}.")
-    sparse = landmark_model(model)
-    arrays = [sparse.mean, sparse.identity, sparse.expression, sparse.param_mean[12:], sparse.param_std[12:]]
-    digest = hashlib.sha256(b"".join(np.asarray(array).tobytes() for array in arrays))
-    digest.update(f"{fitting.VERSION}{settings.contour}".encode())
-    path = Path(builder.data_dir) / f"params_{split}_{digest.hexdigest()[:16]}.npz"
+    path, name = _fits_file(config, builder, split), f"{type(builder).__name__} {split}"
     if path.exists():
         with np.load(path) as file:
             found = {name: file[name] for name in _ARRAYS}
     else:
-        found = _fit(records, sparse, settings.contour, f"{type(builder).__name__} {split}")
-        write_bytes_atomically(path, lambda file: np.savez(file, allow_pickle=False, **found))
+        found = _fit(records, range(len(records)), landmark_model(model), settings.contour, name)
+        _write_fits(path, found)
     bad = ~(found["residual"] <= settings.max_residual)  # true for NaN as well
     if bad.any():
         listing = path.with_suffix(f".worse_than_{settings.max_residual:g}.txt")
@@ -106,6 +103,46 @@ def labels_of(config: Config, builder: FaceBuilder, records: Sequence[dict[str, 
             f"{100 * settings.max_residual:g} % and are left out, listed in {listing}"
         )
     return Labels(**found, usable=np.flatnonzero(~bad))
+
+
+def fit_part(config: Config, builder: FaceBuilder, records: Sequence[dict[str, Any]], split: str, shard: Shard) -> bool:
+    """Fits a share of the faces of a split into the cache; the last share joins them for `labels_of`.
+
+    Returns:
+        Whether nothing is missing: all shares are there, or parameters are given.
+    """
+    settings, path = config["morphable"], _fits_file(config, builder, split)
+    if path.exists() or (settings.labels == "given" and builder.MODES is not None):
+        return True
+    name, part = f"{type(builder).__name__} {split}", shard.part(path)
+    if not part.exists():
+        indices = shard.of(range(len(records)))
+        _write_fits(part, _fit(records, indices, landmark_model(model_of(config)), settings.contour, name))
+    missing = sum(not file.exists() for file in shard.parts(path))
+    if missing:
+        print(f"{name}: {missing} of {shard.count} shards are missing, the last one joins them all.")
+        return False
+    found: dict[str, np.ndarray] = {}
+    for other, file in enumerate(shard.parts(path), start=1):
+        with np.load(file) as fits:
+            for key in _ARRAYS:
+                whole = found.setdefault(key, np.full((len(records), *fits[key].shape[1:]), np.nan))
+                whole[Shard(other, shard.count).of(range(len(records)))] = fits[key]
+    _write_fits(path, found)
+    return True
+
+
+def _fits_file(config: Config, builder: FaceBuilder, split: str) -> Path:
+    """Cached fits of a split to the config's model."""
+    sparse = landmark_model(model_of(config))
+    arrays = [sparse.mean, sparse.identity, sparse.expression, sparse.param_mean[12:], sparse.param_std[12:]]
+    digest = hashlib.sha256(b"".join(np.asarray(array).tobytes() for array in arrays))
+    digest.update(f"{fitting.VERSION}{config['morphable'].contour}".encode())
+    return Path(builder.data_dir) / f"params_{split}_{digest.hexdigest()[:16]}.npz"
+
+
+def _write_fits(path: Path, found: dict[str, np.ndarray]) -> None:
+    write_bytes_atomically(path, lambda file: np.savez(file, allow_pickle=False, **found))
 
 
 def _given(builder: FaceBuilder, records: Sequence[dict[str, Any]], model: MorphableModel, split: str) -> Labels:
@@ -128,9 +165,12 @@ def _given(builder: FaceBuilder, records: Sequence[dict[str, Any]], model: Morph
     return Labels(params, None, zeros, zeros, np.arange(len(params)))
 
 
-def _fit(records: Sequence[dict[str, Any]], model: MorphableModel, contour: str, name: str) -> dict[str, np.ndarray]:
+def _fit(
+    records: Sequence[dict[str, Any]], indices: Sequence[int], model: MorphableModel, contour: str, name: str
+) -> dict[str, np.ndarray]:
+    """Fits of the records at `indices`, by the names of `_ARRAYS`."""
     keys = ("landmarks", "mask", "visibility")  # without the pictures, which may not fit into memory
-    faces = [{key: record[key] for key in keys} for record in map(records.__getitem__, range(len(records)))]
+    faces = [{key: record[key] for key in keys} for record in map(records.__getitem__, indices)]
     landmarks, mask, visibility = (
         np.stack([face[key] for face in faces]) for key in ("landmarks", "mask", "visibility")
     )

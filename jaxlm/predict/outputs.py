@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from jaxlm.data.video_files import VideoFile, VideoWriter
 from jaxlm.predict.follower import Track
 from jaxlm.predict.predictor import Face
 from jaxlm.schemes import Scheme
-from jaxlm.support import drawing, files
+from jaxlm.support import drawing
 from jaxlm.support.files import write_atomically
+from jaxlm.support.shards import ALL, Shard, write_part
 
 _LARGEST_OVERLAY = 1600  # pixels of the longer side
 _LARGEST_VIDEO = 1280
@@ -87,12 +87,21 @@ def pictures_csv(entries: Sequence[dict[str, Any]], num_landmarks: int) -> str:
     writer.writerow(["image", "face", "score", "left", "top", "right", "bottom", *coordinate_names(num_landmarks)])
     for entry in entries:
         for number, face in enumerate(entry.get("faces", ())):
-            values = [f"{value:.3f}" for value in (*face["box"], *np.ravel(face["landmarks"]))]
-            writer.writerow([entry["file"], number, f"{np.mean(face['score']):.4f}", *values])
+            # As floats, because JSON has null for NaN.
+            box, landmarks, score = (np.array(face[name], np.float64) for name in ("box", "landmarks", "score"))
+            values = [f"{value:.3f}" for value in (*box, *landmarks.ravel())]
+            writer.writerow([entry["file"], number, f"{score.mean():.4f}", *values])
     return text.getvalue()
 
 
-def write_tables(folder: Path, model: str, scheme: Scheme, entries: Sequence[dict[str, Any]]) -> None:
+def write_tables(
+    folder: Path,
+    model: str,
+    scheme: Scheme,
+    entries: Sequence[dict[str, Any]],
+    shard: Shard = ALL,
+    order: Sequence[str] = (),
+) -> None:
     """Writes `predictions.json` about all pictures and videos, and `predictions.csv` about the pictures.
 
     Args:
@@ -101,8 +110,18 @@ def write_tables(folder: Path, model: str, scheme: Scheme, entries: Sequence[dic
         scheme: scheme of the landmarks.
         entries: a dict for each picture or video with "file" and one of "faces" (for a picture), "table" (for a
             video) or "error".
+        shard: share of the files that the entries are about; the tables are written when every share has been.
+        order: "file" of the entries of all shares, in the order of the joined table.
     """
+
+    def join(parts: list[dict[str, Any]]) -> dict[str, Any]:
+        places = {file: place for place, file in enumerate(order)}
+        entries = [entry for part in parts for entry in part["files"]]
+        entries.sort(key=lambda entry: places.get(entry["file"], len(places)))
+        return {**parts[0], "files": entries}
+
     content = {"model": model, "scheme": scheme.name, "coordinates": "pixels, 0-based", "files": list(entries)}
-    write_atomically(folder / "predictions.json", json.dumps(files.without_nan(content), indent=1) + "\n")
-    pictures = [entry for entry in entries if "faces" in entry]
-    write_atomically(folder / "predictions.csv", pictures_csv(pictures, scheme.num_landmarks))
+    whole = write_part(folder / "predictions.json", content, shard, join)
+    if whole is not None:
+        pictures = [entry for entry in whole["files"] if "faces" in entry]
+        write_atomically(folder / "predictions.csv", pictures_csv(pictures, scheme.num_landmarks))

@@ -8,7 +8,7 @@ import contextlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from jaxlm.support.errors import BadSample
 from jaxlm.support.files import write_atomically
 from jaxlm.support.pictures import decode_image, write_image
 from jaxlm.support.progress import progress
+from jaxlm.support.shards import ALL, Shard
 
 __all__ = ["Face", "Predictor"]
 
@@ -61,8 +62,8 @@ class Session:
     def failed(self) -> list[dict[str, Any]]:
         return [entry for entry in self.entries if "error" in entry]
 
-    def _fail(self, path: Path, error: Exception) -> None:
-        self.entries.append({"file": str(path), "error": str(error)})
+    def _fail(self, file: str, error: Exception) -> None:
+        self.entries.append({"file": file, "error": str(error)})
         print(f"\nError: {error}", file=sys.stderr)
 
     def pictures(self, files: list[tuple[Path, str]], boxes: dict[str, np.ndarray] | None, batch_size: int) -> None:
@@ -83,7 +84,7 @@ class Session:
                 own = None if boxes is None else _boxes_of(path, image, boxes, names)
                 held.append(_Picture(path, stem, image, own))
             except (BadSample, OSError) as error:
-                self._fail(path, error)
+                self._fail(str(path.resolve()), error)
             if len(held) == batch_size or sum(picture.image.size for picture in held) > _MOST_AT_ONCE:
                 self._look(held)
                 held = []
@@ -105,7 +106,9 @@ class Session:
         except (ValueError, MemoryError, cv2.error) as error:
             if len(held) == 1:
                 reason = " ".join(str(error).split())[:200]
-                return self._fail(held[0].path, BadSample(f"{held[0].path} cannot be worked on: {reason}"))
+                return self._fail(
+                    str(held[0].path.resolve()), BadSample(f"{held[0].path} cannot be worked on: {reason}")
+                )
             for picture in held:  # to find the one that fails
                 self._look([picture])
             return None
@@ -147,7 +150,7 @@ class Session:
                 if self._overlays:
                     outputs.write_video(self._out / f"{stem}_landmarks.mp4", file, found.tracks, self.scheme)
             except (BadSample, cv2.error) as error:
-                self._fail(path, error)
+                self._fail(str(path.resolve()), error)
                 continue
             shown = np.array([np.isfinite(track.score).any(axis=1) for track in found.tracks]).reshape(-1, found.frames)
             self.entries.append(
@@ -174,7 +177,7 @@ class Session:
             frames = _frames_for(capture, seconds)
             self.stream(f"camera{index}", frames, fps if 0 < fps <= 1000 else 25.0)
         except BadSample as error:
-            self._fail(Path(str(index)), error)
+            self._fail(str(index), error)
         finally:
             capture.release()
 
@@ -206,9 +209,9 @@ class Session:
         self.entries.append({"file": stem, "frames": len(faces), "fps": fps, "tracks": 1, "table": f"{stem}.csv"})
         print(f"{stem}: {len(faces)} frames, {len(faces) / (time.perf_counter() - started):.0f} a second")
 
-    def write(self, model: str) -> None:
-        """Writes the tables of all files so far; `model` says where the model was loaded from."""
-        outputs.write_tables(self._out, model, self.scheme, self.entries)
+    def write(self, model: str, shard: Shard = ALL, order: Sequence[str] = ()) -> None:
+        """Writes the tables of all files so far, see `outputs.write_tables`."""
+        outputs.write_tables(self._out, model, self.scheme, self.entries, shard, order)
 
 
 def _entry(face: Face) -> dict[str, Any]:
