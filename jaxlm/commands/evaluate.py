@@ -5,6 +5,7 @@ jaxlm eval --workdir=runs/quickstart --data=own --root=faces.csv
 """
 
 import dataclasses
+import json
 from pathlib import Path
 
 from jaxlm.commands.options import FromConfig, config_of_workdir
@@ -71,13 +72,12 @@ def _evaluate_stills(variables, config: Config, name: str, folder: Path, step: i
 def _evaluate_videos(variables, config: Config, name: str, folder: Path, step: int, suffix: str) -> list[Path]:
     methods = config.video.methods if "video" in config else ()
     follower = Follower(variables, config, methods)
-    reports, results = [], {}
+    reports: dict[str, Path] = {}
     for source in sources.open_videos(config, name):
         result = evaluate_videos(follower, source, config)
         label = f"{source.name}_{source.split}{suffix}"
         print(f"\n{video_report.table(result, config, f'{label} at step {step}')}")
         tuned = tune_average(result, source, config)
-        results[source.split] = (result, tuned)
         if tuned is not None:
             print(
                 f"frame+ema:{tuned.alpha:.3f} has the NMF of rwr ({tuned.nmf:.1f}) and NME {100 * tuned.nme:.3f} %; "
@@ -87,11 +87,11 @@ def _evaluate_videos(variables, config: Config, name: str, folder: Path, step: i
             print("No exponential average of the frame-wise landmarks has the NMF of rwr.")
         paths = video_report.write_report(folder, label, result, source, config, step, tuned)
         print(f"written: {', '.join(map(str, paths[:1]))}{''.join(f', {path.name}' for path in paths[1:])}")
-        reports.append(paths[0])
+        reports[source.split] = paths[0]
     plot = folder / f"{name.replace(':', '_')}{suffix}_accuracy_flicker.png"
-    video_report.plot_accuracy_flicker(plot, results)
+    video_report.plot_accuracy_flicker(plot, {split: json.loads(path.read_text()) for split, path in reports.items()})
     print(f"written: {plot}")
-    return reports
+    return list(reports.values())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,13 +21,9 @@ from jaxlm.schemes import Scheme
 from jaxlm.support import drawing, files
 from jaxlm.support.files import write_atomically
 
-COLORS = {
-    "frame": "black",
-    "early": "tab:gray",
-    "rwr": "tab:blue",
-    "energy": "tab:green",
-    "heatmap_ema": "tab:olive",
-}
+# Of the trackers, and of the filters in the order in which they come.
+COLORS = {"frame": "black", "early": "tab:gray", "rwr": "tab:blue", "energy": "tab:green", "heatmap_ema": "tab:purple"}
+FILTER_COLORS = ("tab:orange", "tab:cyan", "tab:red", "tab:brown", "tab:pink", "tab:olive")
 
 
 def table(result: VideoResult, config: Config, title: str) -> str:
@@ -156,40 +152,40 @@ def _resampling(scale: float) -> int:
     return cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
 
 
-def plot_accuracy_flicker(path: Path, results: dict[str, tuple[VideoResult, TunedAverage | None]]) -> None:
+def plot_accuracy_flicker(path: Path, reports: dict[str, dict[str, Any]]) -> None:
     """Plots NME against NMF as in Figure 5 of Micaelli et al., CVPR 2023, with a curve for each family of methods.
 
     Trackers are stars, with the 95 % intervals of their changes from the first method; filters are dots.
 
     Args:
         path: file to write.
-        results: split -> its result, and the average that is tuned to RwR's flicker.
+        reports: split -> content of the JSON file that `write_report` writes.
     """
-    with drawing.figure(path, columns=len(results), size=(5.6, 4.8)) as panels:
-        for axes, (split, (result, tuned)) in zip(panels, results.items(), strict=True):
-            points = {name: [result.row(name)[key] for key in ("nmf", "nme")] for name in result.scores}
+    with drawing.figure(path, columns=len(reports), size=(5.6, 4.8)) as panels:
+        for axes, (split, report) in zip(panels, reports.items(), strict=True):
+            points = {name: (row["nmf"], row["nme"]) for name, row in report["methods"].items()}
+            tuned = report["average_with_nmf_of_rwr"]
             if tuned is not None:
-                points[f"frame+ema:{tuned.alpha:.3f}"] = [tuned.nmf, 100 * tuned.nme]
-            first = next(iter(points.values()))
+                points[f"frame+ema:{tuned['alpha']:.3f}"] = tuned["nmf"], tuned["nme"]
             families: dict[str, list[str]] = {}
             for name in points:
                 families.setdefault(_family(name), []).append(name)
-            for number, (family, names) in enumerate(families.items()):
-                names = sorted(names, key=lambda name: points[name][0])
-                color = COLORS.get(family, f"C{(number + 3) % 10}")
-                filtered = "+" in family
-                style = dict(marker="o", markersize=4, alpha=0.7) if filtered else dict(marker="*", markersize=11)
+            filters = [family for family in families if "+" in family]
+            for family, names in families.items():
+                names = sorted(names, key=lambda name: _numbers(name.removeprefix(family)))
+                filtered = family in filters
+                color = FILTER_COLORS[filters.index(family) % len(FILTER_COLORS)] if filtered else COLORS[family]
+                style = dict(marker="o", markersize=4) if filtered else dict(marker="*", markersize=11)
                 axes.plot(
-                    *np.array([points[name] for name in names]).T, linewidth=1, color=color, label=family, **style
+                    *zip(*(points[name] for name in names), strict=True), lw=1, color=color, label=family, **style
                 )
                 for name in names:
-                    if name in result.scores and not filtered:
-                        changes = [result.change(name, key) for key in ("nmf", "nme")]
-                        _draw_intervals(axes, points[name], changes, first, color)
                     setting = name.removeprefix(family).removeprefix(":")
-                    axes.annotate(
-                        setting, points[name], fontsize=7, xytext=(4, 3), textcoords="offset points", color=color
-                    )
+                    place = dict(xytext=(4, 3), textcoords="offset points")
+                    axes.annotate(setting, points[name], fontsize=7, color=color, **place)
+                    changes = report["changes"].get(name)
+                    if not filtered and changes and changes["nmf"]:
+                        _draw_intervals(axes, report, name, color)
             axes.set(xlabel="NMF (flicker)", ylabel="NME (%)", title=split)
             axes.grid(alpha=0.3)
         panels[0].legend(frameon=False, fontsize=8)
@@ -201,14 +197,19 @@ def _family(method: str) -> str:
     return f"{tracker}+{filter_name.partition(':')[0]}" if plus else tracker.partition(":")[0]
 
 
-def _draw_intervals(axes, point: list[float], changes: list[Any], first: list[float], color: str) -> None:
-    """Error bars of a point from the intervals of its relative changes from the first method's point."""
-    if None not in changes:
-        ends = np.array(
-            [[start * (1 + low), start * (1 + high)] for start, (_, low, high) in zip(first, changes, strict=True)]
-        )
-        around = np.abs(ends - np.array(point)[:, None])
-        axes.errorbar(*point, xerr=around[:1].T, yerr=around[1:].T, color=color, linewidth=0.8, alpha=0.5)
+def _numbers(setting: str) -> list[float]:
+    """Numbers of a setting such as ":7,2"; none of ""."""
+    return [float(part) for part in setting.removeprefix(":").split(",") if part]
+
+
+def _draw_intervals(axes, report: dict[str, Any], method: str, color: str) -> None:
+    """Error bars of a method's point, from the intervals of its changes from the first method."""
+    first, errors = next(iter(report["methods"].values())), {}
+    for name in ("nmf", "nme"):
+        change, low, high = report["changes"][method][name]
+        errors[name] = [[first[name] * (change - low)], [first[name] * (high - change)]]
+    row = report["methods"][method]
+    axes.errorbar(row["nmf"], row["nme"], xerr=errors["nmf"], yerr=errors["nme"], color=color, lw=0.8, alpha=0.5)
 
 
 def plot_trajectories(path: Path, video: Video, tracks: dict[str, Track], *, title: str, count: int = 3) -> None:
