@@ -1,4 +1,4 @@
-"""How well Eq. (8) of the LDEQ is minimised on rendered videos: python benchmarks/energy.py --workdir=runs/quickstart
+"""How well Eq. (8) of the LDEQ is minimised on rendered videos: python -m benchmarks energy --workdir=runs/quickstart
 
 Every frame starts from the z of recurrence without recurrence (RwR, two plain steps) at the frame before. Prints the
 mean and median energy of each way to a z, and the share of frames on which it is at most RwR's:
@@ -8,60 +8,38 @@ mean and median energy of each way to a z, and the share of frames on which it i
 - three Gauss–Newton steps with ten steps of conjugate gradients each, for comparison.
 """
 
+import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 from jax import lax
 from jaxopt import LBFGS
 
+from benchmarks import clips
+from benchmarks.table import Table
 from jaxlm import solvers
-from jaxlm.data import sources
-from jaxlm.data.video_batches import crop_chunks, video_of
-from jaxlm.support.program import one_sentence, quiet_logs
-from jaxlm.systems.ldeq.system import make_model
 from jaxlm.video.energy import energy, minimize_energy
-from jaxlm.workdir import config_file
-from jaxlm.workdir.restore import restore_variables
-
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder that `jaxlm train` wrote.", required=True)
-CACHE = flags.DEFINE_string("cache", "", "Folder of the prepared data; the config's own without it.")
-SPLIT = flags.DEFINE_string("split", "hard", "hard or easy videos.")
-VIDEOS = flags.DEFINE_integer("videos", 8, "Number of videos.")
-FRAMES = flags.DEFINE_integer("frames", 16, "Frames of each.")
 
 
-def main(argv):
-    del argv
-    quiet_logs()
-    with one_sentence():
-        run(config_file.load_config(WORKDIR.value))
+@dataclasses.dataclass(frozen=True)
+class Options(clips.Options):
+    split: str = "hard"
+    """hard or easy videos."""
 
 
-def run(config: Any) -> None:
-    """Prints the table."""
-    if CACHE.value:
-        config.data.cache = CACHE.value
-    config.data.sources.rendered_videos.num_videos = VIDEOS.value
-    model, alpha = make_model(config), config.video.alpha
-    variables, step = restore_variables(config, WORKDIR.value)
-    (source,) = (s for s in sources.open_videos(config, "rendered_videos") if s.split == SPLIT.value)
-    videos = [video_of(record) for record in source.records]
-    settings: Any = dict(crop=config.video.crop, size=config.image_size, chunk=FRAMES.value, min_iou=0.0)
-    images = jnp.asarray(next(crop_chunks(videos, **settings))["image"])
-
-    def cell(z, injection):
-        return model.cell(z, (variables["params"]["cell"], injection))
+def main(options: Options, table: Table) -> None:
+    trained = clips.load(options)
+    alpha, cell = trained.config.video.alpha, trained.cell
+    images = jnp.asarray(dict(clips.clips(trained, options.frames))[options.split])
 
     def solve(z, injection):
         return solvers.anderson(lambda z: cell(z, injection), z, tol=1e-4, max_steps=60, image=True)[0]
 
     @jax.jit
     def of_frame(z_prev, image):
-        injection, _ = model.inject(variables, image.astype(jnp.float32))
+        injection = trained.inject(image)
         one = cell(z_prev, injection)
         two = cell(one, injection)
         each = functools.partial(_each, cell, alpha, z_prev, injection)
@@ -77,18 +55,19 @@ def run(config: Any) -> None:
         energies = {k: energy(lambda z: cell(z, injection), z, z_prev, alpha) for k, z in found.items()}
         return two, energies
 
-    first, _ = model.inject(variables, images[:, 0].astype(jnp.float32))
-    z, rows = solve(model.initial_heatmaps(images[:, 0]), first), []
+    z, rows = solve(trained.model.initial_heatmaps(images[:, 0]), trained.inject(images[:, 0])), []
     for time in range(1, images.shape[1]):
         z, energies = of_frame(z, images[:, time])
         rows.append(energies)
-    print(f"{WORKDIR.value} at step {step}, {len(videos)} {SPLIT.value} videos, {len(rows)} frames each, α = {alpha}")
-    print(f"{'z':<32}{'mean E':>9}{'median':>9}{'at most RwR':>14}")
+    table.title(
+        f"{options.workdir} at step {trained.step}, {len(images)} {options.split} videos, {len(rows)} frames each, "
+        f"α = {alpha}"
+    )
     rwr = np.concatenate([row["2 plain steps (RwR)"] for row in rows])
     for name in rows[0]:
         values = np.concatenate([row[name] for row in rows])
-        share = 100 * np.mean(values <= rwr + 1e-6)
-        print(f"{name:<32}{values.mean():>9.3f}{np.median(values):>9.3f}{share:>12.1f} %", flush=True)
+        share = 100 * float(np.mean(values <= rwr + 1e-6))
+        table.add(name, {"mean E": float(values.mean()), "median": float(np.median(values)), "% at most RwR's": share})
 
 
 def _each(cell, alpha, z_prev, injection, minimize, start):
@@ -128,7 +107,3 @@ def gauss_newton(image, objective, start, z_prev, alpha):
         return candidates[jnp.argmin(lax.map(objective, candidates))], None
 
     return lax.scan(step, start, None, length=3)[0]
-
-
-if __name__ == "__main__":
-    app.run(main)

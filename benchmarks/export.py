@@ -1,32 +1,26 @@
-"""Accuracy and latency of the exports of every system: python benchmarks/export.py
+"""Accuracy and latency of the exports of every system: python -m benchmarks export
 
 Prints the largest difference of a landmark between export and model in crop pixels, on rendered faces, and the latency
 of one crop with jit, StableHLO and ONNX Runtime (one thread; also of graphs exported with `--batch=1 --unroll`), timed
-alternately in one run. `taskset -c 0` limits all
-three to one core. The networks are as large as the papers' and randomly initialised, with norms like those of trained
-networks. `--workdirs` measures trained models instead. Needs the extra `export`.
+in turns. `taskset -c 0` limits all three to one core. The networks are as large as the papers' and randomly
+initialised, with norms like those of trained networks. `--workdirs` measures trained models instead. Needs the extra
+`export`.
 """
 
-import statistics
+import dataclasses
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 
+from benchmarks.table import Table, in_turns
 from jaxlm import systems
 from jaxlm.config import Config, load_config_file
 from jaxlm.export import forms
 from jaxlm.predict.model import ONNX, STABLEHLO, call_graph, load_model, onnx_session
-from jaxlm.support.program import quiet_logs
-
-WORKDIRS = flags.DEFINE_list("workdirs", [], "Workdirs of trained models to measure instead of the papers' networks.")
-NAMES = flags.DEFINE_list("names", [], "Names of the networks to measure; all if empty.")
-REPEATS = flags.DEFINE_integer("repeats", 20, "Number of timed calls of each form.")
 
 STATIC = "onnx static"  # --batch=1 --unroll
 
@@ -37,6 +31,16 @@ NETWORKS = {
     "reinit_glsr": ("reinit_wflw.py:small", {}),
     "tddfa_mobilenet_1": ("tddfa_rendered.py", {"model.backbone": "mobilenet_1", "image_size": 120}),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    names: tuple[str, ...] = tuple(NETWORKS)
+    """Networks to measure."""
+    workdirs: tuple[str, ...] = ()
+    """Workdirs of trained models to measure instead."""
+    rounds: int = 20
+    """Turns; medians are printed."""
 
 
 def network(name: str) -> tuple[Config, Any]:
@@ -62,7 +66,7 @@ def network(name: str) -> tuple[Config, Any]:
     return config, jax.tree_util.tree_map_with_path(draw, state.variables)
 
 
-def measure(name: str, config: Config, variables: Any) -> None:
+def measure(name: str, config: Config, variables: Any, rounds: int, table: Table) -> None:
     config = config.copy_and_resolve_references()
     config.eval.flip_average, config.eval.sets = False, ()
     crops = forms.check_crops(config)
@@ -84,39 +88,18 @@ def measure(name: str, config: Config, variables: Any) -> None:
             else:
                 graph = call_graph(path.read_bytes(), path)
                 calls[form] = lambda graph=graph: jax.block_until_ready(graph(image))
-    times: dict[str, list[float]] = {form: [] for form in calls}
-    for call in calls.values():
-        call()
-    for _ in range(REPEATS.value):
-        for form, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[form].append(time.perf_counter() - start)
-    medians = {form: 1e3 * statistics.median(values) for form, values in times.items()}
-    print(
-        f"{name:<22}"
-        + "".join(f"{difference:>12.1e}" for difference in differences.values())
-        + "".join(f"{milliseconds:>12.2f}" for milliseconds in medians.values()),
-        flush=True,
-    )
+    turns = in_turns(calls, rounds)
+    for form in calls:
+        values = {"ms": 1e3 * turns.median(form), **turns.ratio(form, "jit")}
+        if form in differences:
+            values["pixels of difference"] = differences[form]
+        table.add(f"{name}, {form}", values)
 
 
-def main(argv):
-    del argv
-    quiet_logs()
-    print(f"{'':<22}{'difference, pixels':>36}{'one crop, ms':>48}")
-    print(
-        f"{'':<22}"
-        + "".join(f"{form:>12}" for form in ("stablehlo", "onnx", STATIC, "jit", "stablehlo", "onnx", STATIC))
-    )
-    if WORKDIRS.value:
-        for path in WORKDIRS.value:
-            model = load_model(path)
-            measure(Path(path).name, model.config, model.variables)
-        return
-    for name in NAMES.value or NETWORKS:
-        measure(name, *network(name))
-
-
-if __name__ == "__main__":
-    app.run(main)
+def main(options: Options, table: Table) -> None:
+    table.title("One crop")
+    for path in options.workdirs:
+        model = load_model(path)
+        measure(Path(path).name, model.config, model.variables, options.rounds, table)
+    for name in options.names if not options.workdirs else ():
+        measure(name, *network(name), options.rounds, table)

@@ -1,4 +1,4 @@
-"""Speed and memory of everything on one GPU, in ten minutes: python benchmarks/gpu.py --data=/data/faces
+"""Speed and memory of everything on one GPU, in ten minutes: python -m benchmarks gpu --data=/data/faces
 
 Prints a table row by row and writes the JSON file --out after each line of it, so that a run that is cut off has
 measured something. A row that is complete in the file is not measured again; `--minutes=0` prints the file. A row that
@@ -17,491 +17,28 @@ The last row trains `ldeq_faces68:gpu` for the time that is left, if --data is t
 kernels.
 """
 
-import functools
-import json
 import os
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 # Leaves memory to PyTorch.
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.55")
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from absl import app, flags
-from measuring import (
-    GIB,
-    Peer,
-    Program,
-    TrainingStep,
-    compile_all,
-    compile_for_h100,
-    kernels_of,
-    random_batch,
-    random_state,
-    seconds_of,
-)
 
-from jaxlm import systems, training
-from jaxlm.config import load_config_file, shrink_rendered
-from jaxlm.data.batches import train_batches
-from jaxlm.networks import convolution
-from jaxlm.support.files import write_atomically
-from jaxlm.support.program import make_folder, one_sentence, quiet_logs
-from jaxlm.systems.tddfa.system import make_system
+from benchmarks.gpu_rows import MEASUREMENTS, TOGETHER, Budgeted, Options, Run
+from benchmarks.measuring import GIB, compile_all, compile_for_h100
+from benchmarks.table import Table
+from jaxlm.support.program import make_folder
 
-OUT = flags.DEFINE_string("out", "runs/gpu.json", "JSON file of the table.")
-MINUTES = flags.DEFINE_float("minutes", 9.0, "Time budget; rows that do not fit are left out.")
-ROWS = flags.DEFINE_list("rows", [], "Rows to measure; all by default.")
-DATA = flags.DEFINE_string("data", "", "Folder of real faces, as configs/ldeq_faces68.py reads it; rendered otherwise.")
-CACHE = flags.DEFINE_string("cache", "~/.cache/jaxlm/compiled", "Folder of compiled programs.")
-PROFILE = flags.DEFINE_string("profile", "", "Folder for traces and compiled code; prints the longest kernels, too.")
-PLAN = flags.DEFINE_bool("plan", False, "Compile for an H100 that is not here; prints memory and number of kernels.")
-PYTORCH = flags.DEFINE_bool("pytorch", True, "Compare with PyTorch, if it is installed.")
-SMOKE = flags.DEFINE_bool("smoke", False, "Tiny sizes, for a CPU.")
+__all__ = ["Options", "main"]
 
-Values = dict[str, Any]
-BENCHMARKS = Path(__file__).parent
-HEADLINE = "LDEQ, implicit, 10 + 10 steps"
 
-
-class Table:
-    """The table: printed and written to its file line by line."""
-
-    def __init__(self, path: Path):
-        self.path, self.start = path, time.perf_counter()
-        self.content = {"lines": {}, "complete": []}
-        if path.exists():
-            try:
-                self.content |= json.loads(path.read_text())
-            except ValueError:
-                raise ValueError(f"{path} is not a table of this program; choose another --out.") from None
-
-    def is_complete(self, row: str) -> bool:
-        return row in self.content["complete"]
-
-    def seconds_left(self) -> float:
-        return 60 * MINUTES.value - (time.perf_counter() - self.start)
-
-    def add(self, line: str, values: Values) -> None:
-        self.content["lines"][line] = values
-        self.write()
-        self.show(line)
-
-    def finish(self, row: str) -> None:
-        self.content["complete"].append(row)
-        self.write()
-
-    def write(self) -> None:
-        write_atomically(self.path, json.dumps(self.content, indent=1, ensure_ascii=False))
-
-    def show(self, line: str) -> None:
-        cells = (f"{value:.4g} {key}" if isinstance(value, float) else f"{key} {value}" for key, value in self[line])
-        print(f"{line:<44}{',  '.join(cells)}", flush=True)
-
-    def __getitem__(self, line: str) -> list[tuple[str, Any]]:
-        return [item for item in self.content["lines"].get(line, {}).items() if item[0] != "kernels"]
-
-    def value(self, line: str, key: str) -> float | None:
-        return self.content["lines"].get(line, {}).get(key)
-
-
-Measure = Callable[[Table], Iterator[tuple[str, Values]]]  # lines of the table
-Prepared = tuple[list[Program], Measure]  # programs to compile, and what to measure with them
-
-
-PEERS: dict[str, Peer] = {}
-
-
-def start_peers() -> None:
-    """Starts the programs that the chosen rows compare with; they compile while JAX does."""
-    for name in ("ldeq", "hourglass") if PYTORCH.value and not PLAN.value else ():
-        if name not in PEERS and name in (ROWS.value or MEASUREMENTS):
-            config = ldeq_config() if name == "ldeq" else hourglass_config()
-            PEERS[name] = Peer(name, config, Path(OUT.value).expanduser().with_suffix(f".{name}.log"))
-
-
-def wait_for_peers() -> None:
-    """Waits until none of them compiles any more."""
-    for peer in PEERS.values():
-        peer.wait()
-
-
-def compare(name: str, ours: Values, title: str) -> Iterator[tuple[str, Values]]:
-    """Lines of the network in PyTorch and of the ratio of both speeds."""
-    if name not in PEERS:
-        return
-    theirs = PEERS[name].measure()
-    PEERS[name].process.kill()
-    yield f"{title} in PyTorch", theirs
-    if "images/s" in theirs:
-        yield f"{title}, ratio to PyTorch", {"× images/s": ours["images/s"] / theirs["images/s"]}
-
-
-def brief(seconds: float) -> float:
-    """Duration of a measurement; less with --smoke."""
-    return 0.1 if SMOKE.value else seconds
-
-
-def tiny(config: Any) -> Any:
-    """The config with its smallest network, if --smoke."""
-    if SMOKE.value:
-        config.train.batch_size = 2
-        if config.system == "ldeq":
-            config.image_size, config.model.preset = 64, "nano"
-        elif config.system == "awing":
-            config.image_size = 64
-            config.model.update(stacks=2, features=16, depth=1)
-        elif config.system == "reinit":
-            config.image_size = 128
-            config.model.update(backbone="nano", global_side=64, local_side=32)
-        else:
-            config.image_size, config.model.backbone, config.meta.k = 64, "mobilenet_0.25", 2
-    if config.system == "tddfa":
-        config.train.num_steps = config.train.checkpoint_every = config.meta.k + 1
-    return config
-
-
-def ldeq_config(steps: int = 10, gradient: str = "implicit") -> Any:
-    """The paper's network with a fixed number of forward and adjoint solver steps."""
-    config: Any = load_config_file("ldeq_wflw")
-    config.gradient = gradient
-    config.solver.update(tol=0.0, max_steps=steps)
-    config.adjoint.update(tol=0.0, max_steps=steps)
-    return tiny(config)
-
-
-def step_of(config: Any, **options: Any) -> TrainingStep:
-    system = systems.build(config)
-    return TrainingStep(system, random_batch(config), loop_steps=system.loop_steps, **options)
-
-
-def speed(table: Table, program: Program, batch: int, name: str = "") -> Values:
-    """Images a second, MFU, memory and compilation of a training step; with --profile, its longest kernels."""
-    measured = seconds_of(program.call, seconds=brief(1.5))
-    values: Values = {"images/s": batch / measured, "ms": 1e3 * measured}
-    peak = table.value("matrix product", "TFLOP/s")
-    if peak:
-        values["% MFU"] = 100 * 2 * program.macs / measured / peak / 1e12
-    values |= {"GiB": program.memory() / GIB, "s of compilation": program.compilation}
-    if PROFILE.value and name:
-        folder = make_folder(PROFILE.value)
-        write_atomically(folder / f"{name}.hlo.txt", program.compiled.as_text() or "")
-        kernels = kernels_of(program.call, str(folder / name))
-        values["ms in kernels"] = 1e3 * sum(seconds for seconds, _ in kernels.values())
-        values["kernels called"] = round(sum(calls for _, calls in kernels.values()))
-        values["kernels"] = {kernel: round(1e3 * seconds, 4) for kernel, (seconds, _) in list(kernels.items())[:60]}
-    return values
-
-
-def device() -> Prepared:
-    """Card, versions, and the rates that the other rows are compared with."""
-    side, length = (256, 2**16) if SMOKE.value else (8192, 2**29)
-    left, right = (jax.random.normal(jax.random.key(i), (side, side), jnp.bfloat16) for i in range(2))
-    product = Program(jnp.matmul, left, right)
-    values = jax.random.normal(jax.random.key(2), (length,), jnp.float32)
-    add = Program(lambda values: values + 1.0, values)
-
-    def measure(table: Table) -> Iterator[tuple[str, Values]]:
-        del table
-        query = ["nvidia-smi", "--query-gpu=driver_version,memory.total", "--format=csv,noheader"]
-        try:
-            driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            driver = "none"
-        card = jax.devices()[0].device_kind
-        yield "device", {"card": card, "driver": driver, "jax": jax.__version__, "cores": os.cpu_count()}
-        yield "matrix product", {"TFLOP/s": 2 * side**3 / seconds_of(product.call, rounds=5) / 1e12}
-        yield "memory", {"GB/s read and written": 2 * values.nbytes / seconds_of(add.call) / 1e9}
-
-    return [product, add], measure
-
-
-def convolutions() -> Prepared:
-    """Convolutions of the LDEQ's cell as they are, and with channels added (`jaxlm.networks.convolution`)."""
-    rng, batch = np.random.default_rng(0), 1 if SMOKE.value else 32
-    programs = {}
-    for side, kernel, inputs, outputs in ((64, 5, 264, 264), (64, 3, 264, 264), (64, 1, 362, 264), (64, 1, 264, 98)):
-        side = 8 if SMOKE.value else side
-        x = jnp.asarray(rng.normal(size=(batch, side, side, inputs)), jnp.bfloat16)
-        weights = jnp.asarray(0.05 * rng.normal(size=(kernel, kernel, inputs, outputs)), jnp.bfloat16)
-        name = f"convolution {kernel}×{kernel}, {inputs} → {outputs} channels"
-        programs[name] = Program(convolution._plain, x, weights), Program(convolution._aligned, x, weights)
-
-    def measure(table: Table) -> Iterator[tuple[str, Values]]:
-        del table
-        for name, (plain, aligned) in programs.items():
-            seconds = [seconds_of(program.call, seconds=brief(0.2)) for program in (plain, aligned)]
-            rate = 2 * plain.macs / seconds[1] / 1e12
-            yield name, {"ms": 1e3 * seconds[0], "ms with channels added": 1e3 * seconds[1], "TFLOP/s": rate}
-
-    return [program for pair in programs.values() for program in pair], measure
-
-
-def ldeq() -> Prepared:
-    """The LDEQ's training step of the paper's size, and in PyTorch."""
-    start_peers()
-    headline, batch = step_of(ldeq_config()), ldeq_config().train.batch_size
-
-    def measure(table: Table) -> Iterator[tuple[str, Values]]:
-        wait_for_peers()
-        ours = speed(table, headline, batch, "ldeq")
-        logs = jax.device_get(headline.call())
-        ours |= {"solver steps": float(logs["solver_steps"]), "adjoint steps": float(logs["adjoint_steps"])}
-        yield HEADLINE, ours
-        yield from compare("ldeq", ours, "LDEQ")
-
-    return [headline], measure
-
-
-def ldeq_steps() -> Prepared:
-    """The LDEQ's training step with other numbers of solver steps and other gradients."""
-    counts = {"implicit": (2, 8, 32, 64), "unrolled": (2, 8), "jacobian_free": (10,)}
-    if SMOKE.value:
-        counts = {"implicit": (7, 8), "unrolled": (2, 3), "jacobian_free": (2,)}
-    batch = ldeq_config().train.batch_size
-    steps = {
-        (gradient, count): step_of(ldeq_config(count, gradient)) for gradient in counts for count in counts[gradient]
-    }
-
-    def measure(table: Table) -> Iterator[tuple[str, Values]]:
-        for (gradient, count), step in steps.items():
-            yield f"LDEQ, {gradient}, {count} steps", speed(table, step, batch)
-        # Anderson keeps min(6, steps) iterates, so its memory grows up to six steps.
-        for gradient, least in (("implicit", 7), ("unrolled", 0)):
-            found = {count: steps[gradient, count].memory() for count in counts[gradient] if count >= least}
-            line = f"LDEQ, {gradient}, memory of {', '.join(map(str, found))} steps"
-            yield line, {"× largest over smallest": max(found.values()) / min(found.values())}
-
-    return list(steps.values()), measure
-
-
-def hourglass_config(*, remat: bool = False) -> Any:
-    config = load_config_file("awing_wflw")
-    config.train.batch_size, config.model.remat = 32, remat
-    return tiny(config)
-
-
-def hourglass() -> Prepared:
-    """Adaptive Wing's training step of the paper's size, without and with remat, and in PyTorch."""
-    start_peers()
-    steps = {remat: step_of(hourglass_config(remat=remat)) for remat in (False, True)}
-    batch = hourglass_config().train.batch_size
-
-    def measure(table: Table) -> Iterator[tuple[str, Values]]:
-        wait_for_peers()
-        ours = speed(table, steps[False], batch, "hourglass")
-        yield "hourglass", ours
-        yield "hourglass, remat", speed(table, steps[True], batch)
-        yield from compare("hourglass", ours, "hourglass")
-
-    return list(steps.values()), measure
-
-
-def reinit() -> Prepared:
-    """The last training step, of the whole network, of progressive re-initialisation in three sizes."""
-    configs = {name: tiny(load_config_file(f"reinit_300w:{name}")) for name in ("small", "medium", "large")}
-    steps = {name: step_of(config) for name, config in configs.items()}
-
-    def measure(table: Table) -> Iterator[tuple[str, Values]]:
-        for name, step in steps.items():
-            values = speed(table, step, configs[name].train.batch_size, f"reinit_{name}")
-            yield f"re-initialisation, {name}", values
-
-    return list(steps.values()), measure
-
-
-def tddfa() -> Prepared:
-    """3DDFA_V2's training step with fWPDC, and what a round of the meta-joint optimisation costs over k of them."""
-
-    def config_of(loss: str, branches: str = "vmap") -> Any:
-        config: Any = load_config_file("tddfa_rendered")
-        config.image_size, config.train.batch_size, config.synthesis.mode = 120, 128, "none"
-        config.model.backbone, config.loss.name, config.loss.vertices = "mobilenet_1", loss, 0
-        config.meta.update(k=10, branches=branches)
-        return tiny(config)
-
-    config = config_of("fwpdc")
-    k, batch = config.meta.k, config.train.batch_size
-    plain, rounds = step_of(config), {}
-    for branches in ("vmap", "map"):
-        system = systems.build(config_of("meta_joint", branches))
-        assert system.schedule
-        rounds[branches] = [
-            TrainingStep(system, random_batch(config), step=system.schedule(number)[1]) for number in (1, k + 1)
-        ]
-    config = config_of("meta_joint")
-    stacked = {key: np.repeat(value[None], k + 1, axis=0) for key, value in random_batch(config).items()}
-    whole = TrainingStep(systems.build(config), stacked, step=make_system(config).lookahead().round)
-
-    def measure(table: Table) -> Iterator[tuple[str, Values]]:
-        base = speed(table, plain, batch, "tddfa")
-        yield "3DDFA_V2, fWPDC", base
-        for branches, (advance, select) in rounds.items():
-            parts = [seconds_of(step.call, seconds=brief(0.5)) for step in (advance, select)]
-            cost = (k * parts[0] + parts[1]) / (k * base["ms"] / 1e3)
-            yield f"3DDFA_V2, meta-joint round, {branches}", {"× k steps": cost, "GiB": advance.memory() / GIB}
-        cost = seconds_of(whole.call, seconds=brief(0.5)) / (k * base["ms"] / 1e3)
-        yield "3DDFA_V2, meta-joint round, one call", {"× k steps": cost, "GiB": whole.memory() / GIB}
-
-    return [plain, whole, *rounds["vmap"], *rounds["map"]], measure
-
-
-def video() -> Prepared:
-    """Frames a second of a clip: every frame from zero with 10 steps, with RwR's 2 steps, and warm-started with 2."""
-    config, frames = ldeq_config(), 4 if SMOKE.value else 64
-    config.video.solver.tol, config.video.max_residual = 0.0, 1e9
-    system = systems.build(config)
-    assert system.track
-    side = config.image_size
-    image = np.random.default_rng(0).integers(0, 256, (1, frames, side, side, 3), np.uint8)
-    restart = np.arange(frames)[None] == 0
-    variables = random_state(system).variables
-    programs = {
-        name: Program(functools.partial(system.track, method), variables, image, restart, np.ones((1, frames), bool))
-        for name, method in (("frame-wise", "frame"), ("frame-wise, 2 steps", "early"), ("RwR", "rwr"))
-    }
-
-    def measure(table: Table) -> Iterator[tuple[str, Values]]:
-        del table
-        found = {}
-        for name, program in programs.items():
-            found[name] = frames / seconds_of(program.call, seconds=brief(0.5))
-            yield f"LDEQ on a clip, {name}", {"frames/s": found[name], "s of compilation": program.compilation}
-        yield "LDEQ on a clip, ratio of RwR", {"× frame-wise": found["RwR"] / found["frame-wise"]}
-
-    return list(programs.values()), measure
-
-
-def latency() -> Prepared:
-    """Milliseconds from a crop in the computer's memory to its landmarks there, one crop at a time."""
-    names = {
-        "LDEQ": "ldeq_wflw",
-        "hourglass": "awing_wflw",
-        "re-initialisation, small": "reinit_300w:small",
-        "re-initialisation, large": "reinit_300w:large",
-        "3DDFA_V2": "tddfa_rendered",
-        "the model inside": "quickstart:shipped",
-    }
-    programs, images = {}, {}
-    for name, file in names.items():
-        config = load_config_file(file)
-        if name == "3DDFA_V2":
-            config.image_size, config.model.backbone = 120, "mobilenet_1"
-        system = systems.build(tiny(config))
-        side = config.image_size
-        images[name] = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
-        predict = functools.partial(lambda predict, variables, image: predict(variables, image)[:2], system.predict)
-        programs[name] = Program(predict, random_state(system).variables, images[name])
-
-    def measure(table: Table) -> Iterator[tuple[str, Values]]:
-        del table
-        for name, program in programs.items():
-            variables, times = program.arguments[0], []
-            for _ in range(5 if SMOKE.value else 100):
-                start = time.perf_counter()
-                np.asarray(program.compiled(variables, jax.device_put(images[name]))[0])
-                times.append(1e3 * (time.perf_counter() - start))
-            slow = float(np.percentile(times, 95))
-            yield f"one crop, {name}", {"ms": float(np.median(times)), "ms at the 95th percentile": slow}
-
-    return list(programs.values()), measure
-
-
-def faces_config() -> Any:
-    """`ldeq_faces68:gpu` with those of its data sets that --data has; rendered faces without --data."""
-    if not DATA.value:
-        config: Any = load_config_file("quickstart")
-        shrink_rendered(config)
-        config.image_size, config.data.threads = (64 if SMOKE.value else 256), os.cpu_count() or 2
-        config.eval.limit = 16
-        return tiny(config)
-    config = load_config_file("ldeq_faces68:gpu")
-    config.data.root, config.data.threads = DATA.value, os.cpu_count() or 2
-    for source in config.data.sources.values():
-        if not (Path(DATA.value).expanduser() / source.root).is_dir():
-            source.weight = 0.0
-    config.eval.sets = ("300w:heldout",)
-    return tiny(config)
-
-
-def pipeline() -> Prepared:
-    """Augmented crops a second of the host's cores, and how many the LDEQ's step uses."""
-
-    def measure(table: Table) -> Iterator[tuple[str, Values]]:
-        config = faces_config()
-        batches = iter(train_batches(config))
-        for _ in range(2 if SMOKE.value else 20):  # skips the prefetched batches
-            next(batches)
-        start, count = time.perf_counter(), 0
-        while time.perf_counter() - start < brief(6.0):
-            next(batches)
-            count += config.train.batch_size
-        values: Values = {"crops/s": count / (time.perf_counter() - start), "threads": config.data.threads}
-        used = table.value(HEADLINE, "images/s")
-        if used:
-            values["× what the LDEQ's step uses"] = values["crops/s"] / used
-        yield "input pipeline", values
-
-    return [], measure
-
-
-def train() -> Prepared:
-    """`ldeq_faces68:gpu` for as many steps as fit into the time that is left; the learning rate decays within them."""
-
-    def measure(table: Table) -> Iterator[tuple[str, Values]]:
-        config = faces_config()
-        rate = table.value(HEADLINE, "images/s")
-        steps, preparation = 4, 80.0  # seconds of compilations and the validation
-        if rate and not SMOKE.value:
-            steps = max(int(0.9 * (table.seconds_left() - preparation) * rate / config.train.batch_size), steps)
-        config.train.update(num_steps=steps, checkpoint_every=steps, log_every=max(steps // 20, 1))
-        config.optim.warmup_steps = max(min(config.optim.warmup_steps, steps // 10), 1)
-        config.eval.limit = 16 if SMOKE.value else 0
-        config.eval.batch_size = config.train.batch_size
-        workdir = Path(OUT.value).expanduser().with_suffix("") / f"train_{time.strftime('%H%M%S')}"
-        start = time.perf_counter()
-        measured = training.train(config, workdir)
-        log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-        speeds = [line["samples_per_second"] for line in log if "samples_per_second" in line]
-        values: Values = {
-            "steps": steps,
-            "images/s": float(np.median(speeds)),
-            "s in all": time.perf_counter() - start,
-            **{f"{name} %": float(value) for name, value in measured.items() if name != "nme"},
-        }
-        yield f"training of {'ldeq_faces68:gpu' if DATA.value else 'quickstart'}", values
-
-    return [], measure
-
-
-# Name -> row.
-MEASUREMENTS: dict[str, Callable[[], Prepared]] = {
-    "device": device,
-    "convolutions": convolutions,
-    "ldeq": ldeq,
-    "hourglass": hourglass,
-    "reinit": reinit,
-    "tddfa": tddfa,
-    "video": video,
-    "latency": latency,
-    "pipeline": pipeline,
-    "ldeq_steps": ldeq_steps,
-    "train": train,
-}
-# They compile one after the other, while the same networks compile in PyTorch.
-TOGETHER = ("ldeq", "hourglass")
-
-
-def plan() -> None:
+def plan(run: Run) -> None:
     """Compiles the programs of the rows for an H100, on any machine, and prints what the compiler plans."""
     compile_for_h100()
-    for name in ROWS.value or [name for name in MEASUREMENTS if name not in ("device", "pipeline", "train")]:
-        for number, program in enumerate(MEASUREMENTS[name]()[0]):
+    for name in run.options.rows or [name for name in MEASUREMENTS if name not in ("device", "pipeline", "train")]:
+        for number, program in enumerate(MEASUREMENTS[name](run)[0]):
             program.compile()
             memory = f"{program.memory() / GIB:8.3f} GiB"
             print(
@@ -509,50 +46,54 @@ def plan() -> None:
             )
 
 
-def main(argv):
-    del argv
-    quiet_logs()
-    with one_sentence():
-        if PLAN.value:
-            plan()
-            return
-        jax.config.update("jax_compilation_cache_dir", str(make_folder(CACHE.value)))
-        make_folder(Path(OUT.value).expanduser().parent)
-        unknown = set(ROWS.value) - set(MEASUREMENTS)
-        if unknown:
-            raise ValueError(f"--rows has {', '.join(sorted(unknown))}; the rows are {', '.join(MEASUREMENTS)}.")
-        table = Table(Path(OUT.value).expanduser())
-        for line in table.content["lines"]:
-            table.show(line)
-        if MINUTES.value == 0:
-            return
-        card, here = table.value("device", "card"), jax.devices()[0].device_kind
-        if card not in (None, here):
-            raise ValueError(f"{table.path} was measured on {card}, not on {here}; choose another --out.")
-        failed, prepared = [], {}
-        chosen = ROWS.value or list(MEASUREMENTS)
-        for name in chosen:
-            if table.is_complete(name):
-                continue
-            if table.seconds_left() < 60 and not SMOKE.value:
-                print(f"{name}: left out, as {MINUTES.value:g} minutes are nearly over")
-                continue
-            try:
-                for other in TOGETHER if name in TOGETHER else (name,):
-                    if other in chosen and other not in prepared and not table.is_complete(other):
-                        programs, prepared[other] = MEASUREMENTS[other]()
-                        compile_all(programs)
-                for line, values in prepared.pop(name)(table):
-                    table.add(line, values)
-                table.finish(name)
-            except Exception as error:  # a later row may still work
-                print(f"{name}: {type(error).__name__}: {error}", flush=True)
-                failed.append(name)
-        for peer in PEERS.values():
+def main(options: Options, given: Table) -> None:
+    """Measures the chosen rows that the file of --out lacks."""
+    if given.path is not None:
+        raise ValueError("This table has a file of its own: name it with --out instead of --json.")
+    run = Run(options)
+    unknown = set(options.rows) - set(MEASUREMENTS)
+    if unknown:
+        raise ValueError(f"--rows has {', '.join(sorted(unknown))}; the rows are {', '.join(MEASUREMENTS)}.")
+    if options.plan:
+        return plan(run)
+    jax.config.update("jax_compilation_cache_dir", str(make_folder(options.cache)))
+    make_folder(Path(options.out).expanduser().parent)
+    table = Budgeted(Path(options.out).expanduser(), options.minutes)
+    for line in table.lines:
+        table.show(line)
+    if options.minutes == 0:
+        return None
+    card, here = table.value("device", "card"), jax.devices()[0].device_kind
+    if card not in (None, here):
+        raise ValueError(f"{table.path} was measured on {card}, not on {here}; choose another --out.")
+    try:
+        failed = measure(run, table, options.rows or list(MEASUREMENTS))
+    finally:
+        for peer in run.peers.values():
             peer.process.kill()
-        if failed:
-            raise ValueError(f"These rows failed: {', '.join(failed)}.")
+    if failed:
+        raise ValueError(f"These rows failed: {', '.join(failed)}.")
+    return None
 
 
-if __name__ == "__main__":
-    app.run(main)
+def measure(run: Run, table: Budgeted, chosen: Sequence[str]) -> list[str]:
+    """Measures the chosen rows; returns those that failed."""
+    failed, prepared = [], {}
+    for name in chosen:
+        if name in table.complete:
+            continue
+        if table.seconds_left() < 60 and not run.options.smoke:
+            print(f"{name}: left out, as {table.minutes:g} minutes are nearly over")
+            continue
+        try:
+            for other in TOGETHER if name in TOGETHER else (name,):
+                if other in chosen and other not in prepared and other not in table.complete:
+                    programs, prepared[other] = MEASUREMENTS[other](run)
+                    compile_all(programs)
+            for line, values in prepared.pop(name)(table):
+                table.add(line, values)
+            table.finish(name)
+        except Exception as error:  # a later row may still work
+            print(f"{name}: {type(error).__name__}: {error}", flush=True)
+            failed.append(name)
+    return failed

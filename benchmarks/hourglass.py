@@ -1,4 +1,4 @@
-"""Cost of the Adaptive Wing loss and of rematerialisation in a full training step: python benchmarks/hourglass.py
+"""Cost of the Adaptive Wing loss and of rematerialisation in a full training step: python -m benchmarks hourglass
 
 Times the step with MSE, and with Adaptive Wing and its weight map, alternately in one run. Prints the median ratio of
 the two times (target: at most 1.05), and memory and speed with and without `model.remat`. "Kept" is the memory that the
@@ -7,45 +7,51 @@ plan comes from the scheduler that minimises memory. Remat does not make it smal
 computation of a stage is scheduled early.
 """
 
+import dataclasses
 import os
-import statistics
-import time
 from typing import Any
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_enable_concurrency_optimized_scheduler=false"
 
 import jax
 import numpy as np
-from absl import app, flags
-from measuring import random_batch
-from ml_collections import config_flags
 
+from benchmarks.measuring import random_batch
+from benchmarks.table import Table, in_turns
 from jaxlm import systems
+from jaxlm.config import load_config_file
 from jaxlm.networks.blocks import count_parameters
 from jaxlm.systems.awing.system import make_model
 from jaxlm.systems.awing.tables import FACES
 from jaxlm.systems.tables import rows_of
 
-CONFIG = config_flags.DEFINE_config_file("config", "configs/awing_wflw.py", "Config of network, loss and image size.")
-BATCH = flags.DEFINE_integer("batch", 2, "Number of images in a step.")
-REPEATS = flags.DEFINE_integer("repeats", 5, "Number of timed rounds.")
-DTYPE = flags.DEFINE_string("dtype", "float32", "Type of the activations: float32 or bfloat16.")
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    name: str = "awing_wflw"
+    """Config of network, loss and image size."""
+    batch: int = 2
+    """Number of images in a step."""
+    rounds: int = 5
+    """Turns; medians are printed."""
+    dtype: str = "float32"
+    """Type of the activations: float32 or bfloat16."""
 
 
-def variant(row, *, remat=False):
-    """Config with the loss of a row of Table 7 and the model of --config."""
-    config = CONFIG.value.copy_and_resolve_references()
+def variant(options, row, *, remat=False):
+    """Config with the loss of a row of Table 7 and the model of the options' config."""
+    config, model = load_config_file(options.name), load_config_file(options.name).model
     rows_of(FACES)[row](config)
-    config.model.update(CONFIG.value.model.to_dict() | dict(dtype=DTYPE.value, remat=remat))
-    config.train.batch_size = BATCH.value
+    config.model.update(model.to_dict() | dict(dtype=options.dtype, remat=remat))
+    config.train.batch_size = options.batch
     return config
 
 
 class Step:
-    """Compiled training step with its own state and times."""
+    """Compiled training step with its own state."""
 
     def __init__(self, config):
-        self.batch, self.times = random_batch(config), []
+        self.batch = random_batch(config)
         system = systems.build(config)
         shapes = jax.eval_shape(system.init, jax.random.key(0))
         # The values do not change the time, and compiling the system's init would take a minute.
@@ -56,20 +62,17 @@ class Step:
         self.kept = kept_bytes(config, shapes, self.batch)
 
     def run(self):
-        start = time.perf_counter()
         self.state, logs = self.compiled(self.state, self.batch, jax.random.key(0))
-        jax.block_until_ready(logs)
-        self.times.append(time.perf_counter() - start)
+        return logs
 
-    def line(self):
+    def values(self):
         memory: Any = self.compiled.memory_analysis()
         cost: Any = self.compiled.cost_analysis()
-        seconds = statistics.median(self.times)
-        temporaries = memory.temp_size_in_bytes / 2**20
-        return (
-            f"{seconds:>8.3f} s{BATCH.value / seconds:>9.2f} img/s{cost['flops'] / 1e9:>10.1f} GFLOP"
-            f"{temporaries:>10.0f} MiB temporaries{self.kept / 2**20:>10.0f} MiB kept"
-        )
+        return {
+            "GFLOP": cost["flops"] / 1e9,
+            "MiB of temporaries": memory.temp_size_in_bytes / 2**20,
+            "MiB kept": self.kept / 2**20,
+        }
 
 
 def kept_bytes(config, shapes, batch):
@@ -89,29 +92,15 @@ def kept_bytes(config, shapes, batch):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in residuals) - 4 * count_parameters(shapes.params)
 
 
-def main(argv):
-    del argv
+def main(options: Options, table: Table) -> None:
     configs = {
-        "MSE": variant("mse"),
-        "AWing + weight map": variant("aw_wm"),
-        "the same with remat": variant("aw_wm", remat=True),
+        "MSE": variant(options, "mse"),
+        "AWing + weight map": variant(options, "aw_wm"),
+        "the same with remat": variant(options, "aw_wm", remat=True),
     }
     steps = {name: Step(config) for name, config in configs.items()}
-    for step in steps.values():
-        step.run()
-        step.times.clear()
-    for _ in range(REPEATS.value):
-        for step in steps.values():
-            step.run()
-    plain, weighted = steps["MSE"].times, steps["AWing + weight map"].times
-    ratios = [a / b for a, b in zip(weighted, plain, strict=True)]
-    print(
-        f"{steps['MSE'].parameters / 1e6:.2f} M parameters, batch {BATCH.value}, {DTYPE.value}, {jax.default_backend()}"
-    )
+    turns = in_turns({name: step.run for name, step in steps.items()}, options.rounds)
+    table.title(f"{steps['MSE'].parameters / 1e6:.2f} M parameters, batch {options.batch}, {options.dtype}")
     for name, step in steps.items():
-        print(f"{name:<20}{step.line()}")
-    print(f"AWing / MSE ratio {statistics.median(ratios):.3f} (median; {min(ratios):.3f} to {max(ratios):.3f})")
-
-
-if __name__ == "__main__":
-    app.run(main)
+        seconds = turns.median(name)
+        table.add(name, {"img/s": options.batch / seconds, "s": seconds, **turns.ratio(name, "MSE"), **step.values()})

@@ -1,4 +1,4 @@
-"""What a picture's time goes into, and what each part brings: python benchmarks/picture.py --root=/data/300W
+"""What a picture's time goes into, and what each part brings: python -m benchmarks picture --root=/data/300W
 
 Each variant of the prediction finds the faces of the same pictures of 300-W's LFPW part, in boxes of the Haar detector:
 with and without the mirrored crop, and with 0, 1 and 2 further looks around the landmarks found. The table has the
@@ -6,15 +6,14 @@ processor time of one picture that holds one face in 400 × 400 pixels, and the 
 the most thorough variant (mean and 95 % interval of a paired bootstrap over the pictures).
 """
 
-import json
+import dataclasses
 import time
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from absl import app, flags
 
+from benchmarks.table import Table
 from jaxlm import geometry, metrics
 from jaxlm.data.augment import picture_of
 from jaxlm.data.sources import open_set, with_source
@@ -25,11 +24,17 @@ from jaxlm.schemes import normalizer
 from jaxlm.support.pictures import warp
 from jaxlm.support.progress import progress
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Model; the package's own by default.")
-ROOT = flags.DEFINE_string("root", "", "Folder of 300-W, as configs/ldeq_300w.py reads it.")
-LIMIT = flags.DEFINE_integer("limit", 0, "Number of pictures; all by default.")
-OUT = flags.DEFINE_string("out", "", "JSON file of the table.")
 SIDE = 400
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    root: str
+    """Folder of 300-W, as configs/ldeq_300w.py reads it."""
+    workdir: str | None = None
+    """Model; the package's own by default."""
+    limit: int = 0
+    """Number of pictures; all by default."""
 
 
 def variant(model: TrainedModel, mirror: bool, looks: int) -> Predictor:
@@ -58,14 +63,13 @@ def milliseconds(call: Any, seconds: float = 2.0) -> float:
     return 1e3 * (time.process_time() - start) / count
 
 
-def main(argv):
-    del argv
+def main(options: Options, table: Table) -> None:
     cv2.setNumThreads(1)
-    model = load_model(WORKDIR.value or None)
-    source = open_set(with_source(model.config, "300w", ROOT.value), "300w:train")
+    model = load_model(options.workdir)
+    source = open_set(with_source(model.config, "300w", options.root), "300w:train")
     detect = HaarDetector()
     pictures, boxes, truths, masks = [], [], [], []
-    for number in progress(range(min(LIMIT.value or len(source), len(source))), desc="detection", unit="picture"):
+    for number in progress(range(min(options.limit or len(source), len(source))), desc="detection", unit="picture"):
         record = source.records[number]
         image, truth = picture_of(record), record["landmarks"]
         true_box = geometry.box_of_points(truth)
@@ -75,33 +79,21 @@ def main(argv):
             boxes.append(found[None])
             truths.append(truth)
             masks.append(record["mask"].astype(bool))
-    print(f"{len(pictures)} pictures whose face the detector finds")
+    table.title(f"{len(pictures)} pictures whose face the detector finds")
     truth, mask = np.stack(truths), np.stack(masks)
     pairs = zip(truths, masks, strict=True)
     lengths = np.array([normalizer("inter_ocular", source.scheme, points, exist) for points, exist in pairs])
     one = face_in_the_middle(pictures[0], truths[0])
-    rows, errors = {"detection alone": {"ms": milliseconds(lambda: detect(one))}}, {}
+    table.add("detection alone", {"ms": milliseconds(lambda: detect(one))})
+    thorough = None
     for mirror in (True, False):
         for looks in (2, 1, 0):
-            name = f"{'with' if mirror else 'without'} the mirrored crop, {looks} further looks"
             predictor = variant(model, mirror, looks)
             faces = [face for group in predictor.many(pictures, boxes) for face in group]
             predicted = np.stack([face.landmarks for face in faces])
-            errors[name] = 100 * np.asarray(metrics.nme(predicted, truth, lengths, mask))
-            rows[name] = {"ms": milliseconds(lambda predictor=predictor: predictor(one))}
-    thorough = next(iter(errors.values()))
-    rng = np.random.default_rng(0)
-    draws = rng.integers(0, len(thorough), (2000, len(thorough)))
-    for name, row in rows.items():
-        if name in errors:
-            difference = errors[name] - thorough
-            low, high = np.quantile(difference[draws].mean(axis=1), [0.025, 0.975])
-            row |= {"nme": float(errors[name].mean()), "difference": float(difference.mean())}
-            row |= {"low": float(low), "high": float(high)}
-        print(f"{name:<46}" + "".join(f"{value:>9.3f} {key}" for key, value in row.items()))
-    if OUT.value:
-        Path(OUT.value).write_text(json.dumps(rows, indent=1))
-
-
-if __name__ == "__main__":
-    app.run(main)
+            errors = 100 * np.asarray(metrics.nme(predicted, truth, lengths, mask))
+            thorough = errors if thorough is None else thorough
+            mean, low, high = metrics.paired_difference(errors[None], thorough[None])
+            values = {"ms": milliseconds(lambda predictor=predictor: predictor(one)), "NME %": float(errors.mean())}
+            values |= {"difference": mean, "low": low, "high": high}
+            table.add(f"{'with' if mirror else 'without'} the mirrored crop, {looks} further looks", values)

@@ -1,23 +1,22 @@
-"""Size and speed of progressive re-initialisation: python benchmarks/reinit.py
+"""Size and speed of progressive re-initialisation: python -m benchmarks reinit
 
 - sizes: parameters and multiply-adds of B1, GSR and G&LSR, compared with Table 7 of Shao et al., TPAMI 2021, whose
   "FLOPs" are multiply-adds.
 - speed: crop to landmarks, one picture at a time, jitted. Target: 100 frames/s on one core (run under `taskset -c 0`).
-- step: training step of the small network, compared with PyTorch's (extra `torch`), timed alternately in one run.
+- step: training step of the small network, compared with PyTorch's (extra `torch`), timed in turns.
   Target: 1.5 times PyTorch's time.
 - depthwise: depthwise convolution with the package's gradient, compared with XLA's grouped convolution.
 """
 
-import statistics
-import time
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags
 
+from benchmarks.table import Table, in_turns
 from jaxlm.config import load_config_file
 from jaxlm.networks import convolution
 from jaxlm.networks.blocks import count_parameters
@@ -26,9 +25,18 @@ from jaxlm.networks.multiply_adds import count_macs
 from jaxlm.systems.reinit.network import ShapeRegressor
 from jaxlm.systems.reinit.system import make_model
 
-WHAT = flags.DEFINE_list("what", ["sizes", "speed", "step", "depthwise"], "Measurements to run; all by default.")
-BATCH = flags.DEFINE_integer("batch", 16, "Number of images in a training step.")
-REPEATS = flags.DEFINE_integer("repeats", 5, "Number of timed rounds.")
+PARTS = ("sizes", "speed", "step", "depthwise")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    what: tuple[str, ...] = PARTS
+    """Measurements to run."""
+    batch: int = 16
+    """Number of images in a training step."""
+    rounds: int = 5
+    """Turns; medians are printed."""
+
 
 PAPER = {
     "b1": (335.4e3, 48.5e6),
@@ -43,16 +51,16 @@ def model_of(variant):
     return make_model(load_config_file(f"reinit_300w.py:{variant}"))
 
 
-def sizes():
-    print(f"{'':<8}{'parameters':>12}{'paper':>10}{'':>8}{'multiply-adds':>16}{'paper':>10}")
+def sizes(options, table):
+    del options
+    table.title("Sizes, relative to Table 7 of the paper")
     for name, (parameters, macs) in PAPER.items():
         model, images = model_of(name), jnp.zeros((1, 256, 256, 3))
         variables: Any = jax.eval_shape(model.init, jax.random.key(0), images)
         ours, flops = count_parameters(variables["params"]), count_macs(model.apply, variables, images)
-        print(
-            f"{name:<8}{ours:>12,}{parameters / 1e3:>9.1f}K{ours / parameters - 1:>+8.1%}"
-            f"{flops / 1e6:>15.1f}M{macs / 1e6:>9.1f}M{flops / macs - 1:>+8.1%}"
-        )
+        values = {"K parameters": ours / 1e3, "% above the paper's": 100 * (ours / parameters - 1)}
+        values |= {"M multiply-adds": flops / 1e6, "% above the paper's multiply-adds": 100 * (flops / macs - 1)}
+        table.add(f"size of {name}", values)
 
 
 def initialised(model, images):
@@ -61,30 +69,22 @@ def initialised(model, images):
     return jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01, leaf.dtype), shapes)
 
 
-def speed():
+def speed(options, table):
     images = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (1, 256, 256, 3)), jnp.float32)
+    calls = {}
     for name in ("b1", "gsr", "glsr"):
         model = model_of(name)
-        variables = initialised(model, images)
-        apply: Any = model.apply
+        variables, apply = initialised(model, images), model.apply
         predict = jax.jit(lambda variables, images, apply=apply: apply(variables, images).landmarks)
-        median, least = clock(lambda predict=predict, variables=variables: predict(variables, images), 100)
-        print(f"{name:<8}{1 / median:>8.1f} frames/s, median of 100 (best {1 / least:.1f})")
+        calls[name] = lambda predict=predict, variables=variables: predict(variables, images)
+    turns = in_turns(calls, 20 * options.rounds)
+    table.title("One picture at a time")
+    for name in calls:
+        table.add(f"speed of {name}", {"frames/s": 1 / turns.median(name), "best": 1 / min(turns.seconds[name])})
 
 
-def clock(function, repeats):
-    """Median and minimum seconds of a call, without compilation."""
-    jax.block_until_ready(function())
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(function())
-        times.append(time.perf_counter() - start)
-    return statistics.median(times), min(times)
-
-
-def step():
-    model, batch = ShapeRegressor("small", 68), BATCH.value
+def step(options, table):
+    model, batch = ShapeRegressor("small", 68), options.batch
     images = jnp.asarray(np.random.default_rng(0).normal(size=(batch, 256, 256, 3)), jnp.float32)
     variables: Any = jax.jit(lambda key: model.init(key, images, True))(jax.random.key(0, impl="rbg"))
     optimizer = optax.sgd(0.01, 0.9)
@@ -107,20 +107,10 @@ def step():
         torch_step = make_torch_step(batch, channels_last=layout != "contiguous")
         if torch_step is not None:
             functions[f"PyTorch, {layout}"] = torch_step
-    times = {name: [] for name in functions}
-    for function in functions.values():
-        function()
-    for _ in range(REPEATS.value):
-        for name, function in functions.items():
-            begin = time.perf_counter()
-            function()
-            times[name].append(time.perf_counter() - begin)
-    for name, values in times.items():
-        ratio = statistics.median([a / b for a, b in zip(times["jaxlm"], values, strict=True)])
-        print(
-            f"{name:<24}{1e3 * statistics.median(values):>8.0f} ms for {batch} images; "
-            f"jaxlm takes {ratio:.2f} times as long"
-        )
+    turns = in_turns(functions, options.rounds)
+    table.title(f"Training step of {batch} images")
+    for name in functions:
+        table.add(f"step, {name}", {"ms": 1e3 * turns.median(name), **turns.ratio(name, "jaxlm")})
 
 
 def make_torch_step(batch, *, channels_last):
@@ -166,36 +156,33 @@ def make_torch_step(batch, *, channels_last):
     return step
 
 
-def depthwise():
+def depthwise(options, table):
     rng = np.random.default_rng(0)
-    print(f"{'depthwise, forward and backward':<34}{'own':>9}{'automatic':>11}{'grouped':>10}")
+    convolutions = {
+        "own": convolution.depthwise_convolution,
+        "automatic": lambda x, kernel, stride: convolution._shifted_products(convolution._border(x), kernel, stride),
+        "grouped": convolution._grouped,
+    }
+    table.title("Depthwise convolution, forward and backward")
     for side, channels, stride in ((64, 72, 1), (64, 72, 2), (32, 96, 1), (16, 144, 1)):
-        x = jnp.asarray(rng.normal(size=(BATCH.value, side, side, channels)), jnp.float32)
+        x = jnp.asarray(rng.normal(size=(options.batch, side, side, channels)), jnp.float32)
         kernel = jnp.asarray(rng.normal(size=(3, 3, channels)), jnp.float32)
-        times = []
-        for convolve in (
-            convolution.depthwise_convolution,
-            lambda x, kernel, stride: convolution._shifted_products(convolution._border(x), kernel, stride),
-            convolution._grouped,
-        ):
-            gradient = jax.jit(
-                jax.grad(
-                    lambda x, kernel, convolve=convolve, stride=stride: jnp.square(convolve(x, kernel, stride)).sum(),
-                    argnums=(0, 1),
-                )
-            )
-            times.append(
-                1e3 * clock(lambda gradient=gradient, x=x, kernel=kernel: gradient(x, kernel), REPEATS.value)[0]
-            )
-        shape = f"{BATCH.value}×{side}×{side}×{channels}, stride {stride}"
-        print(f"{shape:<34}{times[0]:>6.1f} ms{times[1]:>8.1f} ms{times[2]:>7.1f} ms")
+        calls = {}
+        for name, convolve in convolutions.items():
+
+            def squares(x, kernel, convolve=convolve, stride=stride):
+                return jnp.square(convolve(x, kernel, stride)).sum()
+
+            gradient = jax.jit(jax.grad(squares, argnums=(0, 1)))
+            calls[name] = lambda gradient=gradient, x=x, kernel=kernel: gradient(x, kernel)
+        turns = in_turns(calls, options.rounds)
+        for name in calls:
+            values = {"ms": 1e3 * turns.median(name), **turns.ratio(name, "own")}
+            table.add(f"{options.batch}×{side}×{side}×{channels}, stride {stride}, {name}", values)
 
 
-def main(argv):
-    del argv
-    for name in WHAT.value:
-        {"sizes": sizes, "speed": speed, "step": step, "depthwise": depthwise}[name]()
-
-
-if __name__ == "__main__":
-    app.run(main)
+def main(options: Options, table: Table) -> None:
+    for name in options.what:
+        if name not in PARTS:
+            raise ValueError(f"There is no part {name!r}; choose of {', '.join(PARTS)}.")
+        {"sizes": sizes, "speed": speed, "step": step, "depthwise": depthwise}[name](options, table)

@@ -1,4 +1,4 @@
-"""Time of the small LDEQ's training step by gradient: python benchmarks/step.py [--config=quickstart]
+"""Time of the small LDEQ's training step by gradient: python -m benchmarks step [--config=quickstart]
 
 Steps are timed in turns in one run, and compared with the Jacobian-free step of the same turn. Solvers take all of
 --steps steps forward and, for implicit gradients, backward. `--rows` takes the rows of `jaxlm ablation
@@ -7,99 +7,93 @@ steps in PyTorch (`torch_peers.py`), in turns as well, each library with all cor
 train`, the CPU is split into `train.cpu_devices`.
 """
 
+import dataclasses
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-import jax
-from absl import app, flags
-from measuring import Peer, TrainingStep, random_batch, seconds_of
-
+from benchmarks.measuring import Peer, TrainingStep, random_batch, seconds_of
+from benchmarks.table import Table, in_turns
 from jaxlm import systems
 from jaxlm.config import load_config_file
 from jaxlm.support.program import split_cpu
 from jaxlm.systems.ldeq.tables import TABLES
 from jaxlm.systems.tables import apply_row
 
-CONFIG = flags.DEFINE_string("config", "quickstart", "Config of an LDEQ.")
-STEPS = flags.DEFINE_integer("steps", 4, "Solver steps.")
-ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns; medians are printed.")
-ROWS = flags.DEFINE_bool("rows", False, "Rows of the table ldeq_gradient instead of the gradients alone.")
-PYTORCH = flags.DEFINE_bool("pytorch", False, "Compare with PyTorch.")
 GRADIENTS = ("jacobian_free", "implicit", "phantom", "unrolled", "explicit")
 COMPARED = ("jacobian_free", "implicit", "unrolled")  # with PyTorch
 
 
-def config_of(gradient: str) -> Any:
-    config: Any = load_config_file(CONFIG.value)
-    config.solver.update(name="anderson", tol=0.0, max_steps=STEPS.value)
-    config.adjoint.update(name="anderson", tol=0.0, max_steps=STEPS.value)
+@dataclasses.dataclass(frozen=True)
+class Options:
+    name: str = "quickstart"
+    """Config of an LDEQ."""
+    steps: int = 4
+    """Solver steps."""
+    rounds: int = 7
+    """Turns; medians are printed."""
+    rows: bool = False
+    """Rows of the table ldeq_gradient instead of the gradients alone."""
+    pytorch: bool = False
+    """Compare with PyTorch."""
+
+
+def config_of(options: Options, gradient: str) -> Any:
+    config: Any = load_config_file(options.name)
+    config.solver.update(name="anderson", tol=0.0, max_steps=options.steps)
+    config.adjoint.update(name="anderson", tol=0.0, max_steps=options.steps)
     config.model.explicit = gradient == "explicit"
     config.gradient = "implicit" if gradient == "explicit" else gradient
     return config
 
 
-def config_of_row(name: str) -> Any:
-    config: Any = load_config_file(CONFIG.value)
-    apply_row(name, TABLES["ldeq_gradient"].rows[name], config)
+def config_of_row(options: Options, row: str) -> Any:
+    config: Any = load_config_file(options.name)
+    apply_row(row, TABLES["ldeq_gradient"].rows[row], config)
     for solver in (config.solver, config.adjoint):
-        solver.update(tol=0.0, max_steps=min(STEPS.value, solver.max_steps))
+        solver.update(tol=0.0, max_steps=min(options.steps, solver.max_steps))
     return config
 
 
 def step_of(config: Any) -> TrainingStep:
     system = systems.build(config)
-    return TrainingStep(system, random_batch(config), loop_steps=system.loop_steps)
+    step = TrainingStep(system, random_batch(config), loop_steps=system.loop_steps)
+    step.compile()
+    return step
 
 
-def main(argv):
-    del argv
-    split_cpu(config_of("implicit").train.cpu_devices)
-    names, make = (TABLES["ldeq_gradient"].rows, config_of_row) if ROWS.value else (GRADIENTS, config_of)
-    steps = {name: step_of(make(name)) for name in names}
-    for step in steps.values():
-        step.compile()
-        jax.block_until_ready(step.call())
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(ROUNDS.value):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            jax.block_until_ready(step.call())
-            times[name].append(time.perf_counter() - start)
-    print(f"{CONFIG.value}, {STEPS.value} steps, {jax.default_backend()}")
-    print(f"{'gradient':<16}{'ms':>8}{'× jacobian_free':>18}{'MiB':>8}{'s to compile':>14}")
+def main(options: Options, table: Table) -> None:
+    split_cpu(config_of(options, "implicit").train.cpu_devices)
+    names = TABLES["ldeq_gradient"].rows if options.rows else GRADIENTS
+    make = config_of_row if options.rows else config_of
+    steps = {name: step_of(make(options, name)) for name in names}
+    turns = in_turns({name: step.call for name, step in steps.items()}, options.rounds)
+    table.title(f"{options.name}, {options.steps} steps")
     for name, step in steps.items():
-        ratio = statistics.median(a / b for a, b in zip(times[name], times["jacobian_free"], strict=True))
-        milliseconds, memory = 1e3 * statistics.median(times[name]), step.memory() / 2**20
-        print(f"{name:<16}{milliseconds:>8.0f}{ratio:>18.2f}{memory:>8.0f}{step.compilation:>14.1f}", flush=True)
-    if PYTORCH.value:
-        compare_with_pytorch({gradient: step_of(config_of(gradient)) for gradient in COMPARED})
+        times = {"ms": 1e3 * turns.median(name), **turns.ratio(name, "jacobian_free")}
+        table.add(name, {**times, "MiB": step.memory() / 2**20, "s to compile": step.compilation})
+    if options.pytorch:
+        compare_with_pytorch(options, table)
 
 
-def compare_with_pytorch(steps: dict[str, TrainingStep]) -> None:
-    """Prints images a second of both libraries: medians over turns, and the median of their ratio."""
-    print(f"{'images/s':<16}{'jaxlm':>8}{'PyTorch':>10}{'ratio':>8}{'least':>8}{'most':>8}")
+def compare_with_pytorch(options: Options, table: Table) -> None:
+    """Images a second of both libraries: medians over turns, and their ratio."""
     for gradient in COMPARED:
-        steps[gradient].compile()
-        config = config_of(gradient)
+        config = config_of(options, gradient)
+        step = step_of(config)
         with tempfile.TemporaryDirectory() as folder:
             peer = Peer("ldeq", config, Path(folder, "log"))
             peer.wait()
             ours, theirs = [], []
-            for _ in range(ROUNDS.value):
+            for _ in range(options.rounds):
                 found = peer.measure()
                 if "images/s" not in found:
-                    raise SystemExit(f"PyTorch: {found['not measured']}")
+                    raise ValueError(f"PyTorch: {found['not measured']}")
                 theirs.append(found["images/s"])
-                ours.append(config.train.batch_size / seconds_of(steps[gradient].call))
+                ours.append(config.train.batch_size / seconds_of(step.call))
             peer.process.kill()
         ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-        values = statistics.median(ours), statistics.median(theirs)
-        spread = statistics.median(ratios), min(ratios), max(ratios)
-        print(f"{gradient:<16}{values[0]:>8.0f}{values[1]:>10.0f}{spread[0]:>8.2f}{spread[1]:>8.2f}{spread[2]:>8.2f}")
-
-
-if __name__ == "__main__":
-    app.run(main)
+        values = {"images/s": statistics.median(ours), "images/s of PyTorch": statistics.median(theirs)}
+        values |= {"× PyTorch": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
+        table.add(f"{gradient}, beside PyTorch", values)

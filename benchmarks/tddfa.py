@@ -1,9 +1,9 @@
-"""Time, memory and size of 3DDFA_V2's parts: python benchmarks/tddfa.py
+"""Time, memory and size of 3DDFA_V2's parts: python -m benchmarks tddfa
 
 - losses: value and gradient of WPDC as defined, fWPDC and VDC, for 128 faces of 26,719 vertices (as many as ICT-FaceKit
   has; the vertices are random). Target: fWPDC ten times as fast as WPDC.
 - meta: a meta-joint round (k look-ahead steps of both branches and the test) compared with k steps with fWPDC alone,
-  timed alternately in one run, and the compiled memory of both. Target: 2.2 times the time.
+  timed in turns, and the compiled memory of both. Target: 2.2 times the time.
 - sizes: parameters and multiply-adds of the networks, compared with the paper's.
 - speed: a 120 × 120 image to 62 parameters, and to dense vertices as well, one picture at a time, jitted. Target: 50
   frames per second on one core (run under `taskset -c 0`).
@@ -12,19 +12,17 @@
   if --what names it.
 """
 
+import dataclasses
 import functools
 import io
-import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
-from measuring import random_faces
 
+from benchmarks.measuring import random_faces
+from benchmarks.table import Table, in_turns
 from jaxlm import losses, systems
 from jaxlm.config import Config, load_config_file
 from jaxlm.export.folding import fold_batch_norms
@@ -36,26 +34,27 @@ from jaxlm.predict.model import onnx_session
 from jaxlm.systems.tddfa.network import BACKBONES, ParameterNetwork
 from jaxlm.systems.tddfa.system import make_system
 
-WHAT = flags.DEFINE_list("what", ["losses", "meta", "sizes", "speed"], "Measurements to run; onnx only if named.")
-BATCH = flags.DEFINE_integer("batch", 32, "Number of images in a training step.")
-K = flags.DEFINE_integer("k", 10, "Number of look-ahead steps.")
-SIZE = flags.DEFINE_integer("size", 120, "Side of the training images in pixels.")
-BACKBONE = flags.DEFINE_string("backbone", "mobilenet_0.5", "Backbone of the training steps.")
-REPEATS = flags.DEFINE_integer("repeats", 5, "Number of timed rounds.")
+PARTS = ("losses", "meta", "sizes", "speed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    what: tuple[str, ...] = PARTS
+    """Measurements to run; onnx only if it is named."""
+    batch: int = 32
+    """Number of images in a training step."""
+    k: int = 10
+    """Number of look-ahead steps."""
+    size: int = 120
+    """Side of the training images in pixels."""
+    backbone: str = "mobilenet_0.5"
+    """Backbone of the training steps."""
+    rounds: int = 5
+    """Turns; medians are printed."""
+
 
 PAPER = {"mobilenet_1": (3.27e6, 183e6)}
 VERTICES = 26_719
-
-
-def clock(function: Callable[[], Any], repeats: int) -> float:
-    """Median seconds of a call, without compilation."""
-    jax.block_until_ready(function())
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(function())
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def random_model(vertices: int) -> morphable.MorphableModel:
@@ -65,69 +64,63 @@ def random_model(vertices: int) -> morphable.MorphableModel:
     return morphable.make_model(mean, identity, expression, np.arange(68), triangles=triangles)
 
 
-def measure_losses():
+def measure_losses(options: Options, table: Table) -> None:
     model, target = random_model(VERTICES), jnp.asarray(random_faces(128))
     pred = target + jnp.asarray(np.random.default_rng(2).normal(size=target.shape), jnp.float32)
-    values, seconds = {}, {}
+    values, calls = {}, {}
     for name in ("wpdc", "fwpdc", "vdc"):
         loss = getattr(losses, name)
         step = jax.jit(jax.value_and_grad(lambda pred, model, loss=loss: loss(pred, target, model).mean()))
         values[name] = jax.jit(lambda pred, model, loss=loss: loss(pred, target, model))(pred, model)
-        seconds[name] = clock(lambda step=step: step(pred, model), 3)
-        print(f"{name:<7}{1e3 * seconds[name]:>9.1f} ms  ({seconds['wpdc'] / seconds[name]:.1f} times as fast as wpdc)")
-    print(f"largest relative difference of fwpdc and wpdc: {np.abs(values['fwpdc'] / values['wpdc'] - 1).max():.1e}")
+        calls[name] = lambda step=step: step(pred, model)
+    turns = in_turns(calls, options.rounds)
+    table.title(f"Value and gradient of 128 faces of {VERTICES} vertices")
+    for name in calls:
+        table.add(name, {"ms": 1e3 * turns.median(name), **turns.ratio(name, "fwpdc")})
+    difference = float(np.abs(values["fwpdc"] / values["wpdc"] - 1).max())
+    table.add("largest relative difference of fwpdc and wpdc", {"": difference})
 
 
-def training_config(loss: str) -> Config:
+def training_config(options: Options, loss: str) -> Config:
     config: Any = load_config_file("tddfa_rendered.py")
-    config.image_size, config.train.batch_size = SIZE.value, BATCH.value
-    config.model.backbone, config.loss.name = BACKBONE.value, loss
+    config.image_size, config.train.batch_size = options.size, options.batch
+    config.model.backbone, config.loss.name = options.backbone, loss
     config.synthesis.mode = "none"
-    config.meta.k = K.value
+    config.meta.k = options.k
     return config
 
 
-def measure_meta():
-    rng, size = np.random.default_rng(0), SIZE.value
+def measure_meta(options: Options, table: Table) -> None:
+    rng, size = np.random.default_rng(0), options.size
     batch = {
-        "image": rng.integers(0, 255, (BATCH.value, size, size, 3), dtype=np.uint8),
-        "params": random_faces(BATCH.value),
-        "normalizer": np.ones(BATCH.value, np.float32),
+        "image": rng.integers(0, 255, (options.batch, size, size, 3), dtype=np.uint8),
+        "params": random_faces(options.batch),
+        "normalizer": np.ones(options.batch, np.float32),
     }
     batch = jax.tree.map(jnp.asarray, batch)
-    key = jax.random.key(0)
-    plain = round_of(training_config("fwpdc"), batch, key)
-    rounds = {}
+    key, plain = jax.random.key(0), f"{options.k} steps with fwpdc"
+    rounds = {plain: round_of(training_config(options, "fwpdc"), batch, key)}
     for branches in ("vmap", "map"):
-        config: Any = training_config("meta_joint")
+        config: Any = training_config(options, "meta_joint")
         config.meta.branches = branches
-        rounds[branches] = round_of(config, batch, key)
-    config = training_config("meta_joint")
-    stacked = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], K.value + 1, axis=0), batch)
+        rounds[f"a round, {branches}"] = round_of(config, batch, key)
+    config = training_config(options, "meta_joint")
+    stacked = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], options.k + 1, axis=0), batch)
     whole = make_system(config)
-    rounds["vmap, a round in one call"] = Stepper(whole.init, [whole.lookahead().round], stacked, key)
-    print(f"{BACKBONE.value}, {BATCH.value} images of {size}, k = {K.value}; compiled temporaries of a step:")
-    for name, stepper in {"fwpdc": plain, **rounds}.items():
-        print(f"  {name:<28}{stepper.temporaries() / 2**20:>8.1f} MiB")
-    times: dict[str, list[float]] = {name: [] for name in ("fwpdc", *rounds)}
-    for _ in range(REPEATS.value):
-        for name, stepper in {"fwpdc": plain, **rounds}.items():
-            start = time.perf_counter()
-            stepper.run_round()
-            times[name].append(time.perf_counter() - start)
-    base = statistics.median(times["fwpdc"])
-    print(f"{K.value} steps with fwpdc: {base:.3f} s")
-    for name in rounds:
-        ratios = [ours / theirs for ours, theirs in zip(times[name], times["fwpdc"], strict=True)]
-        print(f"a round, {name:<28}{statistics.median(ratios):>6.2f} times ({min(ratios):.2f} to {max(ratios):.2f})")
+    rounds["a round in one call, vmap"] = Stepper(whole.init, [whole.lookahead().round], stacked, key)
+    turns = in_turns({name: stepper.run_round for name, stepper in rounds.items()}, options.rounds)
+    table.title(f"{options.backbone}, {options.batch} images of {size}, k = {options.k}")
+    for name, stepper in rounds.items():
+        memory = {"MiB of temporaries of a step": stepper.temporaries() / 2**20}
+        table.add(name, {"s": turns.median(name), **turns.ratio(name, plain), **memory})
 
 
 def round_of(config: Any, batch: Any, key: Any) -> "Stepper":
     """A round of k + 1 batches as training takes it, or k batches of a system without rounds."""
     system = systems.build(config)
-    steps = [system.train_step] * K.value
+    steps = [system.train_step] * config.meta.k
     if system.schedule:
-        steps = [system.schedule(number)[1] for number in range(1, K.value + 2)]
+        steps = [system.schedule(number)[1] for number in range(1, config.meta.k + 2)]
     return Stepper(system.init, steps, batch, key)
 
 
@@ -152,18 +145,19 @@ class Stepper:
         jax.block_until_ready((self.state, logs))
 
 
-def measure_sizes():
+def measure_sizes(options: Options, table: Table) -> None:
+    del options
     images = jnp.zeros((1, 120, 120, 3))
-    print(f"{'network':<18}{'parameters':>12}{'multiply-adds':>15}{'paper':>20}")
+    table.title("Sizes")
     for backbone in BACKBONES:
         network = ParameterNetwork(backbone, 62, 0)
         variables = jax.eval_shape(lambda network=network: network.init(jax.random.key(0), images, False))
-        numbers = (
-            count_parameters(variables["params"]),
-            count_macs(functools.partial(apply_parameters, network), variables, images),
-        )
-        paper = "{:.2f} M, {:.0f} M".format(*(n / 1e6 for n in PAPER[backbone])) if backbone in PAPER else "–"
-        print(f"{backbone:<18}{numbers[0] / 1e6:>10.3f} M{numbers[1] / 1e6:>13.1f} M{paper:>20}")
+        macs = count_macs(functools.partial(apply_parameters, network), variables, images)
+        values = {"M parameters": count_parameters(variables["params"]) / 1e6, "M multiply-adds": macs / 1e6}
+        if backbone in PAPER:
+            parameters, multiply_adds = (number / 1e6 for number in PAPER[backbone])
+            values |= {"M parameters in the paper": parameters, "M multiply-adds in the paper": multiply_adds}
+        table.add(backbone, values)
 
 
 def initialised(backbone: str) -> tuple[ParameterNetwork, Any]:
@@ -185,24 +179,25 @@ def apply_parameters(network: ParameterNetwork, variables: Any, images: Any) -> 
     return network.apply(variables, images, False)[0]  # pyright: ignore[reportIndexIssue]
 
 
-def measure_speed():
+def measure_speed(options: Options, table: Table) -> None:
     model, image = random_model(38_365), np.zeros((1, 120, 120, 3), np.float32)
-    print(f"{'one picture at a time':<34}{'parameters':>12}{'and vertices':>14}")
+    calls = {}
     for backbone in ("mobilenet_0.5", "mobilenet_1"):
         network, variables = initialised(backbone)
         plain = functools.partial(apply_parameters, network)
         folded = fold_batch_norms(plain, variables, image)
-        for name, regress in (("", functools.partial(plain, variables)), (", folded", folded)):
+        for name, regress in ((backbone, functools.partial(plain, variables)), (f"{backbone}, folded", folded)):
             run = jax.jit(regress)
             dense = jax.jit(lambda image, model, regress=regress: parameters.vertices(regress(image), model))
-            seconds = (
-                clock(lambda run=run: run(image), 60),
-                clock(lambda dense=dense: dense(image, model), 60),
-            )
-            print(f"{backbone + name:<34}" + "".join(f"{1 / second:>8.0f} fps " for second in seconds))
+            calls[f"{name}, parameters"] = lambda run=run: run(image)
+            calls[f"{name}, vertices"] = lambda dense=dense: dense(image, model)
+    turns = in_turns(calls, 12 * options.rounds)
+    table.title("One picture at a time")
+    for name in calls:
+        table.add(name, {"frames/s": 1 / turns.median(name)})
 
 
-def measure_onnx():
+def measure_onnx(options: Options, table: Table) -> None:
     network, variables = initialised("mobilenet_1")
     folded = fold_batch_norms(
         lambda variables, images: (apply_parameters(network, variables, images),),
@@ -221,18 +216,11 @@ def measure_onnx():
     }
     outputs = {name: run() for name, run in runs.items()}
     expected = apply_parameters(network, variables, image)
+    turns = in_turns(runs, 20 * options.rounds)
+    table.title("MobileNet × 1 in ONNX Runtime")
     for name, output in outputs.items():
-        print(f"{name}: largest difference from JAX {np.abs(output - expected).max():.1e}")
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(20 * REPEATS.value):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    for name, seconds in medians.items():
-        print(f"{name}: {1e3 * seconds:.2f} ms")
-    print(f"time of jax2onnx over PyTorch: {medians['jax2onnx'] / medians['PyTorch']:.2f}")
+        values = {"ms": 1e3 * turns.median(name), **turns.ratio(name, "PyTorch")}
+        table.add(f"{name}'s export", {**values, "difference from JAX": float(np.abs(output - expected).max())})
 
 
 def _torch_export(variables: Any) -> bytes:
@@ -278,8 +266,7 @@ def _torch_export(variables: Any) -> bytes:
     return content.getvalue()
 
 
-def main(argv):
-    del argv
+def main(options: Options, table: Table) -> None:
     measures = {
         "losses": measure_losses,
         "meta": measure_meta,
@@ -287,9 +274,7 @@ def main(argv):
         "speed": measure_speed,
         "onnx": measure_onnx,
     }
-    for name in WHAT.value:
-        measures[name]()
-
-
-if __name__ == "__main__":
-    app.run(main)
+    for name in options.what:
+        if name not in measures:
+            raise ValueError(f"There is no part {name!r}; choose of {', '.join(measures)}.")
+        measures[name](options, table)

@@ -1,6 +1,6 @@
 """The LDEQ and the stacked hourglass in PyTorch: python benchmarks/torch_peers.py ldeq '{"batch": 32, …}'
 
-`benchmarks/gpu.py` and `benchmarks/step.py` start this program (`measuring.Peer`), so that neither library uses the
+`gpu_rows.py` and `step.py` start this program (`measuring.Peer`), so that neither library uses the
 memory of the other. It compiles the training step and writes a line {"compilation": seconds} when it is ready. For
 every line that it reads it times the step and writes {"seconds": of a step, "memory": most bytes that PyTorch held}.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import __main__ as benchmarks
 from jaxlm import __main__ as front_door
 from jaxlm import config as configs
 from jaxlm.commands import options
@@ -63,6 +64,19 @@ def test_a_documented_command_fits_its_options_and_its_config(file, command, mon
             module.check_free(field, given.table)
 
 
+def measurements() -> list[tuple[str, str]]:
+    """(page, command) of every call of `python -m benchmarks` in the documentation."""
+    calls = re.compile(r"python -m benchmarks ([a-z][^`\n]*)")
+    return [(page.name, call) for page in PAGES for call in calls.findall(page.read_text())]
+
+
+@pytest.mark.parametrize(("page", "command"), measurements())
+def test_a_documented_measurement_fits_its_options(page, command):
+    name, *words = shlex.split(command)
+    assert name in benchmarks.NAMES, f"{page}: there is no benchmark {name}"
+    benchmarks.parse(name, [word for word in words if not word.startswith("--json=")])
+
+
 @functools.cache
 def trained(workdir: str):
     """A config such as the workdir of that name would have."""
@@ -71,7 +85,7 @@ def trained(workdir: str):
 
 
 def test_there_are_commands_to_check():
-    assert len(commands()) > 100
+    assert len(commands()) > 100 and len(measurements()) > 20
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

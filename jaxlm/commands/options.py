@@ -21,7 +21,7 @@ Inputs = tyro.conf.Positional[tuple[str, ...]]
 FromConfig = Annotated[Any, tyro.conf.Suppress]
 
 
-def parse(module: ModuleType, name: str, argv: Sequence[str]) -> Any:
+def parse(module: ModuleType, name: str, argv: Sequence[str], program: str = "jaxlm") -> Any:
     """The options of a command.
 
     Args:
@@ -29,6 +29,7 @@ def parse(module: ModuleType, name: str, argv: Sequence[str]) -> Any:
             `config_of_file` or `config_of_workdir`.
         name: of the command.
         argv: of the command line, without the program and the command.
+        program: that has the command.
 
     Raises:
         ValueError: for a config or a field of it that does not exist.
@@ -37,7 +38,7 @@ def parse(module: ModuleType, name: str, argv: Sequence[str]) -> Any:
     words, rest = _split(argv) if read_config else ([], list(argv))
     options = tyro.cli(
         module.Options,
-        prog=f"jaxlm {name}",
+        prog=f"{program} {name}",
         description=_description(module, read_config is not None),
         args=_as_tyro(module.Options, rest),
         config=(tyro.conf.OmitArgPrefixes,),
