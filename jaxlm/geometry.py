@@ -86,6 +86,18 @@ def similarity(scale: float, degrees: float, center: Points, target: Points) -> 
     return np.concatenate([linear, offset[:, None]], axis=1)
 
 
+def similarity_between(source: Points, target: Points) -> np.ndarray:
+    """Least-squares similarity (2, 3) from points (K, 2) to others, in NumPy.
+
+    `jaxlm.systems.reinit.alignment.fit_similarity` is differentiable and has weights.
+    """
+    start, end = (np.asarray(points, np.float64) @ [1, 1j] for points in (source, target))
+    centered = start - start.mean()
+    factor = np.vdot(centered, end) / max(np.vdot(centered, centered).real, 1e-12)
+    offset = end.mean() - factor * start.mean()
+    return np.array([[factor.real, -factor.imag, offset.real], [factor.imag, factor.real, offset.imag]])
+
+
 def box_to_crop(box: Box, size: int) -> np.ndarray:
     """Map (2, 3) from the image to a crop of `size` × `size` pixels that the box fills.
 

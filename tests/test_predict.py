@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import quickstart
 from data_sets import write_video
+from PIL import Image
 
 from jaxlm import __main__ as front_door
 from jaxlm import geometry
@@ -18,7 +20,7 @@ from jaxlm.data.rendered.faces import photographs
 from jaxlm.data.samples import validate
 from jaxlm.data.video_files import VideoFile
 from jaxlm.predict import detectors, face_boxes, outputs
-from jaxlm.predict.inputs import find_inputs, read_boxes_csv
+from jaxlm.predict.inputs import find_inputs, read_boxes_csv, to_rgb
 from jaxlm.predict.model import TrainedModel, load_model, shipped_folder
 from jaxlm.predict.predictor import Predictor
 from jaxlm.predict.session import Session
@@ -102,7 +104,12 @@ class TestPredictor:
     @pytest.mark.parametrize(
         ("image", "boxes", "message"),
         [
-            (np.zeros((9, 9)), None, "uint8 in RGB"),
+            (np.zeros((9, 9), np.int32), None, r"uint8 or of floats in \[0, 1\], got shape \(9, 9\) of int32"),
+            (np.full((9, 9, 3), 255.0), None, r"must lie in \[0, 1\]; give one in \[0, 255\] as uint8"),
+            (np.full((9, 9, 3), np.nan), None, r"must lie in \[0, 1\]"),
+            (np.zeros((2, 9, 9, 3), np.uint8), None, r"got shape \(2, 9, 9, 3\)"),
+            ([1, 2], None, "got a list"),
+            ("missing.png", None, "No such file"),
             (picture(), np.zeros((2, 3)), r"shape \(N, 4\)"),
             (picture(), np.array([[5, 5, 5, 9]]), "no area"),
             (picture(), np.array([[100, 5, 120, 9]]), "outside the picture of 90×72 pixels"),
@@ -110,8 +117,36 @@ class TestPredictor:
         ],
     )
     def test_bad_input(self, image, boxes, message):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, OSError), match=message):
             Predictor(finder()[0])(image, boxes)
+
+    def test_pictures_of_every_kind_are_the_same_picture(self, tmp_path):
+        grey = picture()[..., :1]
+        rgb = np.repeat(grey, 3, axis=2)
+        cv2.imwrite(str(tmp_path / "grey.png"), grey)
+        kinds = {
+            "grey": grey[..., 0],
+            "one channel": grey,
+            "alpha": np.concatenate([rgb, 0 * grey], axis=2),
+            "floats": rgb / 255,
+            "half floats": (rgb / 255).astype(np.float16),
+            "jax": jnp.asarray(rgb) / 255,
+            "path": tmp_path / "grey.png",
+            "name": str(tmp_path / "grey.png"),
+            "PIL": Image.fromarray(rgb),
+            "PIL, grey": Image.fromarray(grey[..., 0]),
+        }
+        for name, kind in kinds.items():
+            np.testing.assert_array_equal(to_rgb(kind), rgb, err_msg=name)
+        predictor = Predictor(finder()[0], detector=detectors.whole_picture)
+        expected = predictor(rgb)[0].landmarks
+        np.testing.assert_array_equal(predictor(kinds["PIL"])[0].landmarks, expected)
+
+    def test_pil_pictures_stand_upright(self):
+        turned, content = Image.fromarray(picture()), io.BytesIO()
+        turned.getexif()[0x0112] = 6  # the camera was turned clockwise
+        turned.save(content, format="png", exif=turned.getexif())
+        np.testing.assert_array_equal(to_rgb(Image.open(content)), np.rot90(picture(), -1))
 
 
 class TestShippedModel:

@@ -1,13 +1,76 @@
-"""Files, folders and cameras that a command line names, and boxes from a CSV file."""
+"""What is given to predict on: pictures of any kind, files that a command line names, boxes from a CSV file."""
 
 import csv
 import itertools
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxlm.data.video_files import PICTURES, VIDEOS
+from jaxlm.support.errors import BadSample
+from jaxlm.support.pictures import decode_image
+
+# An array, a file, or a picture of PIL.
+Picture = Any
+
+_SMALLEST_SIDE = 16  # pixels
+
+
+def to_rgb(image: Picture) -> np.ndarray:
+    """A picture as (H, W, 3) uint8 RGB.
+
+    Args:
+        image: an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) in grey, RGB or RGBA, of uint8 or, in [0, 1], of
+            floats; a PIL picture; or the path of a file. PIL's pictures and files are turned upright as EXIF says.
+
+    Raises:
+        ValueError: for anything else, or values outside [0, 1].
+        BadSample: naming a file that cannot be decoded or is too small.
+        FileNotFoundError: for a file that does not exist.
+    """
+    if isinstance(image, str | Path):
+        return read_picture(Path(image).expanduser())
+    if hasattr(image, "convert") and hasattr(image, "getexif"):
+        from PIL import ImageOps
+
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    array = np.asarray(image)
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        raise ValueError(
+            f"A picture must be an array (H, W) or (H, W, 1, 3 or 4), a file or PIL's, got {_kind(image)}."
+        )
+    if np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16":
+        if not ((array >= 0) & (array <= 1)).all():
+            raise ValueError("A picture of floats must lie in [0, 1]; give one in [0, 255] as uint8.")
+        array = np.rint(255 * array.astype(np.float32)).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise ValueError(f"A picture must be of uint8 or of floats in [0, 1], got {_kind(image)}.")
+    return np.ascontiguousarray(np.broadcast_to(array[..., :3], (*array.shape[:2], 3)))
+
+
+def _kind(image: Any) -> str:
+    return f"shape {image.shape} of {image.dtype}" if hasattr(image, "dtype") else f"a {type(image).__name__}"
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """Picture (H, W, 3) uint8 RGB of a file, upright.
+
+    Raises:
+        BadSample: if it cannot be decoded or is too small for a face.
+        FileNotFoundError: if it does not exist.
+    """
+    image = decode_image(path.read_bytes(), upright=True)
+    if image is None:
+        raise BadSample(f"{path} is not a picture that can be decoded: it is damaged, of another kind or too large.")
+    if min(image.shape[:2]) < _SMALLEST_SIDE:
+        raise BadSample(
+            f"{path} has {image.shape[1]}×{image.shape[0]} pixels, which is too small for a face; "
+            f"the least is {_SMALLEST_SIDE} on each side."
+        )
+    return image
 
 
 class Inputs(NamedTuple):

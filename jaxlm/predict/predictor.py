@@ -10,8 +10,9 @@ from jaxlm import geometry
 from jaxlm.data import crops
 from jaxlm.data.samples import check_boxes
 from jaxlm.face3d import parameters
-from jaxlm.predict import detectors
+from jaxlm.predict import attributes, detectors
 from jaxlm.predict.full_picture import regress_from_pictures
+from jaxlm.predict.inputs import Picture, to_rgb
 from jaxlm.predict.model import TrainedModel, load_model
 from jaxlm.support.pictures import warp
 
@@ -33,6 +34,34 @@ class Face(NamedTuple):
     score: np.ndarray
     box: np.ndarray
     params: np.ndarray | None
+
+    @property
+    def pose(self) -> attributes.Pose:
+        """Yaw, pitch and roll of the head in degrees."""
+        return attributes.head_pose(self.landmarks)
+
+    @property
+    def openness(self) -> attributes.Openness:
+        """How open the eyes and the mouth are."""
+        return attributes.openness(self.landmarks)
+
+    @property
+    def five_points(self) -> np.ndarray:
+        """(5, 2) eyes, tip of the nose and corners of the mouth."""
+        return attributes.five_points(self.landmarks)
+
+    def aligned(self, image: Picture, size: int = 112) -> np.ndarray:
+        """Crop (size, size, 3) uint8 of the face's picture, aligned as networks for recognition expect."""
+        return attributes.aligned_crop(to_rgb(image), self.landmarks, size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The face as lists and numbers for JSON, rounded to 4 digits; pose and openness if the scheme has them."""
+        held = {name: value for name, value in self._asdict().items() if value is not None}
+        entry = {name: np.round(np.asarray(value, np.float64), 4).tolist() for name, value in held.items()}
+        if len(self.landmarks) in attributes.COUNTS and np.isfinite(self.landmarks).all():
+            for name, values in (("pose", self.pose), ("openness", self.openness)):
+                entry[name] = {key: round(value, 4) for key, value in values._asdict().items()}
+        return entry
 
 
 class Predictor:
@@ -72,35 +101,35 @@ class Predictor:
         """
         return cls(load_model(path), **options)
 
-    def __call__(self, image: np.ndarray, boxes: np.ndarray | None = None) -> list[Face]:
+    def __call__(self, image: Picture, boxes: np.ndarray | None = None) -> list[Face]:
         """Faces of one picture, the largest first, or in the order of the given boxes.
 
         Args:
-            image: (H, W, 3) uint8 RGB.
+            image: an array, a PIL picture or a file, see `jaxlm.predict.inputs.to_rgb`.
             boxes: (N, 4) x1 y1 x2 y2 around the landmarks of each face; detected where it is None.
 
         Raises:
-            ValueError: if the image is another kind of array, or a box has no area or lies outside the picture.
+            ValueError: if the image is no picture, or a box has no area or lies outside the picture.
         """
         return self.many([image], [boxes])[0]
 
-    def many(self, images: Sequence[np.ndarray], boxes: Sequence[np.ndarray | None] | None = None) -> list[list[Face]]:
+    def many(self, images: Sequence[Picture], boxes: Sequence[np.ndarray | None] | None = None) -> list[list[Face]]:
         """Faces of each of several pictures; the network takes the faces of all pictures together, in batches."""
+        pictures = [to_rgb(image) for image in images]
         given = [None] * len(images) if boxes is None else boxes
         found, owners, rough = [], [], []
-        for number, (image, own) in enumerate(zip(images, given, strict=True)):
-            _check_image(image)
+        for number, (image, own) in enumerate(zip(pictures, given, strict=True)):
             for box in self.detect(image) if own is None else check_boxes(own, image.shape, "boxes"):
                 found.append(np.asarray(box, np.float64))
                 owners.append(number)
                 rough.append(own is None)
-        faces = self._follow([images[owner] for owner in owners], found, rough)
-        result: list[list[Face]] = [[] for _ in images]
+        faces = self._follow([pictures[owner] for owner in owners], found, rough)
+        result: list[list[Face]] = [[] for _ in pictures]
         for number in range(len(images)):
             mine = [i for i, owner in enumerate(owners) if owner == number]
             if given[number] is None:
                 mine = [
-                    i for i in mine if faces[i].score.mean() >= self._min_score and _inside(faces[i], images[number])
+                    i for i in mine if faces[i].score.mean() >= self._min_score and _inside(faces[i], pictures[number])
                 ]
                 mine = [mine[i] for i in detectors.without_overlaps([faces[i].box for i in mine])]
             result[number] = [faces[i] for i in mine]
@@ -158,14 +187,6 @@ def padded_size(count: int, most: int) -> int:
     The network is compiled for each number, so there should be few of them, and little padding.
     """
     return min(1 << (count - 1).bit_length(), most)
-
-
-def _check_image(image: np.ndarray) -> None:
-    if not (isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8):
-        raise ValueError(
-            f"A picture must be an array (H, W, 3) of uint8 in RGB, got {getattr(image, 'shape', type(image))} "
-            f"of {getattr(image, 'dtype', 'no type')}."
-        )
 
 
 def _usable(face: Face) -> bool:

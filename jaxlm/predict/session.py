@@ -18,18 +18,18 @@ import numpy as np
 from jaxlm.data.samples import check_boxes
 from jaxlm.data.video_files import VideoFile, VideoWriter
 from jaxlm.predict import outputs
+from jaxlm.predict.inputs import read_picture
 from jaxlm.predict.predictor import Face, Predictor
 from jaxlm.predict.video import LiveTracker, VideoPredictor
 from jaxlm.schemes import get_scheme
 from jaxlm.support.errors import BadSample
 from jaxlm.support.files import write_atomically
-from jaxlm.support.pictures import decode_image, write_image
+from jaxlm.support.pictures import write_image
 from jaxlm.support.progress import progress
 from jaxlm.support.shards import ALL, Shard
 
 __all__ = ["Face", "Predictor"]
 
-_SMALLEST_SIDE = 16  # pixels
 _MOST_AT_ONCE = 200_000_000  # values of the pictures held in memory, 3 for each pixel
 
 
@@ -80,7 +80,7 @@ class Session:
         bar = progress(files, desc="pictures", unit="picture")
         for path, stem in bar:
             try:
-                image = _read_picture(path)
+                image = read_picture(path)
                 own = None if boxes is None else _boxes_of(path, image, boxes, names)
                 held.append(_Picture(path, stem, image, own))
             except (BadSample, OSError) as error:
@@ -123,7 +123,7 @@ class Session:
                 "name": stem,
                 "width": image.shape[1],
                 "height": image.shape[0],
-                "faces": [_entry(face) for face in faces],
+                "faces": [face.to_dict() for face in faces],
             }
         )
         for number, face in enumerate(faces):
@@ -212,25 +212,6 @@ class Session:
     def write(self, model: str, shard: Shard = ALL, order: Sequence[str] = ()) -> None:
         """Writes the tables of all files so far, see `outputs.write_tables`."""
         outputs.write_tables(self._out, model, self.scheme, self.entries, shard, order)
-
-
-def _entry(face: Face) -> dict[str, Any]:
-    numbers = {"box": face.box, "landmarks": face.landmarks, "score": face.score}
-    if face.params is not None:
-        numbers["params"] = face.params
-    return {name: np.round(np.asarray(value, np.float64), 4).tolist() for name, value in numbers.items()}
-
-
-def _read_picture(path: Path) -> np.ndarray:
-    image = decode_image(path.read_bytes(), upright=True)
-    if image is None:
-        raise BadSample(f"{path} is not a picture that can be decoded: it is damaged, of another kind or too large.")
-    if min(image.shape[:2]) < _SMALLEST_SIDE:
-        raise BadSample(
-            f"{path} has {image.shape[1]}×{image.shape[0]} pixels, which is too small for a face; "
-            f"the least is {_SMALLEST_SIDE} on each side."
-        )
-    return image
 
 
 def _boxes_of(path: Path, image: np.ndarray, boxes: dict[str, np.ndarray], names: Counter[str]) -> np.ndarray:
