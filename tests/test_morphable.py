@@ -8,8 +8,9 @@ import pytest
 import scipy.io
 from scipy.spatial.transform import Rotation
 
-from jaxlm.face3d import morphable, parameters, pickles
+from jaxlm.face3d import morphable, parameters
 from jaxlm.face3d.model_files import load_face_model
+from jaxlm.support import pickles
 from jaxlm.systems.tddfa import costs
 
 

@@ -1,11 +1,11 @@
-"""Reads PyTorch weights without executing code in the file."""
+"""Weights of PyTorch networks, each of which a conversion has to take."""
 
 import argparse
-import pickle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from jaxlm.convert import torch_files
 
 
 class TorchWeights:
@@ -18,30 +18,18 @@ class TorchWeights:
         settings: those that the file holds beside the weights, as an `argparse.Namespace` "args"; else empty.
 
     Raises:
-        ValueError: if PyTorch is not installed, the file does not exist, or it holds anything but weights.
+        ValueError: if the file does not exist, or it holds anything but weights.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path).expanduser()
-        try:
-            import torch  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            raise ValueError("Reading PyTorch weights needs PyTorch: pip install 'jaxlm[torch]'.") from None
-        if not self.path.is_file():
-            raise ValueError(f"{self.path} does not exist.")
-        try:
-            # A namespace of settings beside the weights is attributes alone.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content: Any = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
-            reason = (str(error).strip().splitlines() or ["empty"])[0][:160]
-            raise ValueError(f"{self.path} is not a file of PyTorch weights alone ({reason}).") from None
+        content = torch_files.load(self.path)
         settings = content.get("args") if isinstance(content, dict) else None
         self.settings = dict(vars(settings)) if isinstance(settings, argparse.Namespace) else {}
         tensors = content.get("state_dict", content) if isinstance(content, dict) else {}
-        if not tensors or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        if not isinstance(tensors, dict) or not tensors or not all(isinstance(t, np.ndarray) for t in tensors.values()):
             raise ValueError(f"{self.path} holds no state_dict of tensors.")
-        self._left = {str(name).removeprefix("module."): _numpy(tensor) for name, tensor in tensors.items()}
+        self._left = {str(name).removeprefix("module."): _float32(tensor) for name, tensor in tensors.items()}
 
     def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """Returns the tensor `name` and counts it as taken.
@@ -77,6 +65,6 @@ class TorchWeights:
             )
 
 
-def _numpy(tensor: Any) -> np.ndarray:
-    """NumPy array of a tensor; floating-point numbers of any precision become float32."""
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+def _float32(tensor: np.ndarray) -> np.ndarray:
+    """The tensor, with floating-point numbers of any precision as float32."""
+    return tensor.astype(np.float32) if tensor.dtype.kind == "f" else tensor

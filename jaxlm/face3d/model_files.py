@@ -10,9 +10,9 @@ import numpy as np
 from jaxlm.config import Block, Config
 from jaxlm.face3d import head
 from jaxlm.face3d.morphable import MorphableModel, make_model, with_modes
-from jaxlm.face3d.pickles import load_arrays
 from jaxlm.schemes import FACES68_OF_FACES98
 from jaxlm.support import matlab
+from jaxlm.support.pickles import load_arrays
 
 HEAD = "head"
 
