@@ -44,7 +44,11 @@ def usage() -> str:
     lines = ["Face alignment in JAX. Usage: jaxlm COMMAND …; jaxlm COMMAND --help says more.", ""]
     for group, commands in GROUPS.items():
         lines += [group, *(f"  {name:<16}{text}" for name, (_, text) in commands.items()), ""]
-    lines += ["Compiled programs are kept in ~/.cache/jaxlm/compiled; jaxlm --no-cache COMMAND keeps none.", ""]
+    lines += [
+        "Before the command: --no-cache keeps no compiled programs in ~/.cache/jaxlm/compiled,",
+        "--system=my_package.my_system lets configs name a system of your own.",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -56,8 +60,11 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
         argv: the words after it; those of the command line where it is None.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    keep = words[:1] != ["--no-cache"]
-    words = words if keep else words[1:]
+    keep, own = True, []
+    while words and (words[0] == "--no-cache" or words[0].startswith("--system=")):
+        word = words.pop(0)
+        keep = keep and word != "--no-cache"
+        own += [word.partition("=")[2]] if word != "--no-cache" else []
     if command is None:
         if not words or words[0] in ("-h", "--help", "help"):
             print(usage())
@@ -79,6 +86,10 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
     if keep:
         keep_compiled_programs()
     with one_sentence():
+        if own:
+            from jaxlm import systems
+
+            systems.SYSTEMS.update({name: name for name in own})
         module = importlib.import_module(f"jaxlm.commands.{COMMANDS[command]}")
         module.main(options.parse(module, command, words))
 

@@ -11,8 +11,6 @@ from jaxtyping import Float
 
 from jaxlm import geometry
 from jaxlm.face3d import parameters
-from jaxlm.face3d.model_files import load_face_model
-from jaxlm.face3d.morphable import landmark_model
 from jaxlm.schemes import FACES68_OF_FACES98
 from jaxlm.support.pictures import warp
 
@@ -86,6 +84,9 @@ def head_pose(landmarks: Landmarks) -> Pose:
 
 @functools.cache
 def _mean_head() -> np.ndarray:
+    from jaxlm.face3d.model_files import load_face_model  # imports the readers of every model file
+    from jaxlm.face3d.morphable import landmark_model
+
     points = np.asarray(landmark_model(load_face_model("head")).mean, np.float64)[_INNER]
     return points - points.mean(axis=0)
 

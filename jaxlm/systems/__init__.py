@@ -1,6 +1,7 @@
 """Systems: what one paper adds up to, as a handful of pure functions. `jaxlm.training` knows nothing else of them."""
 
 import importlib
+import importlib.metadata
 import importlib.util
 from types import ModuleType
 from typing import Any
@@ -34,12 +35,15 @@ __all__ = [
 ]
 
 # The module of each system, imported when it is asked for. It holds `build(config) -> System` and may hold
-# `identity(config)` and `continuation(config)`, which the functions of these names below describe.
+# `identity(config)` and `continuation(config)`, which the functions of these names below describe. A name that a file
+# holds is looked up here and among the installed entry points, and never imported by itself: a folder that was
+# downloaded must not run code.
 SYSTEMS: dict[str, str] = {name: f"jaxlm.systems.{name}.system" for name in ("awing", "ldeq", "reinit", "tddfa")}
+ENTRY_POINTS = "jaxlm.systems"  # group, in which an installed package names its modules
 
 
 def build(config: Config) -> System:
-    """The system that `config.system` names: a key of `SYSTEMS`, or a module of the user's own.
+    """The system that `config.system` names: a key of `SYSTEMS`, or an installed entry point.
 
     Raises:
         ValueError: naming those that exist.
@@ -73,7 +77,7 @@ def completed(config: Config) -> Config:
     A workdir of an earlier version has fewer keys, or some that nothing reads any more. A config of a system without
     `settings.py` beside its `system.py` stays as it is.
     """
-    package, _, module = SYSTEMS.get(config.get("system"), "").rpartition(".")
+    package, _, module = SYSTEMS.get(str(config.get("system")), "").rpartition(".")
     if module != "system" or importlib.util.find_spec(f"{package}.settings") is None:
         return config
     whole = importlib.import_module(f"{package}.settings").default_config()
@@ -93,14 +97,15 @@ def _fill(whole: Config, given: Config, prefix: str) -> None:
 
 def _module(config: Config) -> ModuleType:
     name: str = config.system
-    module = SYSTEMS.get(name, name)
-    if "." not in module and name not in SYSTEMS:
+    if name not in SYSTEMS:
+        SYSTEMS.update({point.name: point.module for point in importlib.metadata.entry_points(group=ENTRY_POINTS)})
+    if name not in SYSTEMS:
         raise ValueError(
-            f"There is no system {name!r}; choose one of {', '.join(SYSTEMS)}, or name a module of your own, "
-            "as in my_package.my_system."
+            f"There is no system {name!r}; choose one of {', '.join(SYSTEMS)}. A module of your own is imported after "
+            f"jaxlm --system={name} COMMAND, an entry in jaxlm.systems.SYSTEMS, or an entry point {ENTRY_POINTS}."
         )
     try:
-        found = importlib.import_module(module)
+        found = importlib.import_module(SYSTEMS[name])
     except ModuleNotFoundError as error:
         raise ValueError(f"The system {name!r} cannot be imported: {error}.") from None
     if not hasattr(found, "build"):
