@@ -4,6 +4,7 @@ The loop knows a system by its pure functions alone (`jaxlm.systems.System`). Th
 all processes by `jax.sharding`, the state is replicated; the compiler inserts the reductions.
 """
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from jaxlm.support.errors import NonFiniteError
 from jaxlm.support.progress import Stopwatch, progress
 from jaxlm.workdir.checkpoints import Checkpoints
 from jaxlm.workdir.config_file import check_workdir, write_config
+from jaxlm.workdir.lock import locked
 from jaxlm.workdir.metric_log import MetricLog
 
 
@@ -75,8 +77,13 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     system = systems.build(config)
     mesh = system.mesh() if system.mesh else data_mesh()
     _check(config, mesh)
-    is_main = jax.process_index() == 0
     check_workdir(workdir, config)
+    with locked(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        return _train(config, workdir, system, mesh, watch)
+
+
+def _train(config: Config, workdir: Path, system: systems.System, mesh: Mesh, watch: Stopwatch) -> dict[str, float]:
+    is_main = jax.process_index() == 0
     batches, validation = _open_data(config)
     watch.lap("data")
 

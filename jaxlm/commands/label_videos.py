@@ -24,7 +24,7 @@ from jaxlm.predict.detectors import HaarDetector
 from jaxlm.predict.ensemble import Ensemble, Labels
 from jaxlm.predict.face_boxes import find_boxes
 from jaxlm.support.errors import BadSample
-from jaxlm.support.files import write_atomically
+from jaxlm.support.files import temporary_name, write_atomically
 from jaxlm.support.program import split_commas
 from jaxlm.support.progress import progress
 from jaxlm.support.shards import parse_shard, write_part
@@ -104,9 +104,8 @@ def _copy(source: Path, target: Path) -> None:
     """Copies a video or a folder of pictures, whole or not at all."""
     if target.exists() and source.resolve() == target.resolve():
         return
-    partial = target.with_name(f".{target.name}.partial")
+    partial = temporary_name(target)
     if source.is_dir():
-        shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(source, partial)
         shutil.rmtree(target, ignore_errors=True)
     else:

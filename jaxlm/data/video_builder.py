@@ -1,7 +1,7 @@
 """Base of the TFDS builders of labelled videos. A record names its video file, which is decoded at every use."""
 
 import dataclasses
-import os
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from jaxlm.data.builder import FaceBuilder
 from jaxlm.data.samples import check_boxes
 from jaxlm.data.video_files import VideoFile
 from jaxlm.support.errors import BadSample
+from jaxlm.support.files import write_bytes_atomically
 
 
 @dataclasses.dataclass
@@ -105,6 +106,5 @@ def write_labels(root: Path, key: str, landmarks: np.ndarray, bboxes: np.ndarray
     """
     for name, array in {"landmarks": landmarks, "bboxes": bboxes, **more}.items():
         (root / name).mkdir(parents=True, exist_ok=True)
-        partial = root / name / f".{key}.partial.npy"
-        np.save(partial, np.asarray(array, np.float32))
-        os.replace(partial, root / name / f"{key}.npy")
+        values = np.asarray(array, np.float32)
+        write_bytes_atomically(root / name / f"{key}.npy", functools.partial(np.save, arr=values, allow_pickle=False))

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from jaxlm.support.errors import BadSample
+from jaxlm.support.files import put_in_place, temporary_name
 from jaxlm.support.pictures import decode_image
 
 # Silences FFmpeg's messages about damaged files: the exceptions of this module name the file.
@@ -112,7 +113,7 @@ class VideoWriter:
 
     def __init__(self, path: str | Path, fps: float):
         self.path, self.fps = Path(path), fps
-        self._partial = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
+        self._partial = temporary_name(self.path)
         self._writer: cv2.VideoWriter | None = None
         self._shape, self._count = (0, 0), 0
 
@@ -147,7 +148,7 @@ class VideoWriter:
         try:
             if self._writer is not None and kind is None:
                 self._check()
-                os.replace(self._partial, self.path)
+                put_in_place(self._partial, self.path)
         finally:
             self._partial.unlink(missing_ok=True)
 

@@ -1,6 +1,7 @@
 """Atomic writing of files, and values without NaN for JSON."""
 
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,28 @@ def write_atomically(path: Path, text: str) -> None:
 
 def write_bytes_atomically(path: Path, write: Callable[[Any], Any]) -> None:
     """Writes a binary file atomically; `write` writes its bytes into the open file that it is given."""
-    temporary = path.with_name(path.name + ".partial")
+    temporary = temporary_name(path)
     try:
         with temporary.open("wb") as file:
             write(file)
-        os.replace(temporary, path)
+        put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path`, with its ending, that no other process or thread has."""
+    return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}.partial{path.suffix}")
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Replaces `path` by a complete file, once that is on the disk."""
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(temporary, path)
 
 
 def without_nan(value: Any) -> Any:

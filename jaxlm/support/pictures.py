@@ -1,12 +1,12 @@
 """Decodes, resamples and writes pictures."""
 
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from jaxlm import geometry
+from jaxlm.support.files import write_bytes_atomically
 
 
 def warp(image: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
@@ -47,12 +47,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
     """Writes a picture (H, W, 3) uint8 RGB atomically, as PNG or JPEG by the ending of `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        temporary.write_bytes(encoded.tobytes())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes_atomically(path, lambda file: file.write(encoded.tobytes()))
 
 
 def picture_change(before: np.ndarray, after: np.ndarray, side: int = 16) -> float:

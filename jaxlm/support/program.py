@@ -103,7 +103,7 @@ def split_cpu(devices: int) -> None:
         jax.config.update("jax_num_cpu_devices", devices)
 
 
-def make_folder(folder: str | Path) -> Path:
+def make_folder(folder: str | Path, option: str = "--out") -> Path:
     """Path of a folder, which is made where it does not exist and can be written to.
 
     Raises:
@@ -117,7 +117,7 @@ def make_folder(folder: str | Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise ValueError(
-            f"The folder {folder} cannot be written to ({error.strerror}); choose another --out."
+            f"The folder {folder} cannot be written to ({error.strerror}); choose another {option}."
         ) from None
     return folder
 
