@@ -3,6 +3,7 @@ import io
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import jax.numpy as jnp
@@ -160,6 +161,20 @@ class TestShippedModel:
         for truth, (face,) in zip(points, found, strict=True):
             error = np.linalg.norm(face.landmarks - truth, axis=-1).mean()
             assert error < 0.08 * np.linalg.norm(truth[36] - truth[45])
+
+    def test_four_threads_find_what_one_finds(self):
+        predictor = Predictor.load(refine=0)
+        images = [face["image"] for face in photographs(5, 0, 6, 200)]
+        images = [
+            cv2.copyMakeBorder(image, *([60 + 10 * n] * 4), cv2.BORDER_REPLICATE) for n, image in enumerate(images)
+        ]
+        alone = [predictor(image) for image in images]
+        assert sum(map(len, alone)) >= 3
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(predictor, images * 6))
+        for number, faces in enumerate(together):
+            for face, expected in zip(faces, alone[number % len(images)], strict=True):
+                np.testing.assert_allclose(face.landmarks, expected.landmarks, atol=1e-3)
 
     def test_on_real_faces(self, real_data):
         predictor, errors = Predictor.load(), []

@@ -1,14 +1,21 @@
-"""Face detectors: OpenCV's Haar cascades (in its package), YuNet (from its ONNX file), or the whole picture."""
+"""Face detectors: OpenCV's Haar cascades (in its package), YuNet (from its ONNX file), or the whole picture.
 
+They may be called from several threads. OpenCV's own objects keep state during a call and release Python's lock, so
+every thread gets objects of its own.
+"""
+
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import cv2
 import numpy as np
 
 # image (H, W, 3) uint8 RGB -> boxes (N, 4) around the faces' landmarks, the largest first
 Detector = Callable[[np.ndarray], np.ndarray]
+
+Held = TypeVar("Held")
 
 DETECTORS = ("haar", "yunet", "whole")
 _LEAST_VOTES = 0.25  # of the largest number of votes in the picture
@@ -46,6 +53,19 @@ def whole_picture(image: np.ndarray) -> np.ndarray:
     return np.array([[-0.5, -0.5, width - 0.5, height - 0.5]])
 
 
+class _PerThread(Generic[Held]):
+    """An object for each thread that asks for it; the first one is made at once, so that mistakes show."""
+
+    def __init__(self, make: Callable[[], Held]):
+        self._make, self._held = make, threading.local()
+        self()
+
+    def __call__(self) -> Held:
+        if not hasattr(self._held, "value"):
+            self._held.value = self._make()
+        return self._held.value
+
+
 class HaarDetector:
     """Viola–Jones detector (Viola & Jones, CVPR 2001) of frontal faces and, if there are none, of profiles.
 
@@ -54,7 +74,8 @@ class HaarDetector:
     """
 
     def __init__(self):
-        self._frontal, self._profile = _cascade("frontalface_default"), _cascade("profileface")
+        self._frontal = _PerThread(lambda: _cascade("frontalface_default"))
+        self._profile = _PerThread(lambda: _cascade("profileface"))
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Boxes (N, 4) of the faces in an image (H, W, 3) uint8 RGB, the largest first.
@@ -63,15 +84,17 @@ class HaarDetector:
         """
         whole = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         grey, scale = _shrunk(whole, _FIRST_SIDE)
-        found = _detect(self._frontal, grey)
+        found = _detect(self._frontal(), grey)
         if found[:, 2].max(initial=0) < _LARGE_FACE * min(grey.shape):
             grey, scale = _shrunk(whole, _LARGEST_SIDE)
-            found = _detect(self._frontal, grey)
+            found = _detect(self._frontal(), grey)
         boxes = _inner(found, _IN_FRONTAL)
         if len(boxes) == 0:
-            boxes = _inner(_detect(self._profile, grey), _IN_PROFILE)  # this cascade finds faces that look to the left
+            boxes = _inner(
+                _detect(self._profile(), grey), _IN_PROFILE
+            )  # this cascade finds faces that look to the left
         if len(boxes) == 0:
-            mirrored = _inner(_detect(self._profile, grey[:, ::-1].copy()), _IN_PROFILE)
+            mirrored = _inner(_detect(self._profile(), grey[:, ::-1].copy()), _IN_PROFILE)
             boxes = np.stack(
                 [grey.shape[1] - mirrored[:, 2], mirrored[:, 1], grey.shape[1] - mirrored[:, 0], mirrored[:, 3]], axis=1
             )
@@ -134,7 +157,7 @@ class YuNetDetector:
         if not path.is_file():
             raise ValueError(f"{path} does not exist; give YuNet's ONNX file with --yunet.")
         try:
-            self._network = cv2.FaceDetectorYN.create(str(path), "", (320, 320), min_score)
+            self._network = _PerThread(lambda: cv2.FaceDetectorYN.create(str(path), "", (320, 320), min_score))
         except cv2.error:
             raise ValueError(f"{path} is not a model that OpenCV reads; give YuNet's ONNX file with --yunet.") from None
 
@@ -144,8 +167,9 @@ class YuNetDetector:
         small = cv2.resize(
             cv2.cvtColor(image, cv2.COLOR_RGB2BGR), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA
         )
-        self._network.setInputSize((small.shape[1], small.shape[0]))
-        _, found = self._network.detect(small)
+        network = self._network()
+        network.setInputSize((small.shape[1], small.shape[0]))
+        _, found = network.detect(small)
         if found is None:
             return np.zeros((0, 4))
         return _largest_first(_inner(np.asarray(found, np.float64)[:, :4], _IN_YUNET) / scale)

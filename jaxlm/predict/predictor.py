@@ -67,6 +67,9 @@ class Face(NamedTuple):
 class Predictor:
     """Finds faces and their landmarks in pictures.
 
+    It may be called from several threads. Do not fork a process that has used it, because JAX has threads of its own:
+    start others by "spawn".
+
     A detector's box is inexact, so the crop is taken again around the landmarks found, `refine` times. By default,
     `refine` is 0 for given boxes if the model was trained on given boxes, and 2 otherwise.
 
