@@ -4,7 +4,7 @@ import awing_lsp
 import ldeq_faces68
 import numpy as np
 import pytest
-from data_sets import write_lsp, write_pts
+from data_sets import write_csv, write_lsp, write_pts
 
 from jaxlm import geometry
 from jaxlm.data import batches, sources
@@ -57,7 +57,31 @@ def test_every_normalizer_of_a_face(tmp_path, capsys):
     mouth = np.linalg.norm(offsets[:, 48:], axis=-1) / eyes[:, None]
     np.testing.assert_allclose(result.parts(source.scheme)["mouth"]["nme"], 100 * mouth.mean(), rtol=1e-4)
     text = table(result, config, "faces")
-    assert "inter_pupil" in text and f"{row['nme_by_normalizer']['inter_pupil']:.3f}" in text
+    assert "inter_pupil (faces)" in text and f"{row['nme_by_normalizer']['inter_pupil']:.3f} (7)" in text
+
+
+def test_each_normalizer_counts_every_face_that_has_it(tmp_path):
+    """Three of eight faces lack an eye corner: they have no inter-ocular distance, but a box."""
+    rows = write_csv(tmp_path / "own", 8).read_text().splitlines()
+    for number in (2, 4, 7):
+        cells = rows[number].split(",")
+        cells[1 + 2 * 36 : 3 + 2 * 36] = ["", ""]
+        rows[number] = ",".join(cells)
+    (tmp_path / "own" / "landmarks.csv").write_text("\n".join(rows) + "\n")
+    config = ldeq_faces68.get_config("smoke")
+    config.data.root, config.data.cache, config.eval.batch_size = str(tmp_path), str(tmp_path / "cache"), 8
+    config.data.sources["ytf68"].update(root="own", heldout=0.0)
+    source = sources.open_set(config, "ytf68:train")
+    offsets = np.random.default_rng(0).normal(size=(8, 68, 2)) * np.linspace(1, 4, 8)[:, None, None]
+    row = stills.evaluate(answers(source, config, offsets), {}, source, config).row()
+    assert row["count"] == 5 and row["count_by_normalizer"]["points_box"] == 8
+    exists = np.array([source.records[i]["mask"] for i in range(8)], bool)
+    points = np.array([source.records[i]["landmarks"] for i in range(8)])
+    error = np.linalg.norm(offsets, axis=-1)
+    error = np.where(exists, error, 0).sum(axis=1) / exists.sum(axis=1)
+    sizes = [np.ptp(one[mask], axis=0) for one, mask in zip(points, exists, strict=True)]
+    expected = 100 * np.mean([e / np.sqrt(size.prod()) for e, size in zip(error, sizes, strict=True)])
+    np.testing.assert_allclose(row["nme_by_normalizer"]["points_box"], expected, rtol=1e-4)
 
 
 def test_a_body_is_measured_in_torsos(tmp_path):

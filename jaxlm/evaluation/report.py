@@ -17,7 +17,7 @@ from jaxlm.support.pictures import write_image
 
 def table(result: Result, config: Config, title: str) -> str:
     """Text table with a line for each subset, under a title with the crop protocol and the normaliser."""
-    others = "".join(f"{name:>14}" for name in result.by_normalizer)
+    others = "".join(f"{f'{name} (faces)':>22}" for name in result.by_normalizer)
     resampled = ", from the full picture" if config.eval.get("full_picture") else ""
     lines = [
         f"{title}: crop {config.data.crop}, normalizer {config.data.normalizer}, {config.image_size} pixels{resampled}",
@@ -26,7 +26,8 @@ def table(result: Result, config: Config, title: str) -> str:
     for subset in result.subsets:
         row = result.row(subset)
         failures = f"{row['fr8']:>8.2f}{row['auc8']:>8.4f}{row['fr10']:>8.2f}{row['auc10']:>8.4f}"
-        others = "".join(f"{value:>14.3f}" for value in row["nme_by_normalizer"].values())
+        pairs = zip(row["nme_by_normalizer"].values(), row["count_by_normalizer"].values(), strict=True)
+        others = "".join(f"{f'{value:.3f} ({count})':>22}" for value, count in pairs)
         lines.append(f"{subset:<14}{row['count']:>7}{row['nme']:>9.3f}{failures}{others}")
     if result.mean_of_bins() is not None:
         lines.append(f"{'mean of bins':<21}{result.mean_of_bins():>9.3f}")

@@ -26,7 +26,7 @@ class Result(NamedTuple):
         nme: (N,) NME of each sample, as a fraction; NaN where the face has no normaliser.
         errors: (N, K) error of each landmark, as a fraction of the normaliser; NaN where the landmark does not exist or
             the face has no normaliser.
-        by_normalizer: name of a further normaliser -> (N,) NME, as fractions.
+        by_normalizer: name of a further normaliser -> (N,) NME, as fractions; NaN where the face lacks that one.
         landmarks: (N, K, 2) predictions in crop pixels.
         subsets: name -> (N,), true where a sample belongs to the subset; "all" comes first.
     """
@@ -41,9 +41,12 @@ class Result(NamedTuple):
         return metrics.mean(self.nme[self.subsets[subset]])
 
     def row(self, subset: str = "all") -> dict[str, Any]:
-        """Number of faces; NME, FR8, FR10 and PCK20 in percent, AUC8 and AUC10 in [0, 1]; NME by other normalisers."""
+        """Number of faces; NME, FR8, FR10 and PCK20 in percent, AUC8 and AUC10 in [0, 1]; NME by other normalisers.
+
+        Every NME is a mean over all faces that have its normaliser, so their numbers of faces can differ.
+        """
         member = self.subsets[subset]
-        values = self.nme[member]
+        values, others = self.nme[member], {name: nme[member] for name, nme in self.by_normalizer.items()}
         return {
             "count": int(np.isfinite(values).sum()),
             "nme": 100 * metrics.mean(values),
@@ -52,7 +55,8 @@ class Result(NamedTuple):
             "fr10": 100 * metrics.failure_rate(values, 0.1),
             "auc10": metrics.auc(values, 0.1),
             "pck20": 100 * metrics.pck(self.errors[member], 0.2),
-            "nme_by_normalizer": {name: 100 * metrics.mean(nme[member]) for name, nme in self.by_normalizer.items()},
+            "nme_by_normalizer": {name: 100 * metrics.mean(nme) for name, nme in others.items()},
+            "count_by_normalizer": {name: int(np.isfinite(nme).sum()) for name, nme in others.items()},
         }
 
     def mean_of_bins(self) -> float | None:
@@ -111,7 +115,7 @@ def evaluate(
     mesh = jax.sharding.Mesh(np.array(devices), ("data",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     variables = jax.device_put(jax.device_get(variables), jax.sharding.NamedSharding(mesh, jax.P()))
-    nme = np.full(len(source), np.nan)
+    nme, distance = np.full((2, len(source)), np.nan)
     errors = np.full((len(source), source.scheme.num_landmarks), np.nan)
     landmarks = np.zeros((len(source), source.scheme.num_landmarks, 2), np.float32)
     for batch in progress(
@@ -137,18 +141,19 @@ def evaluate(
         length = batch["normalizer"][real] / np.sqrt(np.abs(np.linalg.det(transform[..., :2])))
         pred, target, length = (values.astype(np.float32) for values in (pred, target, length))
         nme[where] = np.asarray(metrics.nme(pred, target, length, batch["mask"][real]))
+        distance[where] = np.asarray(metrics.nme(pred, target, np.ones_like(length), batch["mask"][real]))
         errors[where] = np.asarray(metrics.point_errors(pred, target, length, batch["mask"][real]))
     if np.isnan(nme).all():
         raise ValueError(
             f"No face of {source.name} has the points that the normalizer {config.data.normalizer!r} needs; "
             "choose data.normalizer = box or diagonal."
         )
-    return Result(nme, errors, _by_normalizer(nme, source, config), landmarks, _subsets(source))
+    return Result(nme, errors, _by_normalizer(distance, source, config), landmarks, _subsets(source))
 
 
-def _by_normalizer(nme: np.ndarray, source: FaceSource, config: Config) -> dict[str, np.ndarray]:
-    """NME by the scheme's other normalisers, from `nme` and the ratios of the normalisers in each picture."""
-    names = [config.data.normalizer, *(n for n in normalizers_of(source.scheme) if n != config.data.normalizer)]
+def _by_normalizer(distance: np.ndarray, source: FaceSource, config: Config) -> dict[str, np.ndarray]:
+    """NME by the scheme's other normalisers, from mean distances (N,) in pixels of the pictures."""
+    names = [name for name in normalizers_of(source.scheme) if name != config.data.normalizer]
     lengths = np.zeros((len(names), len(source)))
     for index in range(len(source)):
         record = source.records[index]
@@ -156,8 +161,8 @@ def _by_normalizer(nme: np.ndarray, source: FaceSource, config: Config) -> dict[
             lengths[row, index] = normalizer(
                 name, source.scheme, record["landmarks"], record["mask"], np.asarray(record["bbox"])
             )
-    ratio = np.divide(lengths[0], lengths, out=np.full_like(lengths, np.nan), where=lengths > 0)
-    return {name: nme * ratio[row] for row, name in enumerate(names) if row and np.isfinite(ratio[row]).any()}
+    nme = np.divide(distance, lengths, out=np.full_like(lengths, np.nan), where=lengths > 0)
+    return {name: values for name, values in zip(names, nme, strict=True) if np.isfinite(values).any()}
 
 
 def _subsets(source: FaceSource) -> dict[str, np.ndarray]:
