@@ -5,6 +5,7 @@ all processes by `jax.sharding`, the state is replicated; the compiler inserts t
 """
 
 import contextlib
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from jaxlm.evaluation import stills
 from jaxlm.support import errors
 from jaxlm.support.errors import NonFiniteError
 from jaxlm.support.progress import Stopwatch, progress
+from jaxlm.support.signals import Signals, Stopped
 from jaxlm.workdir.checkpoints import Checkpoints
 from jaxlm.workdir.config_file import check_workdir, write_config
 from jaxlm.workdir.lock import locked
@@ -72,6 +74,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     Raises:
         ValueError: for a config, data set or workdir that does not fit.
         NonFiniteError: naming the step and the last good checkpoint.
+        Stopped: after SIGTERM or SIGINT, when the step is finished and saved.
     """
     watch, workdir = Stopwatch(), Path(workdir).expanduser()
     system = systems.build(config)
@@ -108,7 +111,7 @@ def _train(config: Config, workdir: Path, system: systems.System, mesh: Mesh, wa
     predict = jax.jit(system.predict)
     bar = progress(total=config.train.num_steps, initial=start, unit="step", disable=not is_main)
     pending: tuple[int, dict[str, jax.Array]] | None = None
-    window = _Window(config.train.batch_size)
+    window, signals, watching = _Window(config.train.batch_size), Signals(), contextlib.ExitStack()
     watch.lap("first state")
     try:
         for step in range(start + 1, config.train.num_steps + 1):
@@ -142,8 +145,22 @@ def _train(config: Config, workdir: Path, system: systems.System, mesh: Mesh, wa
                     bar.write(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
                     log.write(step, "eval", metrics)
                 checkpoints.save(step, state, batches.get_state(), metrics)
+                saved = step
                 window.restart_clock()
+            if step == start + 1 and jax.process_count() == 1:
+                watching.enter_context(signals.watched())  # before, there is nothing to save
+            if step % system.round == 0 and step < config.train.num_steps and _asked_to_stop(signals, step):
+                _collect(pending, window, checkpoints, system.check)
+                if saved != step:
+                    checkpoints.save(step, state, batches.get_state(), {})
+                checkpoints.wait()
+                name = signal.Signals(signals.noted or signal.SIGTERM).name
+                raise Stopped(
+                    f"Stopped by {name} at step {step}, which is saved; the same command goes on from there.",
+                    signals.noted or signal.SIGTERM,
+                )
     finally:
+        watching.close()
         bar.close()
         if log:
             log.close()
@@ -152,6 +169,13 @@ def _train(config: Config, workdir: Path, system: systems.System, mesh: Mesh, wa
     if is_main:
         print(f"time: {watch}")
     return metrics
+
+
+def _asked_to_stop(signals: Signals, step: int) -> bool:
+    """Whether the training must end after this step; JAX makes the processes of one training agree on the step."""
+    if jax.process_count() > 1:
+        return bool(multihost_utils.reached_preemption_sync_point(step))
+    return signals.noted is not None
 
 
 def _open_data(config: Config):

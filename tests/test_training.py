@@ -16,6 +16,7 @@ from jaxlm import systems, training
 from jaxlm.commands import evaluate
 from jaxlm.support import files, program
 from jaxlm.support.errors import NonFiniteError
+from jaxlm.support.signals import Signals, Stopped
 from jaxlm.training import train
 from jaxlm.workdir import checkpoints, config_file, restore
 
@@ -163,6 +164,60 @@ def test_killed_and_resumed_to_the_same_bits(tmp_path, moment):
     subprocess.run(command, env=environment, check=True, capture_output=True)
     assert not [path for path in (workdir / "checkpoints").iterdir() if "tmp" in path.name]
     assert bits(last_state(config, tmp_path / "whole")) == bits(last_state(config, workdir))
+
+
+def signalled(monkeypatch, number):
+    """Makes the third training step raise a signal."""
+    real = training.make_train_step
+
+    def signalling(system):
+        step, calls = real(system), iter(range(1, 100))
+
+        def limited(*args):
+            if next(calls) == 3:
+                signal.raise_signal(number)
+            return step(*args)
+
+        return limited
+
+    monkeypatch.setattr(training, "make_train_step", signalling)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_by_a_signal_and_resumed_to_the_same_bits(tmp_path, monkeypatch, number):
+    """The step that is under way is finished and saved, between two checkpoints."""
+    config = make_config(tmp_path, **{"train.checkpoint_every": 4})
+    train(config, tmp_path / "whole")
+    handlers = [signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)]
+    with monkeypatch.context() as patch:
+        signalled(patch, number)
+        message = rf"Stopped by {number.name} at step 3, which is saved; the same command goes on"
+        with pytest.raises(Stopped, match=message) as stopped:
+            train(config, tmp_path / "stopped")
+    with pytest.raises(SystemExit) as ended, program.one_sentence():
+        raise stopped.value
+    assert ended.value.code == (75 if number == signal.SIGTERM else 130)
+    assert [signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert checkpoints.Checkpoints(tmp_path / "stopped", read_only=True).steps == [3]
+    train(config, tmp_path / "stopped")
+    assert bits(last_state(config, tmp_path / "whole")) == bits(last_state(config, tmp_path / "stopped"))
+
+
+def test_a_second_interrupt_is_obeyed_at_once():
+    signals = Signals()
+    with pytest.raises(KeyboardInterrupt), signals.watched():
+        signal.raise_signal(signal.SIGINT)
+        assert signals.noted == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_round_is_not_cut(tmp_path, monkeypatch):
+    """A system whose rounds have 2 steps is stopped after step 4, not after step 3."""
+    config, build = make_config(tmp_path, **{"train.num_steps": 6}), systems.build
+    signalled(monkeypatch, signal.SIGTERM)
+    monkeypatch.setattr(systems, "build", lambda config: build(config)._replace(round=2))
+    with pytest.raises(Stopped, match="at step 4"):
+        train(config, tmp_path / "run")
 
 
 def test_a_non_finite_loss_stops_the_run_and_names_the_checkpoint(tmp_path, monkeypatch):

@@ -13,11 +13,14 @@ from typing import Any, NoReturn
 import absl.logging
 
 from jaxlm.support.errors import BadSample
+from jaxlm.support.signals import Stopped
 
 
 @contextlib.contextmanager
 def one_sentence() -> Iterator[None]:
     """Ends the program with one sentence and exit status 2 where the user can correct the cause.
+
+    A training that a signal has stopped ends with `jaxlm.support.signals.AGAIN`, or 130 after Ctrl-C.
 
     The environment variable JAXLM_TRACEBACK asks for the traceback instead.
     """
@@ -26,6 +29,9 @@ def one_sentence() -> Iterator[None]:
     threading.excepthook, sys.unraisablehook = map(_unless_os_error, hooks)
     try:
         yield
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.status)
     except KeyboardInterrupt:
         sys.exit("Interrupted; what was complete is kept, and a training continues from its last checkpoint.")
     except (BadSample, ValueError, FloatingPointError) as error:

@@ -103,6 +103,7 @@ class System(NamedTuple):
         outputs: name -> meaning of the arrays that an exported model returns: "landmarks", "score" and keys of
             `Prediction.aux`.
         loop_steps: iterations of the loops in `predict`, for counts of multiply-adds.
+        round: number of batches between two states that can be saved.
         mesh: () -> mesh of the devices with an axis "data"; all devices along that axis where it is None.
         check: for a system that can fail with finite numbers: logs of a step, as floats -> what is wrong and the remedy
             if training must stop, else None.
@@ -117,6 +118,7 @@ class System(NamedTuple):
     halves: Halves | None = None
     outputs: Mapping[str, str] = OUTPUTS
     loop_steps: int = 1
+    round: int = 1
     mesh: Callable[[], jax.sharding.Mesh] | None = None
     check: Callable[[Mapping[str, float]], str | None] | None = None
 

@@ -41,6 +41,7 @@ def build(config: Config) -> System:
         return made._replace(
             train_step=steps.advance,
             schedule=functools.partial(_of_round, steps, config.meta.k),
+            round=config.meta.k + 1,
             mesh=mesh if config.meta.branches == "devices" else None,
         )
     if len(system.costs) > 1:
