@@ -93,12 +93,12 @@ def _train(config: Config, workdir: Path, system: systems.System, mesh: Mesh, wa
     rng = jax.random.key(config.seed)
     state = replicate(systems.initialize(system, rng), mesh)
     checkpoints = Checkpoints(workdir)
-    saved = checkpoints.last_step
-    start = saved or 0
+    start, saved = 0, checkpoints.last_step
     if saved is None and system.fit:
         state = replicate(system.fit(jax.device_get(state), training_labels(config)), mesh)
     if saved is not None:
-        state, iterator_state = checkpoints.restore(saved, state)
+        start, state, iterator_state = checkpoints.restore_last(state)
+        saved = start
         if iterator_state:  # converted weights have none
             batches.set_state(iterator_state)
         if is_main:

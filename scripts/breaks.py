@@ -245,7 +245,7 @@ BREAKS = (
     Break("a resumed training starts the data anew", "jaxlm/training.py", "batches.set_state(iterator_state)", "pass",
           "tests/test_training.py::test_interrupted_and_resumed_to_the_same_bits"),
     Break("the best checkpoint has the largest error", "jaxlm/workdir/checkpoints.py", "min(measured)[1]",
-          "max(measured)[1]", "tests/test_training.py::test_the_best_and_the_last_checkpoint_are_kept"),
+          "max(measured)[1]", "tests/test_training.py::test_the_best_and_the_last_two_checkpoints_are_kept"),
     Break("the last checkpoint passes for the best", "jaxlm/workdir/restore.py", "saved.best_step", "saved.last_step",
           "tests/test_by_hand.py::test_best_and_last_name_their_checkpoints"),
     Break("a length in the crop, errors in the picture", "jaxlm/evaluation/stills.py",

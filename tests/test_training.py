@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def test_train_logs_checkpoints_and_evaluates(tmp_path, capsys):
     assert "crop gt, normalizer inter_ocular" in capsys.readouterr().out
 
 
-def test_the_best_and_the_last_checkpoint_are_kept(tmp_path):
+def test_the_best_and_the_last_two_checkpoints_are_kept(tmp_path):
     state, steps = {"w": jnp.arange(3.0)}, {1: 3.0, 2: 1.0, 3: float("nan"), 4: 2.0}
     saved = checkpoints.Checkpoints(tmp_path)
     for step, nme in list(steps.items())[:3]:
@@ -88,7 +89,7 @@ def test_the_best_and_the_last_checkpoint_are_kept(tmp_path):
     saved.save(4, {"w": state["w"] * 4}, {"next": 4}, {"nme": 2.0})
     saved.close()
     saved = checkpoints.Checkpoints(tmp_path, read_only=True)
-    assert (saved.steps, saved.best_step, saved.last_step) == ([2, 4], 2, 4)
+    assert (saved.steps, saved.best_step, saved.last_step) == ([2, 3, 4], 2, 4)
     restored, iterator = saved.restore(2, state)
     np.testing.assert_array_equal(restored["w"], state["w"] * 2)
     assert iterator == {"next": 2}
@@ -164,6 +165,32 @@ def test_killed_and_resumed_to_the_same_bits(tmp_path, moment):
     subprocess.run(command, env=environment, check=True, capture_output=True)
     assert not [path for path in (workdir / "checkpoints").iterdir() if "tmp" in path.name]
     assert bits(last_state(config, tmp_path / "whole")) == bits(last_state(config, workdir))
+
+
+@pytest.mark.parametrize("damage", ["half a shard", "no shard", "metadata"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(tmp_path, capsys, damage):
+    config = make_config(tmp_path, **{"train.num_steps": 6})
+    train(config, tmp_path / "whole")
+    broken = tmp_path / "broken"
+    shutil.copytree(tmp_path / "whole", broken)
+    for step in checkpoints.Checkpoints(broken, read_only=True).steps:
+        if step != 4:  # such as the best one, which is kept as well
+            state = broken / "checkpoints" / str(step) / "state"
+            shard = max((path for path in state.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+            if damage == "half a shard":
+                shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+            elif damage == "no shard":
+                shard.unlink()
+            else:
+                (state / "_METADATA").write_text("{")
+    with pytest.raises(ValueError, match=r"checkpoints/6 is damaged \(.*; name another one with --step"):
+        restore.restore_variables(config, broken)
+    restore.restore_variables(config, broken, 4)
+    train(config, broken)
+    printed = capsys.readouterr().out
+    assert "checkpoints/6 is damaged" in printed and "goes on from step 4" in printed
+    assert (broken / "damaged" / "6").is_dir()
+    assert bits(last_state(config, tmp_path / "whole")) == bits(last_state(config, broken))
 
 
 def signalled(monkeypatch, number):
@@ -363,7 +390,7 @@ class TestMistakes:
         with pytest.raises(ValueError, match="is not a checkpoint of this model"):
             restore.restore_variables(config, tmp_path / "run")
         config.model.preset = "nano"
-        with pytest.raises(ValueError, match="has no checkpoint 3: it has 4"):
+        with pytest.raises(ValueError, match="has no checkpoint 3: it has 2, 4"):
             restore.restore_variables(config, tmp_path / "run", 3)
         config.seed = 7
         with pytest.raises(ValueError, match="was begun with another seed"):

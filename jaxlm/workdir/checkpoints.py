@@ -1,4 +1,4 @@
-"""Checkpoints of a training, written by Orbax asynchronously and atomically; the last and the best one are kept.
+"""Checkpoints of a training, written by Orbax asynchronously and atomically; the last two and the best one are kept.
 
 A workdir holds `config.json`, `checkpoints/<step>/` and the other files that training and evaluation write.
 """
@@ -11,6 +11,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
+
+
+class DamagedCheckpoint(ValueError):
+    """Files of a checkpoint are missing or cannot be read."""
 
 
 class Checkpoints:
@@ -32,7 +36,7 @@ class Checkpoints:
             raise ValueError(f"{self.workdir} has no checkpoints: train there first, or name another workdir.")
         self._metric = metric
         best = policies.BestN(get_metric_fn=self._score, reverse=True, n=1)
-        keep = policies.AnyPreservationPolicy([policies.LatestN(1), best])
+        keep = policies.AnyPreservationPolicy([policies.LatestN(2), best])
         # best_fn makes Orbax write the metrics; the policy decides which checkpoints are kept.
         options = ocp.CheckpointManagerOptions(
             best_fn=self._score,
@@ -79,19 +83,60 @@ class Checkpoints:
             state: arrays or shapes like those of the checkpoint, with the shardings of the result.
 
         Raises:
+            DamagedCheckpoint: if files are missing or cannot be read.
             ValueError: if the checkpoint's arrays are not like those of `state`.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), iterator=ocp.args.JsonRestore())
         try:
             restored = self._manager.restore(step, args=args)
-        except (ValueError, KeyError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            raise ValueError(
-                f"{self.workdir}/checkpoints/{step} is not a checkpoint of this model ({reason}); "
-                "use the config that it was trained with."
-            ) from None
+        except Exception as error:  # Orbax and TensorStore have no exception type of their own for damaged files
+            place, reason = self._folder / str(step), (str(error).strip().splitlines() or [repr(error)])[0][:200]
+            shapes = self._shapes(step)
+            if shapes is not None and shapes != sorted(leaf.shape for leaf in jax.tree.leaves(abstract)):
+                raise ValueError(
+                    f"{place} is not a checkpoint of this model ({reason}); use the config that it was trained with."
+                ) from None
+            raise DamagedCheckpoint(f"{place} is damaged ({reason}); name another one with --step.") from None
         return restored["state"], restored["iterator"]
+
+    def restore_last(self, state: Any) -> tuple[int, Any, dict[str, Any]]:
+        """Step, training state and iterator's state of the newest checkpoint that can be read; names those that cannot.
+
+        Raises:
+            DamagedCheckpoint: if none can be read.
+            ValueError: as `restore`.
+        """
+        damaged = []
+        for step in reversed(self.steps):
+            try:
+                found = step, *self.restore(step, state)
+            except DamagedCheckpoint as error:
+                damaged.append(error)
+                continue
+            for error in damaged:
+                print(f"{error} The training goes on from step {step}.")
+            self._set_aside([other for other in self.steps if other > step])
+            return found
+        raise damaged[0]
+
+    def _set_aside(self, steps: list[int]) -> None:
+        """Moves checkpoints to the folder `damaged`, so that these steps can be saved again."""
+        for step in steps if jax.process_index() == 0 else ():
+            aside = self.workdir / "damaged" / str(step)
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(exist_ok=True)
+            shutil.move(self._folder / str(step), aside)
+        if steps:
+            self._manager.reload()
+
+    def _shapes(self, step: int) -> list[tuple[int, ...]] | None:
+        """Shapes of a checkpoint's arrays, sorted; None if the checkpoint does not say."""
+        try:
+            held = self._manager.item_metadata(step)["state"]
+            return sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(held.tree))
+        except Exception:  # damaged as well
+            return None
 
     def wait(self) -> None:
         """Blocks until all saved checkpoints are on disk."""
