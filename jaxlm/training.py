@@ -160,14 +160,16 @@ def _train(config: Config, workdir: Path, system: systems.System, mesh: Mesh, wa
                     signals.noted or signal.SIGTERM,
                 )
     finally:
-        watching.close()
         bar.close()
         if log:
             log.close()
         checkpoints.close()
+        watching.close()
     watch.lap("training")
     if is_main:
         print(f"time: {watch}")
+    if signals.noted is not None:  # in the last step, or while it was saved
+        raise Stopped("The training is finished and saved; what would follow is left out.", signals.noted)
     return metrics
 
 

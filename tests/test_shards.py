@@ -1,6 +1,8 @@
 """Shares of a list that several machines work on, and their joined results."""
 
+import dataclasses
 import json
+import types
 
 import cv2
 import numpy as np
@@ -9,10 +11,11 @@ import test_predict
 from data_sets import write_csv
 from test_params_data import records, small_config
 
-from jaxlm.commands import label_videos
+from jaxlm.commands import fit, label_videos, predict
 from jaxlm.data import face_parameters
 from jaxlm.data.sets.own import OwnData
 from jaxlm.predict.inputs import find_inputs
+from jaxlm.predict.predictor import Predictor
 from jaxlm.support.shards import ALL, Shard, parse_shard, write_part
 
 
@@ -41,6 +44,31 @@ def test_the_last_share_joins_the_parts(tmp_path, capsys):
     assert results == [None, None, [1, 2, 3]] and json.loads(path.read_text()) == [1, 2, 3]
     assert "2 of 3 shards are missing" in capsys.readouterr().out
     assert write_part(path, [7], shards[0], joined) == [1, 7, 3]  # a repeated share
+
+
+def test_parts_of_another_run_are_missing(tmp_path):
+    path = tmp_path / "all.json"
+    for number in (1, 2):
+        write_part(path, [number], Shard(number, 2), joined, run=["a model", "a.png"])
+    assert write_part(path, [5], Shard(2, 2), joined, run=["another model", "a.png"]) is None
+    assert json.loads(path.read_text()) == [1, 2]
+    assert write_part(path, [4], Shard(1, 2), joined, run=["another model", "a.png"]) == [4, 5]
+
+
+def test_an_interrupted_share_is_not_complete(tmp_path, monkeypatch):
+    cv2.imwrite(str(tmp_path / "a.png"), test_predict.picture())
+    model, _ = test_predict.finder()
+    monkeypatch.setattr(predict.Predictor, "load", lambda *others, **options: Predictor(model))
+    options = predict.Options((str(tmp_path / "a.png"),), out=str(tmp_path / "out"), detector="whole")
+
+    def interrupted(*others):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict.Session, "pictures", interrupted)
+    for shard, written in (("1/2", set()), (None, {"predictions.json", "predictions.csv"})):
+        with pytest.raises(KeyboardInterrupt):
+            predict.main(dataclasses.replace(options, shard=shard))
+        assert {path.name for path in (tmp_path / "out").iterdir()} == written
 
 
 def test_predictions_of_shares_are_those_of_one_machine(tmp_path):
@@ -77,6 +105,33 @@ def test_fits_of_shares_are_those_of_one_machine(tmp_path, capsys):
         assert ("fitting" in capsys.readouterr().out) == (name == "one")
     for one, many in zip(*fits, strict=True):
         np.testing.assert_allclose(one, many, rtol=1e-5, atol=1e-6)
+
+
+def test_a_share_without_faces_and_a_source_that_another_share_finishes(tmp_path, monkeypatch):
+    write_csv(tmp_path / "own", 2)
+    config = small_config(tmp_path, labels="fitted")
+    builder = OwnData(tmp_path / "own", tmp_path / "cache", scheme="faces68")
+    source = records(builder, "train")
+    finished = [face_parameters.fit_part(config, builder, source, "train", Shard(n, 3)) for n in (3, 1, 2)]
+    assert finished == [False, False, True]
+    assert len(face_parameters.labels_of(config, builder, source, "train").params) == 2
+    config.morphable.labels = "guessed"
+    with pytest.raises(ValueError, match="got 'guessed'"):
+        face_parameters.fit_part(config, builder, source, "train", Shard(1, 3))
+    # The other share finishes the first source while this one is at the second.
+    answers = iter([False, True, True, True])
+    monkeypatch.setattr(fit, "fit_part", lambda *others: next(answers))
+    opened = types.SimpleNamespace(split="train", records=source)
+    monkeypatch.setattr(fit.sources, "open_source", lambda *others: opened)
+    monkeypatch.setattr(fit.sources, "prepare_source", lambda *others: builder)
+
+    def read(*others):
+        raise RuntimeError("the report")
+
+    monkeypatch.setattr(fit, "labels_of", read)
+    config.data.sources = {name: {"train_split": "train", "weight": 1.0} for name in "ab"}
+    with pytest.raises(RuntimeError, match="the report"):
+        fit.run(config, tmp_path / "out", Shard(1, 2))
 
 
 def test_videos_are_ranked_when_all_shares_are_labelled(tmp_path, monkeypatch):

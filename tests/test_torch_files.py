@@ -7,6 +7,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import time
 import types
 import zipfile
 from pathlib import Path
@@ -181,6 +182,7 @@ EVIL = {
     "too few bytes": text("cnumpy\nndarray\n(I0\ntRp0\n(I1\n(I99999999\ntcnumpy\ndtype\n(S'f8'\ntRI00\nS'ab'\ntb."),
     "an extension": b"\x80\x02\x82\x01.",
     "a persistent identity": text("Psomething\n."),
+    "bytes that are not there": b"\x80\x05\x96\x00\x00\x00\x00\x04\x00\x00\x00.",  # 16 GiB
     "a far memo": b"\x80\x02]r\xff\xff\xff\x7f.",
 }
 
@@ -210,6 +212,18 @@ def test_what_refers_to_one_thing_often_stays_small(tmp_path):
     path = written(tmp_path, pickle.dumps({"a": deep}))
     with pytest.raises(ValueError, match=r"file\.pth"):
         TorchWeights(path)
+    twice: list = [collections.OrderedDict(a=1), collections.OrderedDict(a=1)]
+    for _ in range(60):  # each holds the two before it
+        twice.append(collections.OrderedDict(a=twice[-1], b=twice[-2]))
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match="no state_dict"):
+        TorchWeights(written(tmp_path, saved({"state_dict": twice[-1]}, archive=True)))
+    assert time.perf_counter() - start < 5
+    wide: list = [1.0] * 10
+    for _ in range(9):
+        wide = [wide] * 10
+    with pytest.raises(ValueError, match="not numeric"):
+        pickles.load_arrays(written(tmp_path, pickle.dumps({"a": wide})))
     own: list = []
     own.append(own)
     with pytest.raises(ValueError, match="holds itself"):
@@ -268,7 +282,7 @@ def test_damaged_files_end_in_one_sentence(tmp_path):
     (tmp_path / "archive").write_bytes(saved(content, archive=True))
     (tmp_path / "sequence").write_bytes(saved(content, archive=False))
     (tmp_path / "pickle").write_bytes(pickle.dumps({"mean": np.arange(5.0), "std": np.ones(5)}, 2))
-    # In a process of its own, which a crash would end, with 2 GiB of memory.
+    # In a process of its own, which a crash would end, with 4 GiB of memory.
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))\n{FUZZ}"
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-c", limited, str(tmp_path)]

@@ -167,6 +167,17 @@ def test_killed_and_resumed_to_the_same_bits(tmp_path, moment):
     assert bits(last_state(config, tmp_path / "whole")) == bits(last_state(config, workdir))
 
 
+@pytest.mark.parametrize("which", [4, 6])
+def test_damaged_metrics_do_not_stop_a_training(tmp_path, capsys, which):
+    config = make_config(tmp_path, **{"train.num_steps": 6})
+    train(config, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / str(which) / "metrics" / "metrics").write_text('{"nm')
+    longer = make_config(tmp_path, **{"train.num_steps": 8})
+    train(longer, tmp_path / "run")
+    assert f"checkpoints/{which}/metrics/metrics is damaged" in capsys.readouterr().out
+    assert checkpoints.Checkpoints(tmp_path / "run", read_only=True).last_step == 8
+
+
 @pytest.mark.parametrize("damage", ["half a shard", "no shard", "metadata"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(tmp_path, capsys, damage):
     config = make_config(tmp_path, **{"train.num_steps": 6})
@@ -183,12 +194,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(tmp_path, cap
                 shard.unlink()
             else:
                 (state / "_METADATA").write_text("{")
-    with pytest.raises(ValueError, match=r"checkpoints/6 is damaged \(.*; name another one with --step"):
+    with pytest.raises(ValueError, match=r"checkpoints/6 is damaged \(.*\)\. There are .*4: name one with --step"):
         restore.restore_variables(config, broken)
     restore.restore_variables(config, broken, 4)
     train(config, broken)
     printed = capsys.readouterr().out
-    assert "checkpoints/6 is damaged" in printed and "goes on from step 4" in printed
+    assert "checkpoints/6 is damaged" in printed and "damaged, and the training goes on from step 4" in printed
     assert (broken / "damaged" / "6").is_dir()
     assert bits(last_state(config, tmp_path / "whole")) == bits(last_state(config, broken))
 
@@ -228,6 +239,14 @@ def test_stopped_by_a_signal_and_resumed_to_the_same_bits(tmp_path, monkeypatch,
     assert checkpoints.Checkpoints(tmp_path / "stopped", read_only=True).steps == [3]
     train(config, tmp_path / "stopped")
     assert bits(last_state(config, tmp_path / "whole")) == bits(last_state(config, tmp_path / "stopped"))
+
+
+def test_a_signal_in_the_last_step_is_not_forgotten(tmp_path, monkeypatch):
+    config = make_config(tmp_path, **{"train.num_steps": 3, "train.checkpoint_every": 3})
+    signalled(monkeypatch, signal.SIGTERM)
+    with pytest.raises(Stopped, match="finished and saved"):
+        train(config, tmp_path / "run")
+    assert checkpoints.Checkpoints(tmp_path / "run", read_only=True).steps == [3]
 
 
 def test_a_second_interrupt_is_obeyed_at_once():

@@ -65,6 +65,8 @@ def test_unknown_methods_are_refused():
         "rwr:1.5": "give a whole one",
         "rwr:2,3": "must look like rwr or rwr:1,",
         "energy:-1": "with positive numbers",
+        "energy:inf": "with positive numbers",
+        "rwr:inf": "with positive numbers",
         "energy:x": "with positive numbers",
     }.items():
         with pytest.raises(ValueError, match=message):

@@ -55,9 +55,9 @@ def run(
         for value in values:
             variant = config.copy_and_resolve_references()
             apply_row(row, change, variant)
-            apply_row(row, Row(change.label, {field: value}, None), variant)
+            apply_row(row, Row(change.label, {field: _like(value, field, variant)}, None), variant)
             print(f"\n{change.label} ({row}), {field} = {value:g}")
-            measured[f"{value:g}"] = _validate(variant, folder / "choose" / row / f"{value:g}")
+            measured[f"{value:g}"] = _validate(variant, folder / "choose" / field / row / f"{value:g}")
         finished = {value: nme for value, nme in measured.items() if nme is not None}
         if not finished:
             print(f"{row} diverged with every value; it keeps the config's {field}.")
@@ -69,6 +69,14 @@ def run(
         write_atomically(folder / CHOICES, json.dumps(choices, indent=1) + "\n")
         print(f"{row}: {field} = {best}")
     return read_choices(folder)
+
+
+def _like(value: float, field: str, config: Any) -> float | int:
+    """The value as a whole number where the config's field holds one."""
+    for name in field.split("."):
+        config = config.get(name) if hasattr(config, "get") else None
+    whole = isinstance(config, int) and not isinstance(config, bool) and value == int(value)
+    return int(value) if whole else value
 
 
 def with_validation(config: Config) -> Config:

@@ -57,8 +57,10 @@ def run(config: Config, out: Path, shard: Shard = ALL) -> dict[str, Any] | None:
     if not trained:
         raise ValueError("No source of config.data.sources has a positive weight.")
     if shard != ALL:
-        parts = [fit_part(config, builder, of.records, of.split, shard) for of, builder in trained.values()]
-        if not all(parts):
+        for source, builder in trained.values():
+            fit_part(config, builder, source.records, source.split, shard)
+        # Once more, because another share may have finished a source meanwhile; nothing is fitted again.
+        if not all([fit_part(config, of, source.records, source.split, shard) for source, of in trained.values()]):
             return None
     report, labelled = {}, []
     for name, (source, builder) in trained.items():

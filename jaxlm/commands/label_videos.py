@@ -24,7 +24,7 @@ from jaxlm.predict.detectors import HaarDetector
 from jaxlm.predict.ensemble import Ensemble, Labels
 from jaxlm.predict.face_boxes import find_boxes
 from jaxlm.support.errors import BadSample
-from jaxlm.support.files import temporary_name, write_atomically
+from jaxlm.support.files import put_in_place, temporary_name, write_atomically
 from jaxlm.support.program import split_commas
 from jaxlm.support.progress import progress
 from jaxlm.support.shards import parse_shard, write_part
@@ -105,12 +105,17 @@ def _copy(source: Path, target: Path) -> None:
     if target.exists() and source.resolve() == target.resolve():
         return
     partial = temporary_name(target)
-    if source.is_dir():
-        shutil.copytree(source, partial)
-        shutil.rmtree(target, ignore_errors=True)
-    else:
-        shutil.copyfile(source, partial)
-    os.replace(partial, target)
+    try:
+        if source.is_dir():
+            shutil.copytree(source, partial)
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(partial, target)
+        else:
+            shutil.copyfile(source, partial)
+            put_in_place(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.unlink(missing_ok=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +161,8 @@ def main(options: Options) -> dict[str, float]:
         _copy(path, root / "videos" / (path.name if path.is_dir() else path.stem + path.suffix.lower()))
         difficulties[path.stem] = difficulty(labels)
     print(f"{len(difficulties)} videos labelled by {len(ensemble.names)} models in {root}")
-    whole = write_part(root / "difficulties.json", difficulties, shard, _joined)
+    run = [ensemble.names, sorted(keys), rules, options.share]
+    whole = write_part(root / "difficulties.json", difficulties, shard, _joined, run)
     if whole is not None:
         difficulties = {key: np.nan if value is None else value for key, value in whole.items()}
         hard, easy = write_split(root, difficulties, options.share)

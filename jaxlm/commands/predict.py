@@ -84,6 +84,7 @@ def main(options: Options) -> Session:
     follow = VideoPredictor(predictor, max_faces=options.faces, method=options.method) if inputs.videos else None
     session = Session(predictor, out, overlays=options.overlays)
     print(f"{predictor.model.name} on {jax.devices()[0].device_kind}")
+    finished = False
     try:
         if inputs.pictures:
             session.pictures(inputs.pictures, still_boxes, options.batch_size)
@@ -91,9 +92,11 @@ def main(options: Options) -> Session:
             session.videos(inputs.videos, follow, read_boxes(boxes) if boxes and for_video else None)
         for index in inputs.cameras:
             session.camera(index, options.seconds)
+        finished = True
     finally:
-        order = [str(path.resolve()) for path, _ in every.pictures + every.videos]
-        session.write(predictor.model.name, shard, order)
+        if finished or shard == ALL:  # an interrupted share is not complete
+            order = [str(path.resolve()) for path, _ in every.pictures + every.videos]
+            session.write(predictor.model.name, shard, order)
     print(f"written: {out}")
     if session.failed:
         raise ValueError(f"{len(session.failed)} of {len(session.entries)} failed; predictions.json says why.")

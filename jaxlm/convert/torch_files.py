@@ -73,14 +73,15 @@ class _Tensor(Described):
             raise pickle.UnpicklingError(f"it holds a tensor of the shape {sizes} that reaches beyond its storage")
         self.storage, self.offset, self.sizes, self.steps = storage, offset, sizes, steps
 
-    def finish(self) -> np.ndarray:
+    def finish(self, made: dict[int, Any]) -> np.ndarray:
         elements = self.storage.elements
         if elements is None:
             raise pickle.UnpicklingError("it lacks the storage of a tensor")
         if 0 in self.sizes:
             return np.zeros(self.sizes, elements.dtype)
         strides = [step * elements.itemsize for step in self.steps]
-        return np.lib.stride_tricks.as_strided(elements[self.offset :], self.sizes, strides).copy()
+        # A view: many tensors of one storage take no further memory.
+        return np.lib.stride_tricks.as_strided(elements[self.offset :], self.sizes, strides, writeable=False)
 
 
 class _Mapping(Described, dict):
@@ -89,8 +90,8 @@ class _Mapping(Described, dict):
     def __setstate__(self, state: Any) -> None:
         del state
 
-    def finish(self) -> dict[Any, Any]:
-        return finished(dict(self))
+    def finish(self, made: dict[int, Any]) -> dict[Any, Any]:
+        return {finished(key, made): finished(held, made) for key, held in self.items()}
 
 
 class _Namespace(Described):
@@ -104,8 +105,8 @@ class _Namespace(Described):
             raise pickle.UnpicklingError("it holds settings in an unknown form")
         self.held = state
 
-    def finish(self) -> argparse.Namespace:
-        return argparse.Namespace(**finished(self.held))
+    def finish(self, made: dict[int, Any]) -> argparse.Namespace:
+        return argparse.Namespace(**finished(self.held, made))
 
 
 def _parameter(tensor: Any, *others: Any) -> Any:

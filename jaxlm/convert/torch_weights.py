@@ -67,4 +67,4 @@ class TorchWeights:
 
 def _float32(tensor: np.ndarray) -> np.ndarray:
     """The tensor, with floating-point numbers of any precision as float32."""
-    return tensor.astype(np.float32) if tensor.dtype.kind == "f" else tensor
+    return tensor.astype(np.float32, copy=False) if tensor.dtype.kind == "f" else tensor

@@ -78,12 +78,8 @@ def labels_of(config: Config, builder: FaceBuilder, records: Sequence[dict[str, 
             faces68, or if the given parameters have fewer modes than the model.
     """
     settings, model = config["morphable"], model_of(config)
-    if settings.labels not in ("given", "fitted"):
-        raise ValueError(f'morphable.labels must be "given" or "fitted", got {settings.labels!r}.')
-    if settings.labels == "given" and builder.MODES is not None:
+    if _are_given(config, builder):
         return _given(builder, records, model, split)
-    if builder.scheme.name != "faces68":
-        raise ValueError(f"Parameters are fitted to 68 landmarks; {builder.root} has the scheme {builder.scheme.name}.")
     path, name = _fits_file(config, builder, split), f"{type(builder).__name__} {split}"
     if path.exists():
         with np.load(path) as file:
@@ -111,8 +107,10 @@ def fit_part(config: Config, builder: FaceBuilder, records: Sequence[dict[str, A
     Returns:
         Whether nothing is missing: all shares are there, or parameters are given.
     """
+    if _are_given(config, builder):
+        return True
     settings, path = config["morphable"], _fits_file(config, builder, split)
-    if path.exists() or (settings.labels == "given" and builder.MODES is not None):
+    if path.exists():
         return True
     name, part = f"{type(builder).__name__} {split}", shard.part(path)
     if not part.exists():
@@ -125,11 +123,26 @@ def fit_part(config: Config, builder: FaceBuilder, records: Sequence[dict[str, A
     found: dict[str, np.ndarray] = {}
     for other, file in enumerate(shard.parts(path), start=1):
         with np.load(file) as fits:
-            for key in _ARRAYS:
+            for key in _ARRAYS if len(fits["residual"]) else ():  # fewer faces than shares
                 whole = found.setdefault(key, np.full((len(records), *fits[key].shape[1:]), np.nan))
                 whole[Shard(other, shard.count).of(range(len(records)))] = fits[key]
     _write_fits(path, found)
     return True
+
+
+def _are_given(config: Config, builder: FaceBuilder) -> bool:
+    """Whether parameters are given with the data set, and need not be fitted.
+
+    Raises:
+        ValueError: as `labels_of`.
+    """
+    labels = config["morphable"].labels
+    if labels not in ("given", "fitted"):
+        raise ValueError(f'morphable.labels must be "given" or "fitted", got {labels!r}.')
+    given = labels == "given" and builder.MODES is not None
+    if not given and builder.scheme.name != "faces68":
+        raise ValueError(f"Parameters are fitted to 68 landmarks; {builder.root} has the scheme {builder.scheme.name}.")
+    return given
 
 
 def _fits_file(config: Config, builder: FaceBuilder, split: str) -> Path:
@@ -169,6 +182,8 @@ def _fit(
     records: Sequence[dict[str, Any]], indices: Sequence[int], model: MorphableModel, contour: str, name: str
 ) -> dict[str, np.ndarray]:
     """Fits of the records at `indices`, by the names of `_ARRAYS`."""
+    if not len(indices):
+        return {name: np.zeros((0, 0)) if name in ("params", "mirrored") else np.zeros(0) for name in _ARRAYS}
     keys = ("landmarks", "mask", "visibility")  # without the pictures, which may not fit into memory
     faces = [{key: record[key] for key in keys} for record in map(records.__getitem__, indices)]
     landmarks, mask, visibility = (

@@ -184,7 +184,7 @@ def plot_accuracy_flicker(path: Path, reports: dict[str, dict[str, Any]]) -> Non
                     place = dict(xytext=(4, 3), textcoords="offset points")
                     axes.annotate(setting, points[name], fontsize=7, color=color, **place)
                     changes = report["changes"].get(name)
-                    if not filtered and changes and changes["nmf"]:
+                    if not filtered and changes and None not in changes.values():
                         _draw_intervals(axes, report, name, color)
             axes.set(xlabel="NMF (flicker)", ylabel="NME (%)", title=split)
             axes.grid(alpha=0.3)
@@ -207,7 +207,7 @@ def _draw_intervals(axes, report: dict[str, Any], method: str, color: str) -> No
     first, errors = next(iter(report["methods"].values())), {}
     for name in ("nmf", "nme"):
         change, low, high = report["changes"][method][name]
-        errors[name] = [[first[name] * (change - low)], [first[name] * (high - change)]]
+        errors[name] = [[max(first[name] * end, 0.0)] for end in (change - low, high - change)]
     row = report["methods"][method]
     axes.errorbar(row["nmf"], row["nme"], xerr=errors["nmf"], yerr=errors["nme"], color=color, lw=0.8, alpha=0.5)
 

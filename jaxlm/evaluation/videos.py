@@ -85,15 +85,17 @@ class VideoResult(NamedTuple):
         return {**means, "restarts": 100 * float(restarted.mean()) if len(restarted) else float("nan")}
 
     def change(self, method: str, name: str) -> tuple[float, float, float] | None:
-        """Relative change of a mean of `row` from the first method, and its 95 % interval over the videos.
+        """Relative change of a mean from the first method, and its 95 % interval, over the videos that both have.
 
-        None for the first method itself, and where no video has both values.
+        None for the first method itself, where no video has both values, and where the first method's mean is 0.
         """
         first = next(iter(self.scores))
         values, reference = self.values(method)[name], self.values(first)[name]
-        if method == first or not np.isfinite(values + reference).any():
+        both = np.isfinite(values) & np.isfinite(reference)
+        if method == first or not both.any() or reference[both].mean() == 0:
             return None
-        return metrics.relative_change(values, reference)
+        change = metrics.relative_change(values, reference)
+        return change if np.isfinite(change).all() else None
 
 
 class TunedAverage(NamedTuple):

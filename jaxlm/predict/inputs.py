@@ -97,7 +97,7 @@ def find_inputs(names: list[str], out: Path | None = None) -> Inputs:
             raise ValueError(f"{path} does not exist.")
         files = [path]
         if path.is_dir():
-            found = (file for file in path.rglob("*") if file.suffix.lower() in PICTURES + VIDEOS and file.is_file())
+            found = (file for file in path.rglob("*") if _is_input(file))
             own = None if out is None else out.resolve()
             files = sorted(file for file in found if own is None or own not in file.resolve().parents)
             if not files:
@@ -113,6 +113,11 @@ def find_inputs(names: list[str], out: Path | None = None) -> Inputs:
             used.add(stem)
             kind.append((file, stem))
     return inputs
+
+
+def _is_input(file: Path) -> bool:
+    """Whether a file in a folder is a picture or a video, and not a hidden one, such as one that is being written."""
+    return file.suffix.lower() in PICTURES + VIDEOS and not file.name.startswith(".") and file.is_file()
 
 
 def read_boxes_csv(path: Path) -> dict[str, np.ndarray]:

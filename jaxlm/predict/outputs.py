@@ -121,7 +121,7 @@ def write_tables(
         return {**parts[0], "files": entries}
 
     content = {"model": model, "scheme": scheme.name, "coordinates": "pixels, 0-based", "files": list(entries)}
-    whole = write_part(folder / "predictions.json", content, shard, join)
+    whole = write_part(folder / "predictions.json", content, shard, join, run=[model, *order])
     if whole is not None:
         pictures = [entry for entry in whole["files"] if "faces" in entry]
         write_atomically(folder / "predictions.csv", pictures_csv(pictures, scheme.num_landmarks))

@@ -44,6 +44,6 @@ def without_nan(value: Any) -> Any:
     """Value with None (null in JSON) in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -8,6 +8,9 @@ import io
 import math
 import pickle
 import re
+import reprlib
+import struct
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,8 @@ class Described:
     def __setstate__(self, state: Any) -> None:
         raise pickle.UnpicklingError(f"it holds a {type(self).__name__} with a state")
 
-    def finish(self) -> Any:
+    def finish(self, made: dict[int, Any]) -> Any:
+        """The value; `made` as in `finished`."""
         raise NotImplementedError
 
 
@@ -66,7 +70,19 @@ class SafeUnpickler(_Unpickler):
             raise pickle.UnpicklingError("it gives a state to something that has none")
         self.stack[-1].__setstate__(state)
 
-    dispatch = {**_Unpickler.dispatch, pickle.BUILD[0]: load_build}
+    def load_bytearray8(self) -> None:
+        """Reads the bytes before it takes memory for them."""
+        (count,) = struct.unpack("<Q", self.read(8))
+        content = self.read(min(count, sys.maxsize))
+        if len(content) < count:
+            raise pickle.UnpicklingError("it ends before its bytes do")
+        self.append(bytearray(content))
+
+    dispatch = {
+        **_Unpickler.dispatch,
+        pickle.BUILD[0]: load_build,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+    }
 
 
 class _Dtype(Described):
@@ -75,7 +91,7 @@ class _Dtype(Described):
     def __init__(self, text: Any = "", *others: Any):
         del others  # align and copy
         if not (isinstance(text, str) and re.fullmatch(r"[<>|=]?(b1|[iu][1248]|f[248]|c8|c16)", text)):
-            raise pickle.UnpicklingError(f"it holds an array of {text!r:.40}, which are no numbers")
+            raise pickle.UnpicklingError(f"it holds an array of {reprlib.repr(text)}, which are no numbers")
         self.dtype = np.dtype(text)
 
     def __setstate__(self, state: Any) -> None:
@@ -83,7 +99,7 @@ class _Dtype(Described):
             raise pickle.UnpicklingError("it holds a type of an array that is no number")
         self.dtype = self.dtype.newbyteorder(state[1])
 
-    def finish(self) -> Any:
+    def finish(self, made: dict[int, Any]) -> Any:
         return self.dtype.str
 
 
@@ -100,7 +116,7 @@ class _Array(Described):
         _, shape, dtype, fortran, content = state
         self.array = array_of(content, dtype, shape, "F" if fortran else "C")
 
-    def finish(self) -> Any:
+    def finish(self, made: dict[int, Any]) -> Any:
         if self.array is None:
             raise pickle.UnpicklingError("it holds an array without content")
         return self.array
@@ -126,7 +142,7 @@ def check_sizes(shape: Any) -> tuple[int, ...]:
     """A shape whose sizes are whole numbers from 0 on."""
     sizes = shape if isinstance(shape, tuple) else (shape,)
     if len(sizes) > 32 or not all(type(size) is int and 0 <= size < 2**40 for size in sizes):
-        raise pickle.UnpicklingError(f"it holds the shape {shape!r:.60}")
+        raise pickle.UnpicklingError(f"it holds the shape {reprlib.repr(shape)}")
     return sizes
 
 
@@ -137,7 +153,7 @@ def _scalar(dtype: Any, content: Any) -> Any:
 def _encoded(text: Any, encoding: Any) -> bytes:
     """Bytes as pickles of protocol 2 hold them."""
     if encoding != "latin1" or not isinstance(text, str):
-        raise pickle.UnpicklingError(f"it holds bytes encoded as {encoding!r:.20}, not latin1")
+        raise pickle.UnpicklingError(f"it holds bytes encoded as {reprlib.repr(encoding)}, not latin1")
     return text.encode("latin1")
 
 
@@ -174,7 +190,7 @@ def finished(value: Any, made: dict[int, Any] | None = None) -> Any:
         return value
     made[id(value)] = _UNFINISHED
     if isinstance(value, Described):
-        result = value.finish()
+        result = value.finish(made)
     elif isinstance(value, dict):
         result = {finished(key, made): finished(held, made) for key, held in value.items()}
     else:
@@ -206,13 +222,18 @@ def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
         content = {"": content}
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of arrays.")
-    try:
-        arrays = {str(key): np.asarray(value) for key, value in content.items() if value is not None}
-    except ValueError:  # lists of different lengths
-        arrays = {"": np.array("")}
+    arrays = {str(key): _as_array(value) for key, value in content.items() if value is not None}
     if any(array.dtype.kind not in "biuf" for array in arrays.values()):
         raise ValueError(f"{path} holds values that are not numeric; every value must be an array of numbers.")
     return arrays
+
+
+def _as_array(value: Any) -> np.ndarray:
+    """An array, a number or a flat list of numbers as an array; anything else as text, which is no number."""
+    listed = value if isinstance(value, list | tuple) else [value]
+    if isinstance(value, np.ndarray) or all(isinstance(item, int | float | np.number | np.bool_) for item in listed):
+        return np.asarray(value)
+    return np.array("")
 
 
 def reason(error: BaseException) -> str:

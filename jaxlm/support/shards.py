@@ -3,6 +3,7 @@
 Every machine writes its part beside the others', into the same folder. The last one to finish joins the parts.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -56,7 +57,7 @@ def parse_shard(text: str | None) -> Shard:
     return shard
 
 
-def write_part(path: Path, part: Any, shard: Shard, join: Callable[[list[Any]], Any]) -> Any:
+def write_part(path: Path, part: Any, shard: Shard, join: Callable[[list[Any]], Any], run: Any = None) -> Any:
     """Writes a share's part of a JSON file; joins the parts if they are all there.
 
     Args:
@@ -64,18 +65,23 @@ def write_part(path: Path, part: Any, shard: Shard, join: Callable[[list[Any]], 
         part: what this share found.
         shard: this share.
         join: all parts, in the order of their numbers -> content of the whole file.
+        run: what the shares of one run have in common, such as the model and all files; parts of another run count as
+            missing.
 
     Returns:
         The content of the whole file; None if parts are missing.
     """
-    files = shard.parts(path)
-    write_atomically(shard.part(path), json.dumps(without_nan(part), indent=1) + "\n")
     if shard.count == 1:
+        write_atomically(path, json.dumps(without_nan(part), indent=1) + "\n")
         return part
-    missing = sum(not file.exists() for file in files)
-    if missing:
+    mark = hashlib.sha256(json.dumps(run).encode()).hexdigest()[:16]
+    write_atomically(shard.part(path), json.dumps({"run": mark, "part": without_nan(part)}, indent=1) + "\n")
+    held = [json.loads(file.read_text()) if file.exists() else {} for file in shard.parts(path)]
+    parts = [content["part"] for content in held if content.get("run") == mark]
+    if len(parts) < shard.count:
+        missing = shard.count - len(parts)
         print(f"{shard.part(path)}: {missing} of {shard.count} shards are missing, the last one joins them all.")
         return None
-    whole = join([json.loads(file.read_text()) for file in files])
+    whole = join(parts)
     write_atomically(path, json.dumps(whole, indent=1) + "\n")
     return whole

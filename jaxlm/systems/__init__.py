@@ -78,7 +78,10 @@ def completed(config: Config) -> Config:
     `settings.py` beside its `system.py` stays as it is.
     """
     package, _, module = SYSTEMS.get(str(config.get("system")), "").rpartition(".")
-    if module != "system" or importlib.util.find_spec(f"{package}.settings") is None:
+    try:
+        if module != "system" or importlib.util.find_spec(f"{package}.settings") is None:
+            return config
+    except ModuleNotFoundError:  # `build` says so
         return config
     whole = importlib.import_module(f"{package}.settings").default_config()
     with whole.unlocked():
@@ -98,7 +101,8 @@ def _fill(whole: Config, given: Config, prefix: str) -> None:
 def _module(config: Config) -> ModuleType:
     name: str = config.system
     if name not in SYSTEMS:
-        SYSTEMS.update({point.name: point.module for point in importlib.metadata.entry_points(group=ENTRY_POINTS)})
+        for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+            SYSTEMS.setdefault(point.name, point.module)
     if name not in SYSTEMS:
         raise ValueError(
             f"There is no system {name!r}; choose one of {', '.join(SYSTEMS)}. A module of your own is imported after "

@@ -1,5 +1,7 @@
 """Names of the ways in which an LDEQ goes from frame to frame, with their settings: "rwr:2", "heatmap_ema:0.7"."""
 
+import math
+
 # Tracker -> (fewest, most) settings that its name may carry; a setting that is left out is that of `config.video`.
 TRACKERS = {
     "frame": (0, 0),  # every frame on its own, as a still
@@ -24,7 +26,7 @@ def parse_tracker(text: str) -> tuple[str, list[float]]:
         settings = [float(part) for part in listed.split(",")] if listed else []
     except ValueError:
         settings = [0.0]
-    if not fewest <= len(settings) <= most or any(not value > 0 for value in settings):
+    if not fewest <= len(settings) <= most or not all(0 < value < math.inf for value in settings):
         wanted = " or ".join(f"{name}{':' if n else ''}{','.join(['1'] * n)}" for n in range(fewest, most + 1))
         raise ValueError(f"The method {text!r} must look like {wanted}, with positive numbers.")
     if name == "rwr" and settings and settings[0] != int(settings[0]):

@@ -3,6 +3,7 @@
 A workdir holds `config.json`, `checkpoints/<step>/` and the other files that training and evaluation write.
 """
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
+
+from jaxlm.support.files import write_atomically
 
 
 class DamagedCheckpoint(ValueError):
@@ -35,6 +38,8 @@ class Checkpoints:
         if read_only and not self._folder.is_dir():
             raise ValueError(f"{self.workdir} has no checkpoints: train there first, or name another workdir.")
         self._metric = metric
+        if not read_only and jax.process_index() == 0:
+            _drop_damaged_metrics(self._folder)
         best = policies.BestN(get_metric_fn=self._score, reverse=True, n=1)
         keep = policies.AnyPreservationPolicy([policies.LatestN(2), best])
         # best_fn makes Orbax write the metrics; the policy decides which checkpoints are kept.
@@ -62,7 +67,12 @@ class Checkpoints:
     @property
     def best_step(self) -> int | None:
         """Step of the checkpoint with the lowest metric; of the newest one if none has a metric."""
-        scores = [(self._score(self._manager.metrics(step)), step) for step in self.steps]
+        try:
+            scores = [(self._score(self._manager.metrics(step)), step) for step in self.steps]
+        except ValueError as error:
+            raise DamagedCheckpoint(
+                f"The metrics of a checkpoint in {self._folder} are damaged ({error}), so no best one is known."
+            ) from None
         measured = [(score, step) for score, step in scores if np.isfinite(score)]
         return min(measured)[1] if measured else self.last_step
 
@@ -90,14 +100,16 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), iterator=ocp.args.JsonRestore())
         try:
             restored = self._manager.restore(step, args=args)
+        except (MemoryError, PermissionError):
+            raise
         except Exception as error:  # Orbax and TensorStore have no exception type of their own for damaged files
             place, reason = self._folder / str(step), (str(error).strip().splitlines() or [repr(error)])[0][:200]
-            shapes = self._shapes(step)
-            if shapes is not None and shapes != sorted(leaf.shape for leaf in jax.tree.leaves(abstract)):
+            held = self._arrays(step)
+            if held is not None and held != _described(abstract):
                 raise ValueError(
                     f"{place} is not a checkpoint of this model ({reason}); use the config that it was trained with."
                 ) from None
-            raise DamagedCheckpoint(f"{place} is damaged ({reason}); name another one with --step.") from None
+            raise DamagedCheckpoint(f"{place} is damaged ({reason}).") from None
         return restored["state"], restored["iterator"]
 
     def restore_last(self, state: Any) -> tuple[int, Any, dict[str, Any]]:
@@ -108,6 +120,9 @@ class Checkpoints:
             ValueError: as `restore`.
         """
         damaged = []
+        if jax.process_count() > 1:  # which would have to agree on a step
+            step = self.steps[-1]
+            return step, *self.restore(step, state)
         for step in reversed(self.steps):
             try:
                 found = step, *self.restore(step, state)
@@ -115,14 +130,14 @@ class Checkpoints:
                 damaged.append(error)
                 continue
             for error in damaged:
-                print(f"{error} The training goes on from step {step}.")
+                print(f"{error} It is moved to {self.workdir}/damaged, and the training goes on from step {step}.")
             self._set_aside([other for other in self.steps if other > step])
             return found
         raise damaged[0]
 
     def _set_aside(self, steps: list[int]) -> None:
         """Moves checkpoints to the folder `damaged`, so that these steps can be saved again."""
-        for step in steps if jax.process_index() == 0 else ():
+        for step in steps:
             aside = self.workdir / "damaged" / str(step)
             shutil.rmtree(aside, ignore_errors=True)
             aside.parent.mkdir(exist_ok=True)
@@ -130,11 +145,10 @@ class Checkpoints:
         if steps:
             self._manager.reload()
 
-    def _shapes(self, step: int) -> list[tuple[int, ...]] | None:
-        """Shapes of a checkpoint's arrays, sorted; None if the checkpoint does not say."""
+    def _arrays(self, step: int) -> list[str] | None:
+        """Names, shapes and types of a checkpoint's arrays; None if the checkpoint does not say."""
         try:
-            held = self._manager.item_metadata(step)["state"]
-            return sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(held.tree))
+            return _described(self._manager.item_metadata(step)["state"].tree)
         except Exception:  # damaged as well
             return None
 
@@ -150,3 +164,25 @@ class Checkpoints:
             if not self._read_only and jax.process_index() == 0:
                 for unfinished in self._folder.glob("*.orbax-checkpoint-tmp"):
                     shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _described(tree: Any) -> list[str]:
+    """Name, shape and type of every array of a tree, sorted."""
+
+    def name(key: Any) -> str:
+        return str(next(getattr(key, kind) for kind in ("name", "key", "idx") if hasattr(key, kind)))
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return sorted(f"{'.'.join(map(name, path))} {tuple(leaf.shape)} {leaf.dtype}" for path, leaf in leaves)
+
+
+def _drop_damaged_metrics(folder: Path) -> None:
+    """Empties the metrics of checkpoints that cannot be read, which would stop all others from being listed."""
+    for path in folder.glob("*/metrics/metrics"):
+        try:
+            readable = isinstance(json.loads(path.read_text()), dict)
+        except ValueError:
+            readable = False
+        if not readable:
+            print(f"{path} is damaged: this checkpoint does not count as the best one.")
+            write_atomically(path, "{}")

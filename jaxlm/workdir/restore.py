@@ -34,7 +34,11 @@ def restore_variables(config: Config, workdir: str | Path, step: int | str | Non
             raise ValueError(
                 f"{workdir} has no checkpoint {step or 'at all'}: it has {known}; name one of them, last or best."
             )
-        state, _ = saved.restore(chosen, abstract_state(config))
+        try:
+            state, _ = saved.restore(chosen, abstract_state(config))
+        except checkpoints.DamagedCheckpoint as error:
+            others = ", ".join(str(other) for other in saved.steps if other != chosen) or "no other"
+            raise ValueError(f"{error} There are {others}: name one with --step.") from None
     finally:
         saved.close()
     return state.variables, chosen
