@@ -26,7 +26,8 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.55")
 
 import jax
 
-from benchmarks.gpu_rows import MEASUREMENTS, TOGETHER, Budgeted, Options, Run
+from benchmarks.gpu_rows import MEASUREMENTS, TOGETHER
+from benchmarks.gpu_run import Budgeted, Options, Run
 from benchmarks.measuring import GIB, compile_all, compile_for_h100
 from benchmarks.table import Table
 from jaxlm.support.program import make_folder

@@ -79,7 +79,9 @@ def test_rows_get_the_rate_with_the_smallest_error_on_the_validation_split(tmp_p
         choices = choose.run(config, "awing_7", run, "optim.learning_rate", [1e-3, 3e-3, 1e-2], ["aw"])
     measured = {"0.001": 7.0, "0.003": 5.5, "0.01": 6.0}
     assert choices == {"aw": {"optim.learning_rate": {"value": 3e-3, "nme": measured, "steps": 2}}}
-    assert {path.relative_to(run).as_posix() for path in trained} == {f"choose/aw/{value}" for value in measured}
+    assert {path.relative_to(run).as_posix() for path in trained} == {
+        f"choose/optim.learning_rate/aw/{value}" for value in measured
+    }
     for variant in trained.values():
         assert variant.eval.sets == ("300w:validation",) and variant.data.sources["300w"].validation == 0.1
         assert variant.loss.name == "adaptive_wing"
