@@ -29,6 +29,7 @@ NAMES = {
     "tddfa": "losses, meta-joint rounds, sizes and speed of 3DDFA_V2; beside PyTorch",
     "picture": "what a picture's time goes into, and what each part brings",
     "pose": "errors of the head pose of a model's landmarks",
+    "photographs": "landmarks on whole photographs, detector included",
     "export": "accuracy and latency of the exports of every system",
     "pipeline": "augmented crops a second of a config",
     "gpu": "everything on one GPU in ten minutes",

@@ -220,7 +220,7 @@ def latency(run: Run) -> Prepared:
         "re-initialisation, small": "reinit_300w:small",
         "re-initialisation, large": "reinit_300w:large",
         "3DDFA_V2": "tddfa_rendered",
-        "the model inside": "quickstart:shipped",
+        "the model inside": "shipped:faces68",
     }
     programs, images = {}, {}
     for name, file in names.items():

@@ -5,8 +5,7 @@ Paper: Micaelli et al., CVPR 2023. Expect an inter-ocular NME of about 4 % on re
     jaxlm train --config=quickstart --workdir=runs/quickstart
     jaxlm eval --workdir=runs/quickstart
 
-The faces are rendered once into `data.cache`. Variants: `:smoke` (CPU seconds) and `:shipped`, the model that the
-package carries (about an hour: more faces, more of them smiling, rougher boxes and colours; see docs/shipped.md).
+The faces are rendered once into `data.cache`. The variant `:smoke` takes CPU seconds.
 """
 
 from typing import Any
@@ -28,7 +27,7 @@ def get_config(variant: str = "") -> Any:
     config.optim.update(learning_rate=2.5e-3, warmup_steps=100, ema=0.995)
     config.train.update(num_steps=1900, checkpoint_every=950)
     config.eval.limit = 200
-    return apply_variant(config, variant, {"smoke": smoke, "shipped": shipped})
+    return apply_variant(config, variant, {"smoke": smoke})
 
 
 def smoke(config: Any) -> None:
@@ -36,11 +35,3 @@ def smoke(config: Any) -> None:
     config.model.preset = "nano"
     config.optim.warmup_steps = 2
     config.train.update(num_steps=6, batch_size=8, log_every=2, checkpoint_every=3)
-
-
-def shipped(config: Any) -> None:
-    with config.unlocked():
-        config.data.sources.rendered.update(num_train=8000, num_test=500, grins=0.3)
-    config.augment.update(rotation=20.0, scale=0.14, translation=0.06, blur=0.15, color=0.35, grey=0.15)
-    config.augment.low_resolution = 0.15
-    config.train.update(num_steps=7000, checkpoint_every=1000, log_every=100)

@@ -18,6 +18,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Find landmarks": {
         "predict": ("predict", "finds faces and landmarks in pictures, videos, a camera"),
+        "models": ("models", "lists the models inside the package"),
         "track": ("track", "compares methods on a clip: frame by frame, RwR, filters"),
         "reconstruct": ("reconstruct", "makes 3D faces: meshes, depth, PNCC, texture, pose"),
         "label-videos": ("label_videos", "labels videos by an ensemble of models"),

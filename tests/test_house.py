@@ -144,7 +144,7 @@ def test_a_field_that_a_workdir_does_not_have_is_one_sentence(tmp_path):
     module = importlib.import_module("jaxlm.commands.evaluate")
     for field in ("nope", "nope.x", "data.sources.300w.root"):
         with pytest.raises(ValueError, match="does not fit the config"):
-            options.parse(module, "eval", [f"--workdir={PACKAGE / 'shipped'}", f"--config.{field}=1"])
+            options.parse(module, "eval", [f"--workdir={PACKAGE / 'shipped' / 'faces68'}", f"--config.{field}=1"])
 
 
 def test_an_older_config_file_continues_its_own_workdir(tmp_path):

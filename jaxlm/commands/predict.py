@@ -1,6 +1,7 @@
 """Finds the landmarks of faces in pictures, folders, videos and from a camera.
 
-    jaxlm predict portrait.jpg holiday/ clip.mp4 --out=out       # with the package's own small model
+    jaxlm predict portrait.jpg holiday/ clip.mp4 --out=out       # with the package's own model for 68 landmarks
+    jaxlm predict --model=faces98 portrait.jpg --out=out         # with another one of `jaxlm models`
     jaxlm predict --workdir=runs/ldeq portrait.jpg --out=out     # with a trained or an exported model
     jaxlm predict 0 --seconds=20                                 # a camera by its number
     jaxlm predict album/ --out=out --shard=2/8                   # the second of eight machines with one folder
@@ -19,6 +20,7 @@ from jaxlm.commands.options import Inputs
 from jaxlm.data.readers.arrays import read_boxes
 from jaxlm.predict import detectors
 from jaxlm.predict.inputs import find_inputs, read_boxes_csv
+from jaxlm.predict.model import shipped_models
 from jaxlm.predict.predictor import Predictor
 from jaxlm.predict.session import Session
 from jaxlm.predict.video import VideoPredictor
@@ -31,7 +33,9 @@ class Options:
     inputs: Inputs
     """Pictures, videos, folders of them, and cameras by their number."""
     workdir: str | None = None
-    """Folder that `jaxlm train` or `jaxlm export` wrote, or an exported file; the package's own model without it."""
+    """Folder that `jaxlm train` or `jaxlm export` wrote, or an exported file."""
+    model: str | None = None
+    """One of the package's own models, see `jaxlm models`; faces68 without it and without --workdir."""
     out: str = "predicted"
     """Folder of the results."""
     detector: Literal["haar", "yunet", "whole"] = "haar"
@@ -64,6 +68,10 @@ def main(options: Options) -> Session:
         raise ValueError("Name pictures, folders, videos or a camera: jaxlm predict portrait.jpg")
     if min(options.faces, options.batch_size) < 1:
         raise ValueError("--faces and --batch-size must be at least 1.")
+    if options.model is not None and options.workdir is not None:
+        raise ValueError("Name either a --model of the package or a --workdir.")
+    if options.model is not None and options.model not in shipped_models():
+        raise ValueError(f"The package has no model {options.model!r}; choose one of {', '.join(shipped_models())}.")
     shard = parse_shard(options.shard)
     every = find_inputs(list(options.inputs), Path(options.out).expanduser())
     if shard != ALL and every.cameras:
@@ -76,7 +84,7 @@ def main(options: Options) -> Session:
         raise ValueError("--boxes=….npy goes with a single video, --boxes=….csv with pictures.")
     still_boxes = read_boxes_csv(boxes) if boxes is not None and not for_video else None
     predictor = Predictor.load(
-        options.workdir,
+        options.workdir or options.model,
         detector=detectors.make_detector(options.detector, yunet=options.yunet),
         refine=options.refine,
         batch_size=options.batch_size,

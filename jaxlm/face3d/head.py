@@ -14,7 +14,7 @@ from jaxlm.face3d.morphable import MorphableModel, make_model
 from jaxlm.schemes import FACES98
 
 AXIS_Z = -75.0  # z of the head's vertical axis
-TOP, BOTTOM = 112.0, -165.0
+TOP, BOTTOM = 112.0, -177.0
 EXPRESSIONS = (
     "mouth_open", "mouth_closed", "smile", "frown", "pucker",
     "brows_up", "brows_down", "eyes_closed", "upper_lip_up", "mouth_aside",
@@ -22,34 +22,37 @@ EXPRESSIONS = (
 
 # Left half of the face (x < 0): landmarks of the 98-point scheme as x, y, z.
 _CONTOUR = [
-    (-70, 2, -62), (-69.5, -17, -56), (-68, -35, -50), (-64.5, -53, -42), (-58, -70, -33),
-    (-48, -85, -21), (-34, -98, -6), (-18, -106, 6), (0, -109, 10),
+    (-75, -5, -62), (-74, -25, -59), (-71.5, -45, -54), (-68, -64, -47.5), (-61.5, -82.5, -37),
+    (-50, -97, -24), (-36, -108.5, -8), (-19.5, -117.5, 5), (0, -120, 9),
 ]  # fmt: skip
-_BROW_UPPER = [(-55, 16, -8), (-48, 22.5, 1), (-37, 25, 7), (-25, 24, 11), (-13, 20, 13)]
-_BROW_LOWER = [(-14, 15.5, 13), (-25, 18.5, 11), (-37, 19.5, 7), (-48, 18, 1)]
-_NOSE_RIDGE = [(0, 2, 13), (0, -12, 19.5), (0, -25, 27), (0, -38, 34)]
-_NOSE_BASE = [(-15, -47.5, 14), (-8, -51, 19), (0, -53, 22)]
+_BROW_UPPER = [(-60, 13, -11), (-50.5, 20.5, -1.5), (-38.5, 23, 6), (-26, 22, 11.5), (-13.5, 18.5, 14)]
+_BROW_LOWER = [(-14.5, 14, 13.5), (-26, 16.5, 11.5), (-38.5, 17.5, 6.5), (-50, 16, -1)]
+_NOSE_RIDGE = [(0, 1, 15.5), (0, -11, 22.5), (0, -23.5, 30), (0, -36, 37)]
+_NOSE_BASE = [(-14, -46, 16), (-7.5, -49, 21), (0, -50.5, 23.5)]
 _EYE = [
-    (-46, -0.5, -6), (-40, 4.2, -1), (-32.5, 6, 2.5), (-25, 4.6, 3), (-18, -2, 1),
-    (-25, -4.6, 1.5), (-32.5, -5.6, 1), (-40, -4.2, -2),
+    (-46, -2, -5.5), (-38.8, 3, 0), (-33, 4.3, 2), (-27.4, 3, 2.2), (-19.8, -3.3, 0.5),
+    (-27.8, -5.5, 1.5), (-33, -6.1, 1), (-38.8, -5.5, -0.5),
 ]  # fmt: skip
-_PUPIL = (-32, 0.3, 4)
+_PUPIL = (-33, -0.6, 3.5)
 _LIP_OUTER = [
-    (-26, -73, 10), (-16, -67.5, 18), (-6, -65, 22), (0, -66.3, 22.5),
-    (0, -85, 20.5), (-8, -83.5, 20), (-17, -79.5, 16.5),
+    (-27, -73, 8), (-17, -66.5, 17), (-7, -63.3, 22.5), (0, -64.8, 23.3),
+    (0, -84.6, 20.5), (-8.5, -83.6, 19.5), (-17.5, -80, 15.5),
 ]  # fmt: skip
-_LIP_INNER = [(-22.5, -73, 11), (-7.5, -71, 19), (0, -71.3, 19.5), (0, -75.4, 18.5), (-7.5, -75.2, 18)]
+_LIP_INNER = [(-23, -73, 9), (-7.5, -70.9, 19), (0, -71.2, 20), (0, -75.2, 18.8), (-7.5, -75, 18.3)]
 
 # Below the jaw the surface falls back to the neck: azimuth in degrees, height, radius.
-_UNDER_JAW = [(0, -121, 58), (-24, -118, 59), (-42, -109, 60), (-57, -97, 60), (-69, -81, 63), (-80, -62, 67)]
+_UNDER_JAW = [
+    (0, -131, 47), (-12, -131, 46), (-24, -128, 46), (-40, -119, 49), (-55, -107, 55), (-68, -96, 60), (-80, -82, 65),
+    (0, -145, 38), (-30, -145, 38), (-60, -140, 40),
+]  # fmt: skip
 
 # Further points that the surface passes through, given for x ≤ 0.
 _ANCHORS = [
-    (-10, -10, 9), (-12, -25, 12), (-16, -42, 15), (-9, -43, 27), (-19, -50, 8), (-10, 6, 10), (0, 12, 14),
-    (-38, -30, 4), (-48, -42, -7), (-30, -16, 3), (-50, -14, -8), (-57, -24, -18), (-26, -52, 8), (-32, -64, 4),
-    (0, 38, 15), (-30, 40, 8), (0, 62, 7), (-36, 64, -4), (-58, 40, -24), (-62, 18, -28), (0, 85, -18),
-    (0, -59, 20), (-12, -59, 18.5), (0, -90, 15), (0, -98, 17), (-14, -97, 13), (-42, -70, -8), (-34, -82, 0),
-    (-58, -45, -27), (-60, -5, -24), (-12, -3, 5),
+    (-10, -10, 10), (-12, -24, 13), (-15.5, -41, 16), (-9, -41, 29), (-18, -49, 10), (-10, 5, 11), (0, 11, 15.5),
+    (-38, -30, 5), (-52, -44, -6), (-30, -16, 3), (-52, -14, -9), (-63, -24, -19), (-26, -52, 9), (-33, -64, 4),
+    (0, 38, 15), (-30, 40, 8), (0, 62, 7), (-38, 64, -6), (-61, 40, -27), (-66, 16, -32), (0, 85, -18),
+    (0, -57.5, 21), (-12, -58, 19), (0, -91, 15.5), (0, -104, 18), (-15, -103, 13.5), (-46.5, -76, -7), (-37, -90, 0),
+    (-63.5, -50, -28), (-64, -6, -28), (-12, -3, 6),
 ]  # fmt: skip
 
 
@@ -90,11 +93,11 @@ def _polar(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _base_radius(azimuth: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Radius in millimetres of a skull and neck without features, at azimuths in radians and heights y."""
     front = 0.5 + 0.5 * np.cos(azimuth)
-    heights = [-165, -135, -118, -100, -85, -70, -55, -40, -20, 20, 60, 80, 95, 105, 112]
-    widths = [66, 55, 52, 52, 54, 60, 66, 70, 73, 76, 72, 62, 48, 32, 2]
+    heights = [-177, -147, -130, -112, -97, -80, -62, -42, -20, 20, 60, 80, 95, 105, 112]
+    widths = [62, 52, 51, 54, 59, 65, 71, 74, 77, 79, 75, 64, 50, 33, 2]
     profile = PchipInterpolator(heights, widths)(y)
-    depth = PchipInterpolator([-165, -125, -105, -60, 20, 112], [0.9, 0.9, 1.05, 1.15, 1.15, 1.15])(y)
-    back = PchipInterpolator([-165, -100, -40, 20, 112], [0.95, 0.95, 1.2, 1.3, 1.2])(y)
+    depth = PchipInterpolator([-177, -137, -116, -64, 20, 112], [0.75, 0.75, 0.95, 1.12, 1.12, 1.12])(y)
+    back = PchipInterpolator([-177, -112, -42, 20, 112], [1.35, 1.2, 1.2, 1.28, 1.2])(y)
     stretch = np.sqrt((np.sin(azimuth)) ** 2 + (np.cos(azimuth) * np.where(front > 0.5, depth, back)) ** 2)
     return profile * stretch
 
@@ -105,8 +108,8 @@ def _grid() -> tuple[np.ndarray, np.ndarray]:
     azimuth = np.concatenate([-front[:0:-1], front])
     heights = [
         np.linspace(TOP, 38, 11), np.linspace(32, 12, 7), np.linspace(10, -8, 10), np.linspace(-11, -60, 14),
-        np.linspace(-62, -70, 5), np.linspace(-71, -76, 8), np.linspace(-78, -90, 7),
-        np.linspace(-94, -118, 7), np.linspace(-125, BOTTOM, 6),
+        np.linspace(-62, -70, 5), np.linspace(-71, -76, 8), np.linspace(-78, -92, 8),
+        np.linspace(-96, -130, 9), np.linspace(-137, BOTTOM, 6),
     ]  # fmt: skip
     return azimuth, np.concatenate(heights)
 
@@ -123,9 +126,9 @@ def head() -> MorphableModel:
     anchors = np.array(_mirrored(_ANCHORS))
     anchor_azimuth, anchor_radius = _polar(anchors)
     jaw = np.array([(side * np.deg2rad(a), y, r) for a, y, r in _UNDER_JAW for side in (1, -1)[: 2 if a else 1]])
-    quiet = np.array([(a, h) for h in (-160, -135, -60, 0, 60, 100) for a in (-3.0, -2.2, 2.2, 3.0)])
-    quiet = np.concatenate([quiet, [(a, h) for h in (-160, -130, 108) for a in (-1.2, -0.4, 0.4, 1.2)]])
-    quiet = np.concatenate([quiet, [(a, h) for h in (-100, -60, -20, 20, 60) for a in (-1.75, 1.75)]])
+    quiet = np.array([(a, h) for h in (-172, -147, -64, 0, 60, 100) for a in (-3.0, -2.2, 2.2, 3.0)])
+    quiet = np.concatenate([quiet, [(a, h) for h in (-172, -142, 108) for a in (-1.2, -0.4, 0.4, 1.2)]])
+    quiet = np.concatenate([quiet, [(a, h) for h in (-112, -66, -20, 20, 60) for a in (-1.75, 1.75)]])
     where = np.concatenate(
         [
             np.stack([target_azimuth, targets[:, 1]], axis=1),
@@ -239,17 +242,17 @@ def _identity_modes(mean: np.ndarray) -> np.ndarray:
     m = _Mode(mean)
     at, push = m.at, m.push
     centered = mean - [0, -40, AXIS_Z]
-    jaw = m.below(-62, 9)
+    jaw = m.below(-66, 10)
     modes = [
-        centered * [0.045, 0, 0],  # head width
+        centered * [0.055, 0, 0],  # head width
         centered * [0, 0.035, 0],  # head height
         centered * [0, 0, 0.05],  # head depth
-        push(jaw * m.front, out=4.0, spread=30),  # jaw width
-        push(m.below(-86, 6) * m.front, up=-4.0),  # chin height
-        push(at(0, -100, 24, 12), forward=4.0),  # chin projection
-        push(at(16, -102, 14, 10), up=-2.5, out=1.5, spread=12),  # chin breadth
-        push(at(56, -30, 16, 20), out=4.0, forward=1.0, spread=30),  # cheekbones
-        push(at(42, -55, 16, 18), out=3.0, forward=3.0, spread=30),  # cheeks
+        push(jaw * m.front, out=5.5, spread=30),  # jaw width
+        push(m.below(-94, 7) * m.front, up=-4.0),  # chin height
+        push(at(0, -111, 24, 13), forward=4.0),  # chin projection
+        push(at(17, -113, 15, 11), up=-2.5, out=1.5, spread=12),  # chin breadth
+        push(at(60, -32, 17, 21), out=4.0, forward=1.0, spread=30),  # cheekbones
+        push(at(45, -60, 17, 20), out=3.0, forward=3.0, spread=30),  # cheeks
         push(at(0, 50, 60, 22), forward=3.5),  # forehead slope
         push(at(0, -42, 16, 10), up=-3.0) + push(at(0, -28, 10, 12), up=-1.0),  # nose length
         push(at(0, -38, 11, 11), forward=3.5),  # nose tip projection
@@ -258,15 +261,15 @@ def _identity_modes(mean: np.ndarray) -> np.ndarray:
         push(at(0, -8, 8, 14), forward=3.0),  # nose bridge height
         push(at(10, -10, 7, 14), out=1.8),  # nose bridge width
         push(at(0, -22, 7, 7), forward=2.5),  # nose hump
-        push(at(32, 0, 12, 8), out=2.5) + push(at(34, 20, 16, 7), out=1.5),  # eye distance
-        push(at(32, 5, 10, 4), up=1.5) + push(at(32, -5, 10, 4), up=-1.0),  # eye opening
+        push(at(33, -1, 12, 8), out=2.5) + push(at(34, 18, 16, 7), out=1.5),  # eye distance
+        push(at(33, 4, 10, 4), up=1.5) + push(at(33, -6, 10, 4), up=-1.0),  # eye opening
         push(at(45, 0, 6, 6), up=2.2) + push(at(19, -1, 5, 5), up=-0.8),  # eye slant
         push(at(45, 0, 6, 6), out=2.0) + push(at(19, -1, 5, 5), out=-0.8),  # eye length
         push(at(32, 0, 14, 9), forward=-3.0),  # eye depth
-        push(at(34, 21, 22, 7), up=3.0),  # brow height
-        push(at(52, 18, 10, 7), up=2.5) + push(at(16, 19, 9, 7), up=-1.5),  # brow slant
-        push(at(36, 23, 10, 6), up=2.0),  # brow arch
-        push(at(30, 18, 26, 7), forward=2.8),  # brow ridge
+        push(at(35, 19, 24, 7), up=3.0),  # brow height
+        push(at(55, 16, 11, 7), up=2.5) + push(at(16, 17, 9, 7), up=-1.5),  # brow slant
+        push(at(38, 21, 10, 6), up=2.0),  # brow arch
+        push(at(30, 17, 26, 7), forward=2.8),  # brow ridge
         push(at(26, -73, 8, 8), out=3.0) + push(at(16, -73, 8, 9), out=1.5),  # mouth width
         push(at(0, -66, 18, 4), up=1.4),  # upper lip height
         push(at(0, -83, 16, 4), up=-1.6),  # lower lip height
@@ -274,9 +277,9 @@ def _identity_modes(mean: np.ndarray) -> np.ndarray:
         push(at(0, -74, 20, 11), forward=2.5),  # lips projection
         push(at(26, -73, 7, 6), up=1.5),  # mouth corners
         push(at(0, -58, 12, 5), forward=-1.5) + push(at(0, -66, 6, 4), up=0.8),  # philtrum
-        push(at(58, -70, 18, 16), out=3.5, up=-2.0, spread=30),  # jaw angle
+        push(at(61, -82, 19, 18), out=3.5, up=-2.0, spread=30),  # jaw angle
         push(at(60, 30, 18, 26), out=3.0, spread=30),  # temples
-        push(m.below(-118, 5), out=4.0, spread=30),  # neck
+        push(m.below(-130, 5), out=4.0, spread=30),  # neck
         np.stack([0.03 * (m.y + 40), 0 * m.x, 0 * m.x], axis=1),  # lean
         _one_sided(m, 32, 6, 24, up=1.0),  # left and right eye
         _one_sided(m, 26, -73, 14, up=1.0),  # crooked mouth
@@ -297,16 +300,16 @@ def _expression_modes(mean: np.ndarray) -> np.ndarray:
     # The lower lip separates from the upper one along an ellipse; the chin below moves as a whole.
     sharp = 1 / (1 + np.exp((m.y + 73.2) / 0.7))
     ellipse = np.clip(1 - (m.x / 24) ** 2, 0, 1) ** 0.7
-    lips = 1 / (1 + np.exp(-(m.y + 90) / 3.5))
-    neck = 1 / (1 + np.exp(-(m.y + 119) / 5))
-    cheeks = m.below(-80, 8) * np.exp(-((m.x / 56) ** 4))
+    lips = 1 / (1 + np.exp(-(m.y + 91) / 3.5))
+    neck = 1 / (1 + np.exp(-(m.y + 131) / 5))
+    cheeks = m.below(-84, 9) * np.exp(-((m.x / 58) ** 4))
     lower = m.front * neck * (lips * (sharp * ellipse + (1 - ellipse) * 0.6 * cheeks) + (1 - lips) * cheeks)
     upper_lip = at(0, -67, 15, 4.5) * (1 - sharp)
     lower_lip = at(0, -80, 15, 5.5) * sharp
     in_mouth = 1 / (1 + np.exp((np.abs(m.x) - 21.5) / 1.6))
     # A closing lid moves over the eye down to its lower edge; the skin above is stretched.
-    lid = np.where(m.y < 6, np.clip(m.y + 4.6, 0, None), 10.6 * np.exp(-(((m.y - 6) / 5) ** 2)))
-    lid = lid * m.front * np.exp(-(((np.abs(m.x) - 32) / 14) ** 4))
+    lid = np.where(m.y < 4.3, np.clip(m.y + 5.5, 0, None), 9.8 * np.exp(-(((m.y - 4.3) / 5) ** 2)))
+    lid = lid * m.front * np.exp(-(((np.abs(m.x) - 33) / 14) ** 4))
     narrow = np.exp(-((np.abs(m.x) / 20) ** 4))
     modes = [
         push(lower, up=-24.0, forward=-5.0) + push(at(26, -73, 7, 8), out=-2.5),

@@ -89,7 +89,7 @@ def load_face_model(path: str, *, identity: int = 40, expression: int = 10, stat
 
 
 def _with_statistics(model: MorphableModel, path: Path) -> MorphableModel:
-    arrays = load_arrays(path) if path.suffix == ".pkl" else _npz(path)
+    arrays = load_arrays(path) if path.suffix == ".pkl" else read_arrays(path)
     if not {"mean", "std"} <= set(arrays):
         raise ValueError(f"{path} must hold two arrays, mean and std, of the parameters.")
     mean, std = (np.ravel(arrays[name]).astype(np.float32) for name in ("mean", "std"))
@@ -102,7 +102,7 @@ def _with_statistics(model: MorphableModel, path: Path) -> MorphableModel:
 
 
 def _read_npz(path: Path) -> MorphableModel:
-    arrays = _npz(path)
+    arrays = read_arrays(path)
     for name in ("mean", "identity", "expression"):
         if name not in arrays:
             raise ValueError(f"{path} has no array {name}.")
@@ -176,7 +176,7 @@ def _read_bfm(path: Path) -> MorphableModel:
     except ValueError as error:
         raise ValueError(f"{listing} must hold only vertex numbers ({error}).") from None
     _check_landmarks(listing, landmarks, len(mean))
-    arrays = _npz(modes)
+    arrays = read_arrays(modes)
     if "expression" not in arrays:
         raise ValueError(f"{modes} has no array expression.")
     expression = _modes_last(modes, "expression", arrays["expression"], mean)
@@ -193,10 +193,15 @@ def _unit(landmarks: np.ndarray) -> float:
     return 90.0 / float(np.linalg.norm(landmarks[36] - landmarks[45]))
 
 
-def _npz(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of numbers and words of an `.npz` file.
+
+    Raises:
+        ValueError: if the file does not exist or cannot be read.
+    """
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files if file[name].dtype.kind in "biuf"}
+            return {name: file[name] for name in file.files if file[name].dtype.kind in "biufU"}
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist.") from None
     except Exception as error:

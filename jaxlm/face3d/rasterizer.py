@@ -64,7 +64,8 @@ def rasterize(
     for count, patch in patches:
         if count == 0:
             continue
-        inside, pixels, level = _window_tests(corners_of_levels[first : first + count], patch, shape)
+        edges = _edges(corners_of_levels[first : first + count])
+        inside, pixels, level = _window_tests(edges, patch, shape)
         level = jnp.clip(level, 0.0, levels).astype(jnp.int32).astype(jnp.uint32) + 1  # to int32 is faster
         index = jnp.arange(first, first + count, dtype=jnp.uint32).reshape(1, 1, -1)
         packed = jnp.where(inside, (level << index_bits) | index, jnp.uint32(0))  # zero changes no pixel
@@ -81,25 +82,31 @@ def rasterize(
     return Fragments(jnp.where(seen, triangle, -1), weights, depth)
 
 
-def _window_tests(corners: Float[Array, "F 3 3"], patch: int, shape: tuple[int, int]):
+def _edges(corners: Float[Array, "F 3 3"]) -> Float[Array, "14 F"]:
+    """What `_window_tests` needs of triangles.
+
+    Three barycentric weights at the first pixel of the window, their changes along rows and along columns, the third
+    coordinate of the corners, and column and row of that pixel.
+    """
+    origin = jnp.ceil(corners[..., :2].min(axis=1))
+    start = _barycentric(corners, origin)  # −1 for a triangle without area
+    right, below = _barycentric_gradient(corners)
+    return jnp.concatenate([start, right, below, corners[..., 2], origin], axis=1).T
+
+
+def _window_tests(edges: Float[Array, "14 F"], patch: int, shape: tuple[int, int]):
     """Of each triangle's window (rows, columns, F): pixels inside the triangle, their number, third coordinate there.
 
     The barycentric weights and the third coordinate are linear along rows and columns, so one pass computes them from
     the values at the window's corner. Triangles are the last axis, along which a CPU has vector instructions.
     """
     height, width = shape
-    origin = jnp.ceil(corners[..., :2].min(axis=1))
-    start = _barycentric(corners, origin)  # −1 for a triangle without area
-    right, below = _barycentric_gradient(corners)
     column, row = jnp.arange(patch).reshape(1, -1, 1), jnp.arange(patch).reshape(-1, 1, 1)
-
-    per_triangle = (start, right, below, corners[..., 2], origin.astype(jnp.int32))
-    # Without the barrier a CPU would compute these again for every pixel.
-    per_triangle = lax.optimization_barrier([values.T.reshape(-1, 1, 1, len(values)) for values in per_triangle])
-    start, right, below, third, (x, y) = per_triangle
+    # Without the barrier a CPU would compute the edges again for every pixel.
+    start, right, below, third, (x, y) = jnp.split(lax.optimization_barrier(edges)[:, None, None], (3, 6, 9, 12))
     weights = [start[i] + column * right[i] + row * below[i] for i in range(3)]
     inside = (weights[0] >= -1e-5) & (weights[1] >= -1e-5) & (weights[2] >= -1e-5)
-    x, y = x + column, y + row
+    x, y = x.astype(jnp.int32) + column, y.astype(jnp.int32) + row
     inside &= (x >= 0) & (x < width) & (y >= 0) & (y < height)
     pixels = jnp.clip(y, 0, height - 1) * width + jnp.clip(x, 0, width - 1)
     return inside, pixels, weights[0] * third[0] + weights[1] * third[1] + weights[2] * third[2]

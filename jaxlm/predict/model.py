@@ -17,6 +17,8 @@ from jaxlm.systems import Halves, Prediction
 from jaxlm.workdir import config_file
 from jaxlm.workdir.restore import abstract_state, restore_variables
 
+SHIPPED = "faces68"  # the package's own model that is used by default
+CARD = "card.json"  # what is known of a model of the package
 PARAMETERS, STABLEHLO, ONNX = "parameters", "model.stablehlo", "model.onnx"  # names in an exported folder
 
 
@@ -43,14 +45,18 @@ def load_model(path: str | Path | None = None, *, step: int | str | None = None)
     """Loads a trained model.
 
     Args:
-        path: a workdir, or a folder or file that `jaxlm.export` wrote; None for the package's own model.
+        path: a workdir, a folder or file that `jaxlm.export` wrote, or the name of one of the package's own models
+            (`shipped_models`); None for the default of these.
         step: checkpoint of a workdir, a number, "best" or "last"; the last one where it is None.
 
     Raises:
         ValueError: if the model or its checkpoint does not exist, is incomplete or is damaged.
     """
-    folder = shipped_folder() if path is None else Path(path).expanduser()
-    name = "the package's own model" if path is None else str(path)
+    own = SHIPPED if path is None else str(path)
+    if path is None or (own in shipped_models() and not Path(own).exists()):
+        folder, name = shipped_folder(own), f"the package's own {own}"
+    else:
+        folder, name = Path(path).expanduser(), str(path)
     if folder.is_file() and folder.suffix in (".stablehlo", ".onnx"):
         return _load_graph(folder, name)
     if folder.is_file():
@@ -64,13 +70,23 @@ def load_model(path: str | Path | None = None, *, step: int | str | None = None)
     if graphs:
         return _load_graph(graphs[0], name)
     if not folder.is_dir():
-        raise ValueError(f"{folder} does not exist; name a workdir of jaxlm train, or what jaxlm export wrote.")
+        raise ValueError(
+            f"{folder} does not exist; name a workdir of jaxlm train, what jaxlm export wrote, or one of "
+            f"the package's own models: {', '.join(shipped_models())}."
+        )
     config = config_file.load_config(folder)
     return _with_variables(config, restore_variables(config, folder, step)[0], name)
 
 
-def shipped_folder() -> Path:
-    return Path(str(importlib.resources.files("jaxlm") / "shipped"))
+def shipped_folder(name: str = SHIPPED) -> Path:
+    """Folder of one of the package's own models."""
+    return Path(str(importlib.resources.files("jaxlm") / "shipped" / name))
+
+
+def shipped_models() -> list[str]:
+    """Names of the package's own models, the default first."""
+    names = sorted(folder.parent.name for folder in shipped_folder("").glob("*/config.json"))
+    return sorted(names, key=lambda name: name != SHIPPED)
 
 
 def _with_variables(config: Config, variables: dict[str, Any], name: str) -> TrainedModel:

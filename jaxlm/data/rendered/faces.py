@@ -4,8 +4,7 @@ Landmarks, visibility and boxes are exact. The same seed and index give the same
 """
 
 import functools
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,14 +16,15 @@ from jaxtyping import Array, Float, Int
 
 from jaxlm import geometry
 from jaxlm.data.builder import FaceBuilder
-from jaxlm.data.rendered import paint
-from jaxlm.face3d import head, morphable, rasterizer
+from jaxlm.data.rendered import heads, objects, paint
+from jaxlm.data.rendered.heads import Head
+from jaxlm.face3d import morphable, rasterizer
 from jaxlm.schemes import FACES68_OF_FACES98
 from jaxlm.support.progress import progress
 
 # Version of the pictures. Raise it when the head, the paint, the rasteriser or this module draws other pixels, so that
 # cached faces are rendered again (tests/test_render.py fails if the pixels have changed).
-RENDERER = 2
+RENDERER = 3
 _BATCH = 16
 _LARGEST_SCALE = 0.8 / 160  # pixels per millimetre and per pixel of the picture's side
 SUBSETS = ("frontal", "pose", "expression", "occlusion", "blur")
@@ -72,25 +72,27 @@ class Rendering(NamedTuple):
     visible: Float[Array, "B 98"]
 
 
-def sample_scene(rng: np.random.Generator, size: int, grins: float = 0.0) -> Scene:
+def sample_scene(rng: np.random.Generator, size: int, grins: float = 0.0, head: Head | None = None) -> Scene:
     """Random scene: identity, pose (yaw up to ±60°), expression and light, for a picture of `size` × `size` pixels.
 
     Args:
         rng: source of all randomness.
         size: side of the picture in pixels.
         grins: probability of a smile that shows the teeth, instead of another expression.
+        head: the head; the built-in one where it is None.
     """
-    identity = np.clip(rng.standard_normal(40) * 0.85, -2, 2)
+    head = heads.built_in() if head is None else head
+    identity = np.clip(rng.standard_normal(head.model.identity.shape[2]) * head.spread, -2, 2)
     yaw = np.deg2rad(np.clip(rng.standard_normal() * 20, -60, 60) if rng.random() < 0.85 else rng.uniform(-60, 60))
     pitch = np.deg2rad(np.clip(rng.standard_normal() * 11, -28, 28))
     roll = np.deg2rad(np.clip(rng.standard_normal() * 9, -30, 30))
     scale = size * _LARGEST_SCALE * rng.uniform(0.77, 1.0)
     light = np.array([rng.uniform(-1, 1), rng.uniform(-0.3, 1), rng.uniform(0.35, 1.2)])
-    middle = np.array([0.5 * size, 0.5 * size - 38 * scale])
+    middle = np.array([0.5 * size, 0.5 * size - 43 * scale])
     middle = middle + rng.uniform(-0.05, 0.05, size=2) * size + np.array([24 * scale * np.sin(yaw), 0])
     return Scene(
         identity=identity.astype(np.float32),
-        expression=_sample_expression(rng, grins).astype(np.float32),
+        expression=head.expression(rng, grins).astype(np.float32),
         angles=np.array([yaw, pitch, roll], np.float32),
         scale=np.float32(scale),
         center=middle.astype(np.float32),
@@ -99,44 +101,6 @@ def sample_scene(rng: np.random.Generator, size: int, grins: float = 0.0) -> Sce
         shine=np.float32(rng.uniform(0, 0.3)),
         tint=(rng.uniform(0.75, 1.3) * (1 + rng.uniform(-0.12, 0.12, size=3))).astype(np.float32),
     )
-
-
-def _sample_expression(rng: np.random.Generator, grins: float) -> np.ndarray:
-    strength: dict[str, float] = {name: 0.0 for name in head.EXPRESSIONS}
-    if grins and rng.random() < grins:
-        for name, low, high in (("smile", 0.7, 1.4), ("mouth_open", 0.15, 0.5), ("upper_lip_up", 0.3, 1.0)):
-            strength[name] = rng.uniform(low, high)
-        if rng.random() < 0.4:
-            strength["eyes_closed"] = rng.uniform(0, 0.6)
-        return np.array(list(strength.values()))
-    mouth = rng.random()
-    if mouth < 0.5:
-        strength["mouth_closed"] = rng.uniform(0.7, 1.0)
-    elif mouth < 0.85:
-        strength["mouth_open"] = rng.uniform(0, 1) ** 1.5
-    for name, probability in (("smile", 0.4), ("frown", 0.1), ("pucker", 0.08), ("upper_lip_up", 0.12)):
-        if rng.random() < probability:
-            strength[name] = rng.uniform(0.2, 1.0)
-    if rng.random() < 0.4:
-        strength["brows_up" if rng.random() < 0.6 else "brows_down"] = rng.uniform(0.1, 1.0)
-    if rng.random() < 0.35:
-        strength["eyes_closed"] = 1.0 if rng.random() < 0.3 else rng.uniform(0, 0.7)
-    if rng.random() < 0.2:
-        strength["mouth_aside"] = rng.uniform(-1, 1)
-    return np.array(list(strength.values()))
-
-
-def _patches(scale: float) -> tuple[tuple[int, int], ...]:
-    """Pairs (number of triangles, side of their window in pixels) for `rasterizer.rasterize`, smallest first.
-
-    The windows are large enough for up to `scale` pixels per millimetre.
-    """
-    model = head.head()
-    # Identity modes, which stretch some triangles, are ignored: few edges appear along an axis at full length.
-    pixels = scale * head.triangle_sizes(*map(np.asarray, (model.mean, model.expression, model.triangles))) + 1
-    bounds = [math.ceil(np.quantile(pixels, share)) for share in (0.3, 0.6, 0.85, 0.97, 0.99, 1.0)]
-    counts = np.diff([0, *np.searchsorted(pixels, bounds[:-1], side="right"), len(pixels)])
-    return tuple((int(count), bound) for count, bound in zip(counts, bounds, strict=True))
 
 
 @functools.partial(jax.jit, static_argnames=("size", "patches", "slide"))
@@ -192,22 +156,37 @@ def _landmarks(pixels, vertices, candidates, yaw, slide: bool):
     hidden = jnp.where(turned_right, ~side, side) & (jnp.abs(yaw) > 0.12) & slide
     outward = jnp.where(side[:, None], -along[..., 0], along[..., 0])
     outermost = jnp.take_along_axis(along, jnp.argmax(outward, axis=1)[:, None, None], axis=1)[:, 0]
-    contour = jnp.where(hidden[:, None], outermost, points[:33])
+    contour = _evenly(jnp.where(hidden[:, None], outermost, points[:33]), hidden)
     points = jnp.concatenate([contour, points[33:]])
     return points[:, :2], points[:, 2]
 
 
-def render_faces(scenes: Scene, textures: np.ndarray, size: int, contour: str = "2d") -> Rendering:
+def _evenly(contour, hidden):
+    """Contour (33, 3) whose hidden points are spread evenly along it from the chin, as annotators place them.
+
+    They end it a little below the ear: its last twentieth stays without points.
+    """
+    steps = jnp.linalg.norm(jnp.diff(contour[:, :2], axis=0), axis=1)
+    length = jnp.concatenate([jnp.zeros(1), jnp.cumsum(steps)])
+    chin, index = length[16], jnp.arange(33)
+    left, right = chin - 0.95 * (16 - index) / 16 * chin, chin + 0.95 * (index - 16) / 16 * (length[-1] - chin)
+    even = jnp.stack([jnp.interp(jnp.where(index < 16, left, right), length, column) for column in contour.T], axis=1)
+    return jnp.where(hidden[:, None], even, contour)
+
+
+def render_faces(
+    scenes: Scene, textures: np.ndarray, size: int, contour: str = "2d", head: Head | None = None
+) -> Rendering:
     """Renders a batch of scenes with textures (B, T, T, 3) at `size` × `size`.
 
     With the contour "2d" hidden contour points lie on the outline, where annotators put them; with "3d" they stay on
     the jaw.
     """
-    model = head.head()
-    candidates = jnp.asarray(head.contour_candidates(model), jnp.int32)
-    scenes, patches = jax.tree.map(jnp.asarray, scenes), _patches(_LARGEST_SCALE * size)
+    head = heads.built_in() if head is None else head
+    candidates = jnp.asarray(head.candidates, jnp.int32)
+    scenes, patches = jax.tree.map(jnp.asarray, scenes), head.patches(_LARGEST_SCALE * size)
     painted = jnp.asarray(textures, jnp.float32)
-    return _render(scenes, painted, model, candidates, size=size, patches=patches, slide=contour == "2d")
+    return _render(scenes, painted, head.model, candidates, size=size, patches=patches, slide=contour == "2d")
 
 
 def params_of_scene(scene: Scene) -> np.ndarray:
@@ -219,39 +198,49 @@ def params_of_scene(scene: Scene) -> np.ndarray:
 
 
 def photographs(
-    seed: int, start: int, count: int, size: int, contour: str = "2d", grins: float = 0.0
+    seed: int,
+    start: int,
+    count: int,
+    size: int,
+    contour: str = "2d",
+    grins: float = 0.0,
+    several: Sequence[Head] = (),
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields faces `start` to `start + count - 1` of the endless set that `seed` determines.
 
-    See `render_faces` for `contour` and `sample_scene` for `grins`.
+    See `render_faces` for `contour` and `sample_scene` for `grins`. With several heads, each has 16 faces in turn; the
+    built-in head alone is rendered by default.
 
     Yields:
-        image (size, size, 3) uint8 RGB, landmarks (98, 2) in pixels, visibility (98,), params (62,), subsets (a tuple
-        of names).
+        image (size, size, 3) uint8 RGB, landmarks (98, 2) in pixels, visibility (98,), params (P,) of the head's model,
+        subsets (a tuple of names).
     """
+    several = several or (heads.built_in(),)
     pending = None
-    for first in range(start, start + count, _BATCH):
+    for first in range(start - start % _BATCH, start + count, _BATCH):
+        head = several[first // _BATCH % len(several)]
         rngs = [np.random.default_rng([seed, index]) for index in range(first, first + _BATCH)]
-        scenes = [sample_scene(rng, size, grins) for rng in rngs]
+        scenes = [sample_scene(rng, size, grins, head) for rng in rngs]
         textures, hairs = zip(*(paint.paint_texture(rng) for rng in rngs), strict=True)
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *scenes)
-        rendering = render_faces(stacked, np.stack(textures), size, contour)
+        rendering = render_faces(stacked, np.stack(textures), size, contour, head)
         # While the device renders this batch, the host finishes the one before.
         if pending is not None:
             yield from _photograph_batch(*pending)
-        pending = rngs, scenes, hairs, rendering, start + count - first
+        wanted = range(max(start - first, 0), min(start + count - first, _BATCH))
+        pending = rngs, scenes, hairs, rendering, wanted, head
     if pending is not None:
         yield from _photograph_batch(*pending)
 
 
-def _photograph_batch(rngs, scenes, hairs, rendering, wanted: int) -> Iterator[dict[str, np.ndarray]]:
+def _photograph_batch(rngs, scenes, hairs, rendering, wanted: range, head: Head) -> Iterator[dict[str, np.ndarray]]:
     rendering = jax.device_get(rendering)
-    for i in range(min(_BATCH, wanted)):
+    for i in wanted:
         faces = (rendering.color[i], rendering.alpha[i], rendering.landmarks[i], rendering.visible[i])
-        yield _photograph(rngs[i], scenes[i], *faces, hairs[i])
+        yield _photograph(rngs[i], scenes[i], *faces, hairs[i], head)
 
 
-def _photograph(rng, scene: Scene, color, alpha, landmarks, visible, hair) -> dict:
+def _photograph(rng, scene: Scene, color, alpha, landmarks, visible, hair, head: Head) -> dict:
     size = color.shape[0]
     scale = float(scene.scale)
     chin = landmarks[16]
@@ -259,18 +248,18 @@ def _photograph(rng, scene: Scene, color, alpha, landmarks, visible, hair) -> di
     alpha = cv2.GaussianBlur(alpha, (0, 0), 0.6)[..., None]
     image = (color * alpha + background * (1 - alpha)).clip(0, 255).astype(np.uint8)
     subsets = ["frontal" if abs(scene.angles[0]) <= np.deg2rad(30) else "pose"]
-    if max(scene.expression[[0, 2, 3, 4, 7]]) > 0.5:
+    if max(scene.expression[list(head.strong)]) > 0.5:
         subsets.append("expression")
-    if rng.random() < 0.3:
-        image, covered = paint.paint_occluders(image, rng, landmarks)
-        column, row = np.round(landmarks).astype(int).clip(0, size - 1).T
-        visible = np.where(covered[row, column], 0.0, visible)
+    image, covered = objects.paint_objects(image, rng, landmarks, hair)
+    column, row = np.round(landmarks).astype(int).clip(0, size - 1).T
+    hidden = covered[row, column]
+    if hidden.any():
+        visible = np.where(hidden, 0.0, visible)
         subsets.append("occlusion")
     if rng.random() < 0.25:
         image = _blur(image, rng)
         subsets.append("blur")
-    noise = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0, 6))
-    image = np.clip(image + noise, 0, 255).astype(np.uint8)
+    image = _expose(image, rng)
     return {
         "image": image,
         "landmarks": landmarks,
@@ -293,6 +282,18 @@ def _blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return cv2.filter2D(image, -1, kernel / kernel.sum())
 
 
+def _expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The picture as a camera takes it: exposure, noise, and sometimes the blocks of a JPEG."""
+    bright = 255 * (image / np.float32(255)) ** np.float32(np.exp(rng.normal(0, 0.25)))
+    noise = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0, 6))
+    image = np.clip(bright + noise, 0, 255).astype(np.uint8)
+    if rng.random() < 0.3:
+        quality = int(rng.integers(25, 80))
+        encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        image = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
+    return image
+
+
 def check_contour(contour: str) -> None:
     """Raises ValueError if `contour` is neither "2d" nor "3d"."""
     if contour not in ("2d", "3d"):
@@ -309,6 +310,8 @@ class RenderedFaces(FaceBuilder):
         seed: seed of all randomness.
         contour: "2d" or "3d", see `render_faces`.
         grins: see `sample_scene`.
+        ict: ICT-FaceKit's folder or file, whose head then takes turns with the built-in one (see
+            `jaxlm.data.rendered.heads`). The faces have no parameters then.
     """
 
     SUBSETS, MODES = SUBSETS, (40, 10)
@@ -324,10 +327,13 @@ class RenderedFaces(FaceBuilder):
         seed: int,
         contour: str = "2d",
         grins: float = 0.0,
+        ict: str = "",
         **options,
     ):
         self.counts, self.size, self.seed = {"train": num_train, "test": num_test}, size, seed
-        self.contour, self.grins = contour, grins
+        self.contour, self.grins, self.ict = contour, grins, str(Path(ict).expanduser()) if ict else ""
+        if ict:
+            self.MODES = None
         if min(self.counts.values()) < 1 or size < 32:
             raise ValueError("num_train and num_test must be at least 1 and size at least 32.")
         check_contour(contour)
@@ -343,6 +349,7 @@ class RenderedFaces(FaceBuilder):
 
     def fingerprint(self):
         options = (self.counts, self.size, self.seed, self.contour, self.grins)
+        options = (*options, "ict") if self.ict else options
         return [f"renderer {RENDERER}", *self.reader_versions(), *map(str, options)]
 
     def _split_generators(self, dl_manager):
@@ -352,7 +359,8 @@ class RenderedFaces(FaceBuilder):
 
     def _generate_examples(self, split: str, start: int):
         count = self.counts[split]
-        faces = photographs(self.seed, start, count, self.size, self.contour, self.grins)
+        several = (heads.built_in(), heads.ict_facekit(Path(self.ict))) if self.ict else ()
+        faces = photographs(self.seed, start, count, self.size, self.contour, self.grins, several)
         for number, face in enumerate(progress(faces, desc=f"rendering {split} faces", total=count, unit="face")):
             order = FACES68_OF_FACES98 if self.scheme.num_landmarks == 68 else np.arange(98)
             landmarks = face["landmarks"][order]
@@ -368,7 +376,7 @@ class RenderedFaces(FaceBuilder):
                     "mask": np.ones(len(order), np.uint8),
                     "visibility": face["visibility"][order],
                     "bbox": geometry.box_of_points(face["landmarks"]).astype(np.float32),
-                    "params": face["params"],
+                    **({"params": face["params"]} if self.MODES else {}),
                     "subsets": np.array(flags, np.uint8),
                 },
             )

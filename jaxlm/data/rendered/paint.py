@@ -14,6 +14,7 @@ import scipy.special
 from jaxlm.face3d import head
 
 TEXTURE = 320  # side of a texture in pixels
+INSIDE_UV, TEETH_UV = (0.0125, 0.9875), (0.05, 0.9875)  # spots at the back of the neck for the inside of the mouth
 _UNIT = 0.5  # texture pixels per drawing unit; a drawing unit is about half a millimetre
 
 _SKIN = np.array([[244, 214, 196], [232, 190, 165], [205, 158, 126], [160, 112, 82], [112, 74, 53], [78, 51, 38]])
@@ -78,6 +79,9 @@ def paint_texture(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         _paint_beard(canvas, hair, rng)
     if rng.random() < 0.93:
         _paint_hair(canvas, hair, rng)
+    for (column, row), color in ((INSIDE_UV, (70, 28, 28)), (TEETH_UV, (226, 218, 204))):
+        left, top = round(column * TEXTURE), round(row * TEXTURE)
+        canvas[top - 4 : top + 4, left - 4 : left + 4] = np.array(color) * rng.uniform(0.6, 1.05)
     return np.clip(canvas, 0, 255, out=canvas).astype(np.uint8), hair
 
 
@@ -184,7 +188,11 @@ def _shade_features(canvas: np.ndarray, skin: np.ndarray, rng: np.random.Generat
 def _paint_mouth(canvas: np.ndarray, lips: np.ndarray, rng: np.random.Generator) -> None:
     points = _layout().points
     outer, upper, lower = points[76:88], points[88:93], points[[92, 93, 94, 95, 88]]
-    _blend(canvas, 0.9 * _polygon(outer), lips, 1.2)
+    for side, corner in ((-1, 76), (1, 82)):  # the fold beside a mouth runs on beyond its corner
+        fold = points[corner] + np.array([(0, 0), (side * rng.uniform(2, 12), rng.uniform(-2, 3))])
+        _blend(canvas, rng.uniform(0.3, 0.8) * _stroke(fold, 3), lips * 0.45, 1.0)
+    shape = outer + np.where(outer[:, 1:] < points[76, 1], [0.0, -rng.uniform(0, 4)], [0.0, 0.0])
+    _blend(canvas, rng.uniform(0.45, 0.95) * _polygon(shape), lips, 1.2)
     _blend(canvas, 0.35 * _stroke(points[[76, 77, 78, 79, 80, 81, 82]], 3), lips * 0.75, 1.5)
     inner = np.concatenate([upper, lower])
     _blend(canvas, _polygon(inner), np.array([52, 20, 20]) * rng.uniform(0.5, 1.3), 0.7)
@@ -220,6 +228,9 @@ def _paint_eye(
     _blend(canvas, 0.9 * _disc(center + [-3.5, -4], (2.2, 2.2)).within(opening), np.array([255, 255, 255]), 0.5)
     _blend(canvas, 0.9 * _stroke(lids[[0, 1, 2, 3, 4]], rng.uniform(2, 4.5)), skin * 0.18, 0.9)
     _blend(canvas, 0.5 * _stroke(lids[[0, 7, 6, 5, 4]], 2), skin * 0.45, 0.9)
+    corner = lids[0] if side < 0 else lids[4]  # lashes and the lid's fold run on beyond the outer corner
+    lashes = corner + np.array([(-side * 4, -2), (side * rng.uniform(1, 10), rng.uniform(-4, 4))])
+    _blend(canvas, rng.uniform(0.3, 0.9) * _stroke(lashes, 3), skin * 0.25, 1.0)
     crease = lids[[0, 1, 2, 3, 4]] - [0, rng.uniform(6, 10)]
     _blend(canvas, rng.uniform(0.2, 0.6) * _stroke(crease, 2.5), skin * 0.5, 1.2)
 
@@ -290,58 +301,3 @@ def paint_shoulders(
     )  # fmt: skip
     cv2.fillPoly(canvas, [np.round(outline).astype(np.int32)], color, cv2.LINE_AA)
     return canvas
-
-
-def paint_occluders(
-    image: np.ndarray, rng: np.random.Generator, landmarks: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Picture with glasses or other objects in front of the face, and the mask (H, W) bool of the covered pixels."""
-    size = image.shape[0]
-    canvas, covered = image.copy(), np.zeros((size, size), np.uint8)
-    if rng.random() < 0.5:
-        _paint_glasses(canvas, covered, rng, landmarks)
-        return canvas, covered.astype(bool)
-    low, high = landmarks.min(axis=0), landmarks.max(axis=0)
-    for _ in range(rng.integers(1, 3)):
-        center = rng.uniform(low, high)
-        span = (high - low).max() * rng.uniform(0.08, 0.28, size=2)
-        angle = rng.uniform(0, 180)
-        box = cv2.boxPoints(((float(center[0]), float(center[1])), (2 * float(span[0]), 2 * float(span[1])), angle))
-        color = tuple(float(c) for c in (skin_tone(rng) if rng.random() < 0.5 else rng.uniform(0, 255, size=3)))
-        shape = np.round(box).astype(np.int32)
-        if rng.random() < 0.5:
-            polygon = cv2.ellipse2Poly(
-                tuple(map(int, center)), tuple(map(int, np.maximum(span, 2))), int(angle), 0, 360, 12
-            )
-            shape = np.asarray(polygon, np.int32)
-        cv2.fillPoly(canvas, [shape], color, cv2.LINE_AA)
-        cv2.fillPoly(covered, [shape], 1)
-    return canvas, covered.astype(bool)
-
-
-def _paint_glasses(canvas: np.ndarray, covered: np.ndarray, rng: np.random.Generator, landmarks: np.ndarray) -> None:
-    left, right = landmarks[96], landmarks[97]
-    apart = max(float(np.linalg.norm(right - left)), 6.0)
-    tilt = float(np.rad2deg(np.arctan2(*(right - left)[::-1])))
-    color = tuple(float(c) for c in rng.uniform(0, 90, size=3))
-    thickness = max(round(apart * rng.uniform(0.02, 0.08)), 1)
-    shade = rng.uniform(0.3, 0.95) if rng.random() < 0.4 else 0.0
-    span = apart * rng.uniform(0.34, 0.44)
-    widths = [max(abs(float(landmarks[b][0] - landmarks[a][0])), 3.0) / 28 for a, b in ((60, 64), (68, 72))]
-    lenses = []
-    for eye, width in zip((left, right), widths, strict=True):
-        axes = (max(round(min(span, span * width / max(apart / 64, 1e-3))), 2), max(round(span * 0.8), 2))
-        lenses.append((tuple(int(v) for v in np.round(eye)), axes))
-    overlay = canvas.copy()
-    for center, axes in lenses:
-        cv2.ellipse(overlay, center, axes, tilt, 0, 360, (20.0, 20.0, 24.0), -1, cv2.LINE_AA)
-        if shade > 0.6:
-            cv2.ellipse(covered, center, axes, tilt, 0, 360, 1, -1)
-    cv2.addWeighted(overlay, shade, canvas, 1 - shade, 0, dst=canvas)
-    for center, axes in lenses:
-        cv2.ellipse(canvas, center, axes, tilt, 0, 360, color, thickness, cv2.LINE_AA)
-    across = (right - left) / apart
-    bridge = [
-        np.round(eye + sign * across * lens[1][0]) for eye, lens, sign in ((left, lenses[0], 1), (right, lenses[1], -1))
-    ]
-    cv2.line(canvas, tuple(map(int, bridge[0])), tuple(map(int, bridge[1])), color, thickness, cv2.LINE_AA)
