@@ -16,7 +16,7 @@ from jaxlm.config import apply_variant, set_rendered_faces, shrink_rendered
 from jaxlm.systems.ldeq.settings import default_config, shrink_to_cpu
 
 
-def get_config(variant: str = "faces68") -> Any:
+def get_config(variant: str = "") -> Any:
     config: Any = default_config()
     shrink_to_cpu(config)
     config.solver.max_steps = 3
@@ -27,7 +27,11 @@ def get_config(variant: str = "faces68") -> Any:
     config.augment.low_resolution = 0.15
     config.optim.update(learning_rate=6e-3, warmup_steps=100, ema=0.998)
     config.train.update(num_steps=10000, checkpoint_every=1000, log_every=100)
-    return apply_variant(config, variant, {"faces68": lambda config: None, "faces98": faces98, "smoke": smoke})
+    return apply_variant(config, variant, {"smoke": smoke, "faces68": faces68, "faces98": faces98})
+
+
+def faces68(config: Any) -> None:
+    config.scheme = "faces68"
 
 
 def faces98(config: Any) -> None:
