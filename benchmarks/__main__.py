@@ -30,6 +30,7 @@ NAMES = {
     "picture": "what a picture's time goes into, and what each part brings",
     "pose": "errors of the head pose of a model's landmarks",
     "photographs": "landmarks on whole photographs, detector included",
+    "detectors": "faces found by each detector",
     "export": "accuracy and latency of the exports of every system",
     "pipeline": "augmented crops a second of a config",
     "gpu": "everything on one GPU in ten minutes",

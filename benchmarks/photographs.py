@@ -21,7 +21,7 @@ from jaxlm import geometry, metrics
 from jaxlm.data.readers.points import read_points_folder
 from jaxlm.data.readers.tables import read_csv
 from jaxlm.data.samples import Sample
-from jaxlm.predict.detectors import Detector, HaarDetector
+from jaxlm.predict.detectors import Detector, make_detector
 from jaxlm.predict.inputs import to_rgb
 from jaxlm.predict.model import SHIPPED
 from jaxlm.predict.predictor import Predictor
@@ -41,6 +41,10 @@ class Options:
     """Folder of frames of videos with landmarks.csv; names are PERSON_CLIPFRAME."""
     models: Sequence[str] = (SHIPPED,)
     """Models of the package, workdirs or exports, separated by commas."""
+    detector: str = "haar"
+    """Detector of the faces: haar, centerface or yunet."""
+    detector_file: str | None = None
+    """ONNX file of CenterFace or YuNet."""
     half: str = "reported"
     """Half of the faces: reported or chosen."""
 
@@ -78,7 +82,7 @@ def main(options: Options, table: Table) -> None:
     if not sets:
         raise ValueError("Name at least one set of faces: --lfpw=FOLDER or --ytf=FOLDER.")
     cv2.setNumThreads(1)
-    detect = HaarDetector()
+    detect = make_detector(options.detector, options.detector_file)
     predictors = {name: Predictor.load(name) for name in options.models}
     for name, samples in sets.items():
         pictures, boxes, truths = [], [], []

@@ -38,10 +38,10 @@ class Options:
     """One of the package's own models, see `jaxlm models`; faces68 without it and without --workdir."""
     out: str = "predicted"
     """Folder of the results."""
-    detector: Literal["haar", "yunet", "whole"] = "haar"
-    """OpenCV's cascades, YuNet (with --yunet), or the whole picture as one box."""
-    yunet: str | None = None
-    """YuNet's ONNX file, for --detector=yunet."""
+    detector: Literal["haar", "centerface", "yunet", "whole"] = "haar"
+    """OpenCV's cascades, CenterFace or YuNet (with --detector-file), or the whole picture as one box."""
+    detector_file: str | None = None
+    """ONNX file of CenterFace or YuNet."""
     boxes: str | None = None
     """A .csv file with image,left,top,right,bottom, or for a video a .npy file (T, 4)."""
     refine: int | None = None
@@ -85,7 +85,7 @@ def main(options: Options) -> Session:
     still_boxes = read_boxes_csv(boxes) if boxes is not None and not for_video else None
     predictor = Predictor.load(
         options.workdir or options.model,
-        detector=detectors.make_detector(options.detector, yunet=options.yunet),
+        detector=detectors.make_detector(options.detector, options.detector_file),
         refine=options.refine,
         batch_size=options.batch_size,
     )

@@ -1,4 +1,4 @@
-"""Face detectors: OpenCV's Haar cascades (in its package), YuNet (from its ONNX file), or the whole picture.
+"""Face detectors: OpenCV's Haar cascades (in its package), CenterFace or YuNet (from ONNX files), or the whole picture.
 
 They may be called from several threads. OpenCV's own objects keep state during a call and release Python's lock, so
 every thread gets objects of its own.
@@ -17,34 +17,47 @@ Detector = Callable[[np.ndarray], np.ndarray]
 
 Held = TypeVar("Held")
 
-DETECTORS = ("haar", "yunet", "whole")
+DETECTORS = ("haar", "centerface", "yunet", "whole")
 _LEAST_VOTES = 0.25  # of the largest number of votes in the picture
 _LARGEST_SIDE = 480  # pixels; on larger images the cascades are slower and no better
 _FIRST_SIDE = 160  # pixels of the first search, for faces of at least the next share of the picture's shorter side
 _LARGE_FACE = 0.3
+_CENTERFACE_SIDES = (256, 640)  # pixels of its first and second search
 # Extent of 68 and 98 landmarks in a detector's box of width and height 1: left, top, right, bottom.
 _IN_FRONTAL = (0.12, 0.22, 0.88, 1.02)
 _IN_PROFILE = (0.05, 0.28, 0.77, 1.02)
 _IN_YUNET = (0.0, 0.22, 1.0, 1.0)
+_IN_CENTERFACE = (0.0, 0.262, 0.993, 1.005)  # medians on the pictures of LFPW with even numbers
 
 
-def make_detector(name: str, *, yunet: str | Path | None = None) -> Detector:
+def make_detector(name: str, file: str | Path | None = None) -> Detector:
     """Face detector with the given name.
 
     Args:
         name: one of `DETECTORS`.
-        yunet: path of YuNet's ONNX file, for the name "yunet".
+        file: ONNX file of CenterFace or YuNet.
 
     Raises:
-        ValueError: if the name is unknown, or YuNet's file is missing or cannot be read.
+        ValueError: if the name is unknown, or a detector's file is missing or cannot be read.
     """
     if name == "haar":
         return HaarDetector()
     if name == "whole":
         return whole_picture
+    if name == "centerface":
+        return CenterFaceDetector(_onnx_file(name, "centerface.onnx", file))
     if name == "yunet":
-        return YuNetDetector(yunet)
+        return YuNetDetector(_onnx_file(name, "face_detection_yunet_2023mar.onnx", file))
     raise ValueError(f"There is no detector {name!r}; choose one of {', '.join(DETECTORS)}.")
+
+
+def _onnx_file(name: str, usual: str, file: str | Path | None) -> Path:
+    if file is None:
+        raise ValueError(f"The detector {name} needs its model: --detector-file={usual}.")
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; give the ONNX file of {name}.")
+    return path
 
 
 def whole_picture(image: np.ndarray) -> np.ndarray:
@@ -139,6 +152,62 @@ def _largest_first(boxes: np.ndarray) -> np.ndarray:
     return boxes[np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable")]
 
 
+class CenterFaceDetector:
+    """CenterFace detector (Xu et al., Scientific Programming 2020), run by OpenCV from its published ONNX file.
+
+    It looks at a small copy of the picture first, as `HaarDetector` does, and at a larger one only if that shows no
+    large face.
+
+    Args:
+        path: the file `centerface.onnx`.
+        min_score: lowest score of a detected face.
+
+    Raises:
+        ValueError: if the file is not a model that OpenCV reads.
+    """
+
+    def __init__(self, path: Path, min_score: float = 0.5):
+        # OpenCV gives wrong results when the size of a network's input changes, so each size has a network.
+        self._networks = {side: _PerThread(lambda: _network(path)) for side in _CENTERFACE_SIDES}
+        self._min_score = min_score
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Boxes (N, 4) of the faces in an image, see `HaarDetector.__call__`."""
+        found = np.zeros((0, 4))
+        for side in _CENTERFACE_SIDES:
+            found, scale = self._search(image, side)
+            if found[:, 3].max(initial=0) >= _LARGE_FACE * scale * min(image.shape[:2]):
+                break
+        return _largest_first(_inner(found, _IN_CENTERFACE) / scale - 0.5)
+
+    def _search(self, image: np.ndarray, side: int) -> tuple[np.ndarray, float]:
+        """Boxes (N, 4), x y width height, in a copy of the image that fits into a square, and the copy's scale."""
+        scale = min(1.0, side / max(image.shape[:2]))
+        size = [max(round(length * scale), 1) for length in image.shape[1::-1]]
+        square = np.zeros((side, side, 3), np.uint8)
+        square[: size[1], : size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        network = self._networks[side]()
+        network.setInput(cv2.dnn.blobFromImage(square))
+        heat, lengths, offsets = (maps[0] for maps in network.forward(["537", "538", "539"]))
+        rows, columns = np.nonzero(heat[0] >= self._min_score)
+        height, width = 4 * np.exp(lengths[:, rows, columns].astype(np.float64))  # cells are 4 pixels wide
+        y, x = 4 * (np.stack([rows, columns]) + 0.5 + offsets[:, rows, columns])
+        boxes = np.stack([x - width / 2, y - height / 2, width, height], axis=1)
+        kept = cv2.dnn.NMSBoxes(boxes.tolist(), heat[0, rows, columns].tolist(), self._min_score, 0.3)
+        return boxes[np.asarray(kept, int).ravel()], scale
+
+
+def _network(path: Path) -> Any:
+    try:
+        network = cv2.dnn.readNetFromONNX(str(path))
+        outputs = set(network.getUnconnectedOutLayersNames())
+    except cv2.error:
+        outputs, network = set(), None
+    if not {"537", "538", "539"} <= outputs:
+        raise ValueError(f"{path} is not the CenterFace model that OpenCV reads; give its ONNX file.")
+    return network
+
+
 class YuNetDetector:
     """YuNet detector (Wu et al., Machine Intelligence Research 2023), run by OpenCV from its published ONNX file.
 
@@ -147,19 +216,14 @@ class YuNetDetector:
         min_score: lowest score of a detected face.
 
     Raises:
-        ValueError: if the file does not exist, or is not a model that OpenCV reads.
+        ValueError: if the file is not a model that OpenCV reads.
     """
 
-    def __init__(self, path: str | Path | None, min_score: float = 0.6):
-        if path is None:
-            raise ValueError("The detector yunet needs its model: --yunet=face_detection_yunet_2023mar.onnx.")
-        path = Path(path).expanduser()
-        if not path.is_file():
-            raise ValueError(f"{path} does not exist; give YuNet's ONNX file with --yunet.")
+    def __init__(self, path: Path, min_score: float = 0.6):
         try:
             self._network = _PerThread(lambda: cv2.FaceDetectorYN.create(str(path), "", (320, 320), min_score))
         except cv2.error:
-            raise ValueError(f"{path} is not a model that OpenCV reads; give YuNet's ONNX file with --yunet.") from None
+            raise ValueError(f"{path} is not a model that OpenCV reads; give YuNet's ONNX file.") from None
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Boxes (N, 4) of the faces in an image, see `HaarDetector.__call__`."""
