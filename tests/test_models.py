@@ -3,9 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from jaxlm.commands import models, predict
+from jaxlm.commands import evaluate, export, models, options, predict
+from jaxlm.config import load_config_file
 from jaxlm.predict.model import SHIPPED, load_model, shipped_folder, shipped_models
 from jaxlm.predict.predictor import Predictor
+from jaxlm.training import train
 
 
 @pytest.mark.parametrize("name", shipped_models())
@@ -36,11 +38,32 @@ def test_the_table_has_a_line_for_each_model(capsys):
         assert json.loads((shipped_folder(row["name"]) / "card.json").read_text())["landmarks"] == row["landmarks"]
 
 
+def test_every_form_is_evaluated(tmp_path, monkeypatch):
+    """One network as workdir, exported parameters and graph has the same error, to the graph's tolerance."""
+    config = load_config_file("quickstart:smoke")
+    config.data.cache, config.train.num_steps = str(tmp_path / "cache"), 2
+    train(config, tmp_path / "run")
+    run, out = str(tmp_path / "run"), str(tmp_path / "out")
+    export.main(export.Options(workdir=run, out=out, format=("orbax", "stablehlo"), flip_average=True))
+    nme = []
+    for model, out in (("run", None), ("out", None), ("out/model.stablehlo", "results")):
+        words = [f"--workdir={tmp_path / model}", "--data=rendered:test", *([f"--out={tmp_path / out}"] if out else [])]
+        (path,) = evaluate.main(options.parse(evaluate, "eval", words))
+        nme.append(json.loads(path.read_text())["nme"])
+    assert (tmp_path / "out" / "eval").is_dir() and (tmp_path / "results").is_dir()
+    np.testing.assert_allclose(nme, nme[0], atol=0.02)
+    with pytest.raises(ValueError, match=r"model\.stablehlo is no folder .* --out=FOLDER"):
+        evaluate.main(options.parse(evaluate, "eval", [f"--workdir={tmp_path}/out/model.stablehlo"]))
+    with pytest.raises(ValueError, match="graph of single pictures"):
+        words = [f"--workdir={tmp_path}/out/model.stablehlo", "--data=rendered_videos", f"--out={tmp_path}/results"]
+        evaluate.main(options.parse(evaluate, "eval", words))
+
+
 def test_mistakes_are_one_sentence():
     with pytest.raises(ValueError, match="no model 'faces5'; choose one of faces68"):
-        predict.main(predict.Options(inputs=["a.png"], model="faces5"))
+        predict.main(predict.Options(inputs=("a.png",), model="faces5"))
     with pytest.raises(ValueError, match="either a --model of the package or a --workdir"):
-        predict.main(predict.Options(inputs=["a.png"], model=SHIPPED, workdir="runs/a"))
+        predict.main(predict.Options(inputs=("a.png",), model=SHIPPED, workdir="runs/a"))
     with pytest.raises(
         ValueError, match=r"does not exist; name a workdir .* or one of the package's own models: faces68"
     ):

@@ -1,7 +1,8 @@
-"""Evaluates a trained workdir on data sets of stills and videos: tables, JSON, plots.
+"""Evaluates a model in any form on data sets of stills and videos: tables, JSON, plots.
 
 jaxlm eval --workdir=runs/quickstart
 jaxlm eval --workdir=runs/quickstart --data=own --root=faces.csv
+jaxlm eval --workdir=faces98 --data=rendered:test --out=evaluated
 """
 
 import dataclasses
@@ -16,8 +17,7 @@ from jaxlm.evaluation import stills, video_report
 from jaxlm.evaluation.report import table, write_report
 from jaxlm.evaluation.videos import evaluate_videos, tune_average
 from jaxlm.predict.follower import Follower
-from jaxlm.predict.model import jitted_predict
-from jaxlm.workdir.restore import restore_variables
+from jaxlm.predict.model import TrainedModel, jitted_predict, load_model
 
 
 def evaluate_workdir(
@@ -27,56 +27,73 @@ def evaluate_workdir(
     data: str | None = None,
     root: str | None = None,
     step: int | str | None = None,
+    out: str | Path | None = None,
 ) -> list[Path]:
-    """Evaluates a checkpoint on `data`, or on every set of `config.eval.sets`; prints tables, writes `<workdir>/eval/`.
+    """Evaluates a model on `data`, or on every set of `config.eval.sets`; prints tables, writes JSON and plots.
 
     Args:
-        config: of the workdir.
-        workdir: with checkpoints.
+        config: of the model.
+        workdir: the model, see `jaxlm.predict.model.load_model`.
         data: "source" or "source:split" of `config.data.sources`, or a builder's name together with `root`.
         root: the files of that data set.
         step: of the checkpoint; the last one where it is None.
+        out: folder of the results; `<workdir>/eval` where it is None and the workdir is a folder.
 
     Returns:
         The JSON files.
 
     Raises:
-        ValueError: for a data set, split or checkpoint that does not exist.
+        ValueError: for a data set, split or checkpoint that does not exist; for a model without a folder of its own,
+            if `out` is None.
     """
-    folder = Path(workdir).expanduser()
-    variables, step = restore_variables(config, folder, step)
+    if out is None and not Path(workdir).expanduser().is_dir():
+        raise ValueError(f"{workdir} is no folder to write results into; name one with --out=FOLDER.")
+    folder = Path(workdir).expanduser() / "eval" if out is None else Path(out).expanduser()
+    model = load_model(workdir, step=step, config=config)
     sets = list(config.eval.sets) if data is None else [data]
     if root is not None:
         if data is None:
             raise ValueError("--root goes with --data naming a builder, as in --data=own --root=faces.csv.")
         config = with_source(config, data.partition(":")[0], root)
+    model = model._replace(config=config)
     written = []
     for name in sets:
         suffix = f"_{Path(root).resolve().stem}" if root else ""
         evaluate_set = _evaluate_videos if sources.holds_videos(config, name.partition(":")[0]) else _evaluate_stills
-        written += evaluate_set(variables, config, name, folder / "eval", step, suffix)
+        written += evaluate_set(model, name, folder, suffix)
     return written
 
 
-def _evaluate_stills(variables, config: Config, name: str, folder: Path, step: int, suffix: str) -> list[Path]:
+def _evaluate_stills(model: TrainedModel, name: str, folder: Path, suffix: str) -> list[Path]:
+    config, variables = model.config, model.variables
     source = sources.open_set(config, name)
-    predict, halves = jitted_predict(config)
+    if variables is None:
+        predict, halves, variables = lambda _, images: model.predict(images), None, {}
+    else:
+        predict, halves = jitted_predict(config)
     result = stills.evaluate(predict, variables, source, config, halves=halves, show_progress=True)
     label = f"{source.name}_{source.split}{suffix}"
-    print(f"\n{table(result, config, f'{label} at step {step}')}")
-    path = write_report(folder, label, result, source, config, step)
+    print(f"\n{table(result, config, f'{label}{_at(model.step)}')}")
+    path = write_report(folder, label, result, source, config, model.step)
     print(f"written: {path}, {label}_ced.png, {label}_faces.png")
     return [path]
 
 
-def _evaluate_videos(variables, config: Config, name: str, folder: Path, step: int, suffix: str) -> list[Path]:
+def _at(step: int | None) -> str:
+    return "" if step is None else f" at step {step}"
+
+
+def _evaluate_videos(model: TrainedModel, name: str, folder: Path, suffix: str) -> list[Path]:
+    config, variables = model.config, model.variables
+    if variables is None:
+        raise ValueError(f"{model.name} is a graph of single pictures; videos need a workdir or exported parameters.")
     methods = config.video.methods if "video" in config else ()
     follower = Follower(variables, config, methods)
     reports: dict[str, Path] = {}
     for source in sources.open_videos(config, name):
         result = evaluate_videos(follower, source, config)
         label = f"{source.name}_{source.split}{suffix}"
-        print(f"\n{video_report.table(result, config, f'{label} at step {step}')}")
+        print(f"\n{video_report.table(result, config, f'{label}{_at(model.step)}')}")
         tuned = tune_average(result, source, config)
         if tuned is not None:
             print(
@@ -85,7 +102,7 @@ def _evaluate_videos(variables, config: Config, name: str, folder: Path, step: i
             )
         elif {"frame", "rwr"} <= set(result.scores):
             print("No exponential average of the frame-wise landmarks has the NMF of rwr.")
-        paths = video_report.write_report(folder, label, result, source, config, step, tuned)
+        paths = video_report.write_report(folder, label, result, source, config, model.step, tuned)
         print(f"written: {', '.join(map(str, paths[:1]))}{''.join(f', {path.name}' for path in paths[1:])}")
         reports[source.split] = paths[0]
     plot = folder / f"{name.replace(':', '_')}{suffix}_accuracy_flicker.png"
@@ -97,13 +114,15 @@ def _evaluate_videos(variables, config: Config, name: str, folder: Path, step: i
 @dataclasses.dataclass(frozen=True)
 class Options:
     workdir: str
-    """Folder that `jaxlm train` or `jaxlm convert` wrote."""
+    """What `jaxlm train`, `jaxlm convert` or `jaxlm export` wrote, or one of `jaxlm models`."""
     data: str | None = None
     """source[:split] of the config, or of a builder (wflw, 300w, own, …) with --root."""
     root: str | None = None
     """The data set's files, where --data names a builder."""
     step: str = "last"
     """Checkpoint: last, best (on the first validation set) or its step."""
+    out: str | None = None
+    """Folder of the results; eval/ in the workdir without it."""
     config: FromConfig = None
     overrides: FromConfig = ()
 
@@ -113,4 +132,5 @@ read_config = config_of_workdir
 
 def main(options: Options) -> list[Path]:
     """Evaluates and returns the JSON files."""
-    return evaluate_workdir(options.config, options.workdir, data=options.data, root=options.root, step=options.step)
+    chosen = {"data": options.data, "root": options.root, "step": options.step, "out": options.out}
+    return evaluate_workdir(options.config, options.workdir, **chosen)

@@ -69,8 +69,10 @@ def config_of_workdir(options: Any, words: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: if it is another model, or a field does not exist.
     """
+    from jaxlm.predict.model import config_of_model  # what needs no model starts faster without it
+
     workdir = Path(options.workdir).expanduser()
-    config = config_file.load_config(workdir)
+    config = config_of_model(options.workdir)
     if words and words[0].startswith("--config="):
         given = config_of_file(None, words[:1])["config"]
         config_file.check_same_model(config, given, workdir)

@@ -43,7 +43,7 @@ def table(result: Result, config: Config, title: str) -> str:
     return "\n".join(lines)
 
 
-def write_report(folder: Path, name: str, result: Result, source: FaceSource, config: Config, step: int) -> Path:
+def write_report(folder: Path, name: str, result: Result, source: FaceSource, config: Config, step: int | None) -> Path:
     """Writes `<name>.json`, `<name>.csv` (each face), `<name>_ced.png` and `<name>_faces.png` (best, median, worst).
 
     Returns:

@@ -59,7 +59,7 @@ def write_report(
     result: VideoResult,
     source: VideoSource,
     config: Config,
-    step: int,
+    step: int | None,
     tuned: TunedAverage | None = None,
 ) -> list[Path]:
     """Writes `<name>.json`, `<name>_frames.csv`, trajectories and the clips that flicker most; returns the files."""

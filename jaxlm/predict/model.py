@@ -32,6 +32,7 @@ class TrainedModel(NamedTuple):
         variables: parameters of the system, as `System.predict` takes them; None for a graph, which contains them.
         halves: `System.halves`, jitted, if the system has them and `config.eval.full_picture` is set; None otherwise.
         name: where the model was loaded from, for tables.
+        step: of the checkpoint; None for an export.
     """
 
     config: Config
@@ -39,43 +40,59 @@ class TrainedModel(NamedTuple):
     variables: dict[str, Any] | None
     halves: Halves | None
     name: str
+    step: int | None = None
 
 
-def load_model(path: str | Path | None = None, *, step: int | str | None = None) -> TrainedModel:
+def load_model(
+    path: str | Path | None = None, *, step: int | str | None = None, config: Config | None = None
+) -> TrainedModel:
     """Loads a trained model.
 
     Args:
         path: a workdir, a folder or file that `jaxlm.export` wrote, or the name of one of the package's own models
             (`shipped_models`); None for the default of these.
         step: checkpoint of a workdir, a number, "best" or "last"; the last one where it is None.
+        config: to use instead of the model's own, with the same network; a graph keeps its network as it is.
 
     Raises:
         ValueError: if the model or its checkpoint does not exist, is incomplete or is damaged.
     """
-    own = SHIPPED if path is None else str(path)
-    if path is None or (own in shipped_models() and not Path(own).exists()):
-        folder, name = shipped_folder(own), f"the package's own {own}"
-    else:
-        folder, name = Path(path).expanduser(), str(path)
+    folder, name = _place(path)
     if folder.is_file() and folder.suffix in (".stablehlo", ".onnx"):
-        return _load_graph(folder, name)
+        return _load_graph(folder, name, config)
     if folder.is_file():
         raise ValueError(f"{folder} is no model: name a workdir, an exported folder, a .stablehlo or a .onnx file.")
     if (folder / PARAMETERS).is_dir() and not (folder / "checkpoints").is_dir():
         if step not in (None, "last"):
             raise ValueError(f"{folder} is an export and has no checkpoint {step}; leave --step out.")
-        config = config_file.load_config(folder)
+        config = config or config_file.load_config(folder)
         return _with_variables(config, _read_parameters(folder / PARAMETERS, config), name)
     graphs = [folder / graph for graph in (STABLEHLO, ONNX) if (folder / graph).is_file()]
     if graphs:
-        return _load_graph(graphs[0], name)
+        return _load_graph(graphs[0], name, config)
     if not folder.is_dir():
         raise ValueError(
             f"{folder} does not exist; name a workdir of jaxlm train, what jaxlm export wrote, or one of "
             f"the package's own models: {', '.join(shipped_models())}."
         )
-    config = config_file.load_config(folder)
-    return _with_variables(config, restore_variables(config, folder, step)[0], name)
+    config = config or config_file.load_config(folder)
+    variables, number = restore_variables(config, folder, step)
+    return _with_variables(config, variables, name)._replace(step=number)
+
+
+def _place(path: str | Path | None) -> tuple[Path, str]:
+    """Folder or file of a model, and its name in tables."""
+    own = SHIPPED if path is None else str(path)
+    if path is None or (own in shipped_models() and not Path(own).exists()):
+        return shipped_folder(own), f"the package's own {own}"
+    return Path(path).expanduser(), str(path)
+
+
+def config_of_model(path: str | Path) -> Config:
+    """The config of a model in any form, see `load_model`."""
+    folder, _ = _place(path)
+    graph = folder.is_file() or any((folder / graph).is_file() for graph in (STABLEHLO, ONNX))
+    return load_model(path).config if graph else config_file.load_config(folder)
 
 
 def shipped_folder(name: str = SHIPPED) -> Path:
@@ -119,11 +136,11 @@ def _read_parameters(folder: Path, config: Config) -> dict[str, Any]:
         raise ValueError(f"{folder} does not fit its config.json ({reason}); export them again.") from None
 
 
-def _load_graph(path: Path, name: str) -> TrainedModel:
+def _load_graph(path: Path, name: str, config: Config | None = None) -> TrainedModel:
     beside = path.with_name(path.name + ".json")
     try:
         described = json.loads(beside.read_text())
-        config = config_file.config_from_json(described["config"])
+        config = config or config_file.config_from_json(described["config"])
         outputs = [output["name"] for output in described["outputs"]]
         batch = described["input"]["shape"][0]
     except FileNotFoundError:
