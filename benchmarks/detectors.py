@@ -44,13 +44,17 @@ def main(options: Options, table: Table) -> None:
     if options.lfpw:
         sets["LFPW"] = lfpw(options.lfpw, "reported")
     if options.aflw:
-        file = Path(options.aflw) / "landmarks.csv"
+        file = Path(options.aflw).expanduser() / "landmarks.csv"
         samples = {Path(str(s.image)).name: s for s in read_csv(file, 68) if isinstance(s, Sample)}
         with file.open(newline="") as lines:
-            yaws = {row["image"]: abs(float(row["yaw"])) for row in csv.DictReader(lines)}
+            reader = csv.DictReader(lines)
+            if "yaw" not in (reader.fieldnames or ()):
+                raise ValueError(f"{file} has no column yaw.")
+            yaws = {row["image"]: abs(float(row["yaw"])) for row in reader}
         for low, high in _BINS:
             names = [name for name, yaw in yaws.items() if low <= yaw < high and name in samples]
             sets[f"AFLW {low} to {high}°"] = [samples[name] for name in names[:: max(len(names) // _MOST, 1)][:_MOST]]
+    sets = {title: samples for title, samples in sets.items() if samples}
     if not sets:
         raise ValueError("Name at least one set of faces: --lfpw=FOLDER or --aflw=FOLDER.")
     for name in options.detectors:

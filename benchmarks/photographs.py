@@ -51,13 +51,15 @@ class Options:
 
 def lfpw(folder: str, half: str) -> list[Sample]:
     """Faces of LFPW whose pictures have odd numbers (reported) or even ones (chosen)."""
-    samples = [sample for sample in read_points_folder(Path(folder), 68) if isinstance(sample, Sample)]
+    read = read_points_folder(Path(folder).expanduser(), 68)
+    samples = [sample for sample in read if isinstance(sample, Sample)]
     return [sample for sample in samples if int(re.findall(r"\d+", sample.key)[-1]) % 2 == (half == "reported")]
 
 
 def ytf(folder: str, half: str) -> list[Sample]:
-    """The middle frame of each clip of one half of the people."""
-    samples = [s for s in read_csv(Path(folder) / "landmarks.csv", 68) if isinstance(s, Sample)]
+    """The middle one of each clip's frames 0 to 2, of one half of the people."""
+    read = read_csv(Path(folder).expanduser() / "landmarks.csv", 68)
+    samples = [s for s in read if isinstance(s, Sample)]
     people = sorted({_person(sample) for sample in samples})
     mine = set(people[half == "chosen" :: 2])
     return [s for s in samples if _person(s) in mine and Path(str(s.image)).stem.endswith("1")]
@@ -85,6 +87,8 @@ def main(options: Options, table: Table) -> None:
     detect = make_detector(options.detector, options.detector_file)
     predictors = {name: Predictor.load(name) for name in options.models}
     for name, samples in sets.items():
+        if not samples:
+            raise ValueError(f"There is no face of {name} in the folder; its layout is described in docs/data.md.")
         pictures, boxes, truths = [], [], []
         for sample in progress(samples, desc=f"detection, {name}", unit="picture"):
             picture = to_rgb(str(sample.image))
@@ -95,6 +99,8 @@ def main(options: Options, table: Table) -> None:
                 truths.append(sample.landmarks)
         table.title(f"{name}: {len(samples)} pictures, the face is found in {100 * len(truths) / len(samples):.1f} %")
         first = None
+        if not truths:
+            continue
         for model, predictor in predictors.items():
             errors = _errors(predictor, pictures, boxes, np.stack(truths))
             nme = errors.mean(axis=1)

@@ -24,7 +24,7 @@ def get_config(variant: str = "") -> Any:
     set_rendered_faces(config, videos=videos)
     config.augment.update(rotation=15.0, scale=0.08, translation=0.03, blur=0.1, noise=0.1, color=0.2, grey=0.05)
     config.augment.low_resolution = 0.05
-    config.optim.update(learning_rate=2.5e-3, warmup_steps=100, ema=0.995)
+    config.optim.update(learning_rate=6e-3, warmup_steps=100, ema=0.995)
     config.train.update(num_steps=1900, checkpoint_every=950)
     config.eval.limit = 200
     return apply_variant(config, variant, {"smoke": smoke})

@@ -24,6 +24,7 @@ def test_polygons_of_an_obj_file_become_triangles(tmp_path):
 def folder(tmp_path, monkeypatch):
     """ICT-FaceKit in small: 5 vertices, 2 identities, 1 expression."""
     monkeypatch.setattr(ict_files, "_VERTICES", 5)
+    monkeypatch.setattr(ict_files, "check_landmarks", lambda *arguments: None)
     neutral = np.arange(15.0).reshape(5, 3)
     write_obj(tmp_path / "generic_neutral_mesh.obj", neutral, [(1, 2, 3)])
     for number in range(2):
@@ -49,6 +50,22 @@ def test_the_published_folder_and_one_file_say_the_same(folder):
     )
     for ours, theirs in zip(read_ict(file), model, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_arrays_of_another_shape_are_named(folder, monkeypatch):
+    model = read_ict(folder)
+    good = {"mean": model.mean, "identity": model.identity, "expression": model.expression, "tri": model.triangles}
+    for name, bad, message in (
+        ("identity", model.identity[:, :4], r"identity is \(2, 4, 3\)"),
+        ("expression", np.zeros((2, 5, 3)), r"expression is \(2, 5, 3\); it must be \(1, 5, 3\)"),
+        ("tri", np.array([[0, 1, 5]]), "tri must be"),
+    ):
+        np.savez(folder / "ict.npz", **{**good, name: bad}, expression_names=np.array(model.names))
+        with pytest.raises(ValueError, match=rf"ict\.npz: {message}"):
+            read_ict(folder / "ict.npz")
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="must name 68 landmark vertices"):
+        ict_files.check_landmarks(folder / "vertex_indices.json", model.landmarks, 5)
 
 
 def test_mistakes_name_the_file(folder):

@@ -7,6 +7,7 @@ from jaxlm.commands import evaluate, export, models, options, predict
 from jaxlm.config import load_config_file
 from jaxlm.predict.model import SHIPPED, load_model, shipped_folder, shipped_models
 from jaxlm.predict.predictor import Predictor
+from jaxlm.support.pictures import write_image
 from jaxlm.training import train
 
 
@@ -30,6 +31,24 @@ def test_the_default_comes_first_and_a_folder_of_the_same_name_wins(tmp_path, mo
         load_model(SHIPPED)
 
 
+def test_model_names_a_model_of_the_package_even_beside_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / SHIPPED).mkdir()
+    write_image(tmp_path / "a.png", np.full((80, 80, 3), 90, np.uint8))
+    options = predict.Options(inputs=("a.png",), model=SHIPPED, detector="whole", overlays=False)
+    session = predict.main(options)
+    assert len(session.entries[0]["faces"][0]["landmarks"]) == 68
+    assert SHIPPED in json.loads((tmp_path / "predicted" / "predictions.json").read_text())["model"]
+
+
+def test_configs_of_the_package_name_no_place_of_a_machine():
+    for name in shipped_models():
+        text = (shipped_folder(name) / "config.json").read_text()
+        assert '"/' not in text and all(
+            not source.get("ict") for source in json.loads(text)["data"]["sources"].values()
+        )
+
+
 def test_the_table_has_a_line_for_each_model(capsys):
     rows = models.main(models.Options())
     printed = capsys.readouterr().out
@@ -50,6 +69,10 @@ def test_every_form_is_evaluated(tmp_path, monkeypatch):
         words = [f"--workdir={tmp_path / model}", "--data=rendered:test", *([f"--out={tmp_path / out}"] if out else [])]
         (path,) = evaluate.main(options.parse(evaluate, "eval", words))
         nme.append(json.loads(path.read_text())["nme"])
+    with pytest.raises(ValueError, match="has no checkpoint best"):
+        load_model(tmp_path / "out" / "model.stablehlo", step="best")
+    with pytest.raises(ValueError, match="is no folder to write results into"):
+        evaluate.evaluate_workdir(load_model().config, shipped_folder(), data="rendered:test")
     assert (tmp_path / "out" / "eval").is_dir() and (tmp_path / "results").is_dir()
     np.testing.assert_allclose(nme, nme[0], atol=0.02)
     with pytest.raises(ValueError, match=r"model\.stablehlo is no folder .* --out=FOLDER"):

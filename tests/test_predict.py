@@ -228,7 +228,7 @@ class TestDetectors:
                 detectors.make_detector(*arguments)
 
     def test_centerface_s_maps_become_boxes(self, monkeypatch):
-        """A network that sees the same two faces, and one of them twice, wherever its input is not black."""
+        """The network's answers are made up: two faces, one of them twice."""
         sides = []
 
         class Network:

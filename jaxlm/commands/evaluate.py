@@ -17,7 +17,7 @@ from jaxlm.evaluation import stills, video_report
 from jaxlm.evaluation.report import table, write_report
 from jaxlm.evaluation.videos import evaluate_videos, tune_average
 from jaxlm.predict.follower import Follower
-from jaxlm.predict.model import TrainedModel, jitted_predict, load_model
+from jaxlm.predict.model import TrainedModel, is_shipped, load_model, predict_of
 
 
 def evaluate_workdir(
@@ -46,10 +46,10 @@ def evaluate_workdir(
         ValueError: for a data set, split or checkpoint that does not exist; for a model without a folder of its own,
             if `out` is None.
     """
-    if out is None and not Path(workdir).expanduser().is_dir():
+    model, place = load_model(workdir, step=step, config=config), Path(workdir).expanduser()
+    if out is None and (not place.is_dir() or is_shipped(place)):
         raise ValueError(f"{workdir} is no folder to write results into; name one with --out=FOLDER.")
-    folder = Path(workdir).expanduser() / "eval" if out is None else Path(out).expanduser()
-    model = load_model(workdir, step=step, config=config)
+    folder = place / "eval" if out is None else Path(out).expanduser()
     sets = list(config.eval.sets) if data is None else [data]
     if root is not None:
         if data is None:
@@ -65,13 +65,9 @@ def evaluate_workdir(
 
 
 def _evaluate_stills(model: TrainedModel, name: str, folder: Path, suffix: str) -> list[Path]:
-    config, variables = model.config, model.variables
-    source = sources.open_set(config, name)
-    if variables is None:
-        predict, halves, variables = lambda _, images: model.predict(images), None, {}
-    else:
-        predict, halves = jitted_predict(config)
-    result = stills.evaluate(predict, variables, source, config, halves=halves, show_progress=True)
+    config, source = model.config, sources.open_set(model.config, name)
+    predict, halves = predict_of(model)
+    result = stills.evaluate(predict, model.variables, source, config, halves=halves, show_progress=True)
     label = f"{source.name}_{source.split}{suffix}"
     print(f"\n{table(result, config, f'{label}{_at(model.step)}')}")
     path = write_report(folder, label, result, source, config, model.step)

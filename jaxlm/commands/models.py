@@ -3,15 +3,15 @@
     jaxlm models
     jaxlm predict --model=faces98 portrait.jpg --out=out
 
-Every command that takes a `--workdir` takes one of these names, too. How the models were made, and what the figures
-mean, is written in docs/shipped.md.
+`--workdir` of eval, export and track and `--workdirs` of compare take one of these names, too. How the models were
+made, and what the figures mean, is written in docs/shipped.md.
 """
 
 import dataclasses
 import json
 from typing import Any
 
-from jaxlm.predict.model import CARD, shipped_folder, shipped_models
+from jaxlm.predict.model import CARD, PARAMETERS, shipped_folder, shipped_models
 
 _COLUMNS = (
     ("landmarks", "landmarks", "d"),
@@ -33,7 +33,7 @@ def main(options: Options) -> list[dict[str, Any]]:
     rows = []
     for name in shipped_models():
         folder = shipped_folder(name)
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        size = sum(file.stat().st_size for file in (folder / PARAMETERS).rglob("*") if file.is_file())
         rows.append({"name": name, "megabytes": size / 1e6, **json.loads((folder / CARD).read_text())})
     print(f"{'model':<10}" + "".join(f"{title:>12}" for _, title, _ in _COLUMNS))
     for row in rows:

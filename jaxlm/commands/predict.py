@@ -20,7 +20,7 @@ from jaxlm.commands.options import Inputs
 from jaxlm.data.readers.arrays import read_boxes
 from jaxlm.predict import detectors
 from jaxlm.predict.inputs import find_inputs, read_boxes_csv
-from jaxlm.predict.model import shipped_models
+from jaxlm.predict.model import shipped_folder, shipped_models
 from jaxlm.predict.predictor import Predictor
 from jaxlm.predict.session import Session
 from jaxlm.predict.video import VideoPredictor
@@ -84,7 +84,7 @@ def main(options: Options) -> Session:
         raise ValueError("--boxes=….npy goes with a single video, --boxes=….csv with pictures.")
     still_boxes = read_boxes_csv(boxes) if boxes is not None and not for_video else None
     predictor = Predictor.load(
-        options.workdir or options.model,
+        shipped_folder(options.model) if options.model else options.workdir,
         detector=detectors.make_detector(options.detector, options.detector_file),
         refine=options.refine,
         batch_size=options.batch_size,

@@ -111,9 +111,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         """Texts that identify the cache: path of the root, reader versions, and name, size and time of every file."""
         folder = self.root if self.root.is_dir() else self.root.parent
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        stats = [(path, path.stat()) for path in files]
-        listed = [f"{path.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats]
-        return [str(self.root.resolve()), *self.reader_versions(), *listed]
+        return [str(self.root.resolve()), *self.reader_versions(), *file_stats(files, folder)]
 
     @classmethod
     def reader_versions(cls) -> list[str]:
@@ -224,3 +222,9 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         if listing.exists():
             count = len(listing.read_text().splitlines())
             print(f"{type(self).__name__}: {count} samples skipped, listed in {listing}")
+
+
+def file_stats(files: Iterable[Path], folder: Path | None = None) -> list[str]:
+    """Name, size and time of each file; the name is relative to `folder`, or the file's own."""
+    stats = [(path.relative_to(folder) if folder else path.name, path.stat()) for path in files]
+    return [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]

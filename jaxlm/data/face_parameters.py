@@ -139,6 +139,11 @@ def _are_given(config: Config, builder: FaceBuilder) -> bool:
     labels = config["morphable"].labels
     if labels not in ("given", "fitted"):
         raise ValueError(f'morphable.labels must be "given" or "fitted", got {labels!r}.')
+    if labels == "given" and getattr(builder, "ict", ""):
+        raise ValueError(
+            "Faces of ICT-FaceKit have no parameters of the experiment's face model: leave the source's ict empty, or "
+            "set morphable.labels=fitted."
+        )
     given = labels == "given" and builder.MODES is not None
     if not given and builder.scheme.name != "faces68":
         raise ValueError(f"Parameters are fitted to 68 landmarks; {builder.root} has the scheme {builder.scheme.name}.")

@@ -22,7 +22,7 @@ from jaxlm.data import sources
 from jaxlm.evaluation import stills
 from jaxlm.networks.blocks import count_parameters
 from jaxlm.networks.multiply_adds import count_macs
-from jaxlm.predict.model import TrainedModel, jitted_predict
+from jaxlm.predict.model import TrainedModel, predict_of
 from jaxlm.support import drawing, files
 from jaxlm.support.files import write_atomically
 
@@ -79,9 +79,7 @@ def measure(model: TrainedModel, name: str, source: sources.FaceSource, repeats:
         raise ValueError(
             f"{name} has the scheme {config.scheme}, the data set {source.scheme.name}; choose another data set."
         )
-    predict, _ = (
-        (lambda variables, images: model.predict(images), None) if model.variables is None else jitted_predict(config)
-    )
+    predict, _ = predict_of(model)
     result = stills.evaluate(predict, model.variables, source, config, halves=model.halves, show_progress=True)
     images = np.zeros((1, config.image_size, config.image_size, 3), np.float32)
     return Entry(

@@ -1,13 +1,12 @@
 """Reads ICT-FaceKit's morphable face (Li et al., CVPR 2020), as it is published or as one file of arrays."""
 
 import itertools
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxlm.face3d.model_files import read_arrays
+from jaxlm.face3d.model_files import check_landmarks, read_arrays, read_vertex_indices
 
 _VERTICES = 26719
 _NEUTRAL = "generic_neutral_mesh.obj"
@@ -43,21 +42,32 @@ def read_ict(path: Path) -> IctArrays:
     Raises:
         ValueError: if a file is missing, damaged or of another model; the message names it.
     """
-    if path.is_dir():
-        arrays, indices = _read_folder(path), path / "vertex_indices.json"
-    else:
-        arrays, indices = read_arrays(path), path.with_name("vertex_indices.json")
+    arrays = _read_folder(path) if path.is_dir() else read_arrays(path)
     wanted = {"mean", "identity", "expression", "expression_names", "tri"}
     if not wanted <= set(arrays) or arrays["mean"].shape != (_VERTICES, 3):
         raise ValueError(f"{path} is not ICT-FaceKit: it needs {', '.join(sorted(wanted))} of {_VERTICES} vertices.")
-    try:
-        landmarks = np.array(json.loads(indices.read_text())["idx_to_landmark_verts"], np.int64)
-    except FileNotFoundError:
-        raise ValueError(f"{indices} is missing: it names the vertices of ICT-FaceKit's landmarks.") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{indices} has no list idx_to_landmark_verts ({error}).") from None
     names = tuple(str(name) for name in arrays["expression_names"])
-    return IctArrays(arrays["mean"], arrays["identity"], arrays["expression"], names, arrays["tri"], landmarks)
+    for name, count in (("identity", None), ("expression", len(names))):
+        shape = arrays[name].shape
+        if shape[1:] != (_VERTICES, 3) or shape[0] != (count or shape[0]):
+            raise ValueError(f"{path}: {name} is {shape}; it must be ({count or 'modes'}, {_VERTICES}, 3).")
+    triangles = arrays["tri"]
+    if triangles.ndim != 2 or triangles.shape[1] != 3 or not 0 <= triangles.min() <= triangles.max() < _VERTICES:
+        raise ValueError(f"{path}: tri must be (F, 3) vertex indices below {_VERTICES}.")
+    indices = _indices(path)
+    landmarks = read_vertex_indices(indices)
+    check_landmarks(indices, landmarks, _VERTICES)
+    return IctArrays(arrays["mean"], arrays["identity"], arrays["expression"], names, triangles, landmarks)
+
+
+def ict_files(path: Path) -> list[Path]:
+    """The files that `read_ict` reads and that exist."""
+    files = sorted(path.glob("*.obj")) if path.is_dir() else [path]
+    return [file for file in (*files, _indices(path)) if file.exists()]
+
+
+def _indices(path: Path) -> Path:
+    return path / "vertex_indices.json" if path.is_dir() else path.with_name("vertex_indices.json")
 
 
 def _read_folder(folder: Path) -> dict[str, np.ndarray]:

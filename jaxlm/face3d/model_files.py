@@ -115,19 +115,30 @@ def _read_npz(path: Path) -> MorphableModel:
     elif len(mean) == 68:
         landmarks = np.arange(68)
     elif indices.is_file():
-        try:
-            landmarks = np.array(json.loads(indices.read_text())["idx_to_landmark_verts"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{indices} has no list idx_to_landmark_verts ({error}).") from None
+        landmarks = read_vertex_indices(indices)
     else:
         raise ValueError(f"{path} has {len(mean)} vertices and no array landmarks that names 68 of them.")
     if triangles is None and len(mean) > 200:
         raise ValueError(f"{path} has no array triangles.")
-    _check_landmarks(path, landmarks, len(mean))
+    check_landmarks(path, landmarks, len(mean))
     optional = {name: arrays[name] for name in ("uv", "param_mean", "param_std") if name in arrays}
     unit = float(arrays["millimetres"]) if "millimetres" in arrays else _unit(mean[landmarks])
     identity, expression = bases
     return make_model(mean, identity, expression, landmarks, triangles=triangles, millimetres=unit, **optional)
+
+
+def read_vertex_indices(path: Path) -> np.ndarray:
+    """Landmarks' vertices of ICT-FaceKit's `vertex_indices.json`.
+
+    Raises:
+        ValueError: if the file is missing or has no such list.
+    """
+    try:
+        return np.array(json.loads(path.read_text())["idx_to_landmark_verts"], np.int64)
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: it names the vertices of ICT-FaceKit's landmarks.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} has no list idx_to_landmark_verts ({error}).") from None
 
 
 def _modes_last(path: Path, name: str, basis: np.ndarray, mean: np.ndarray) -> np.ndarray:
@@ -158,7 +169,7 @@ def _read_3ddfa(path: Path) -> MorphableModel:
     mean = arrays["u"].reshape(-1, 3)
     identity, expression = (arrays[name].reshape(len(mean), 3, -1) for name in ("w_shp", "w_exp"))
     landmarks = arrays["keypoints"].ravel()[::3] // 3  # the flat array holds x, y and z of each vertex
-    _check_landmarks(path, landmarks, len(mean))
+    check_landmarks(path, landmarks, len(mean))
     return make_model(mean, identity, expression, landmarks, triangles=triangles, millimetres=1e-3)
 
 
@@ -175,7 +186,7 @@ def _read_bfm(path: Path) -> MorphableModel:
         landmarks = np.array([int(word) for word in listing.read_text().split()])
     except ValueError as error:
         raise ValueError(f"{listing} must hold only vertex numbers ({error}).") from None
-    _check_landmarks(listing, landmarks, len(mean))
+    check_landmarks(listing, landmarks, len(mean))
     arrays = read_arrays(modes)
     if "expression" not in arrays:
         raise ValueError(f"{modes} has no array expression.")
@@ -183,7 +194,8 @@ def _read_bfm(path: Path) -> MorphableModel:
     return make_model(mean, identity, expression, landmarks, triangles=content["tl"] - 1, millimetres=1e-3)
 
 
-def _check_landmarks(path: Path, landmarks: np.ndarray, count: int) -> None:
+def check_landmarks(path: Path, landmarks: np.ndarray, count: int) -> None:
+    """Raises ValueError if the landmarks are not 68 of `count` vertices."""
     if landmarks.shape != (68,) or landmarks.dtype.kind not in "iu" or landmarks.min() < 0 or landmarks.max() >= count:
         raise ValueError(f"{path} must name 68 landmark vertices between 0 and {count - 1}.")
 

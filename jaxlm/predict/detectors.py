@@ -176,7 +176,7 @@ class CenterFaceDetector:
         found = np.zeros((0, 4))
         for side in _CENTERFACE_SIDES:
             found, scale = self._search(image, side)
-            if found[:, 3].max(initial=0) >= _LARGE_FACE * scale * min(image.shape[:2]):
+            if scale == 1 or found[:, 3].max(initial=0) >= _LARGE_FACE * scale * min(image.shape[:2]):
                 break
         return _largest_first(_inner(found, _IN_CENTERFACE) / scale - 0.5)
 

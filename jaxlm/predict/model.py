@@ -59,45 +59,60 @@ def load_model(
     """
     folder, name = _place(path)
     if folder.is_file() and folder.suffix in (".stablehlo", ".onnx"):
+        _check_no_step(folder, step)
         return _load_graph(folder, name, config)
     if folder.is_file():
         raise ValueError(f"{folder} is no model: name a workdir, an exported folder, a .stablehlo or a .onnx file.")
-    if (folder / PARAMETERS).is_dir() and not (folder / "checkpoints").is_dir():
-        if step not in (None, "last"):
-            raise ValueError(f"{folder} is an export and has no checkpoint {step}; leave --step out.")
+    trained = (folder / "checkpoints").is_dir()
+    if not trained and (folder / PARAMETERS).is_dir():
+        _check_no_step(folder, step)
         config = config or config_file.load_config(folder)
         return _with_variables(config, _read_parameters(folder / PARAMETERS, config), name)
-    graphs = [folder / graph for graph in (STABLEHLO, ONNX) if (folder / graph).is_file()]
-    if graphs:
-        return _load_graph(graphs[0], name, config)
-    if not folder.is_dir():
-        raise ValueError(
-            f"{folder} does not exist; name a workdir of jaxlm train, what jaxlm export wrote, or one of "
-            f"the package's own models: {', '.join(shipped_models())}."
-        )
+    if not trained and _graphs(folder):
+        _check_no_step(folder, step)
+        return _load_graph(_graphs(folder)[0], name, config)
     config = config or config_file.load_config(folder)
     variables, number = restore_variables(config, folder, step)
     return _with_variables(config, variables, name)._replace(step=number)
 
 
+def _check_no_step(place: Path, step: int | str | None) -> None:
+    if step not in (None, "last"):
+        raise ValueError(f"{place} is an export and has no checkpoint {step}; leave --step out.")
+
+
 def _place(path: str | Path | None) -> tuple[Path, str]:
     """Folder or file of a model, and its name in tables."""
-    own = SHIPPED if path is None else str(path)
-    if path is None or (own in shipped_models() and not Path(own).exists()):
-        return shipped_folder(own), f"the package's own {own}"
-    return Path(path).expanduser(), str(path)
+    place = shipped_folder() if path is None else Path(path).expanduser()
+    if str(path) in shipped_models() and not place.exists():
+        place = shipped_folder(str(path))
+    if not place.exists():
+        raise ValueError(
+            f"{place} does not exist; name a workdir of jaxlm train, what jaxlm export wrote, or one of "
+            f"the package's own models: {', '.join(shipped_models())}."
+        )
+    return place, f"the package's own {place.name}" if is_shipped(place) else str(path)
 
 
 def config_of_model(path: str | Path) -> Config:
     """The config of a model in any form, see `load_model`."""
     folder, _ = _place(path)
-    graph = folder.is_file() or any((folder / graph).is_file() for graph in (STABLEHLO, ONNX))
+    graph = folder.is_file() or (not (folder / "config.json").exists() and _graphs(folder))
     return load_model(path).config if graph else config_file.load_config(folder)
+
+
+def _graphs(folder: Path) -> list[Path]:
+    return [folder / graph for graph in (STABLEHLO, ONNX) if (folder / graph).is_file()]
 
 
 def shipped_folder(name: str = SHIPPED) -> Path:
     """Folder of one of the package's own models."""
     return Path(str(importlib.resources.files("jaxlm") / "shipped" / name))
+
+
+def is_shipped(folder: Path) -> bool:
+    """Whether a folder is one of the package's own models."""
+    return folder.resolve().parent == shipped_folder("").resolve()
 
 
 def shipped_models() -> list[str]:
@@ -118,6 +133,13 @@ def jitted_predict(config: Config) -> tuple[Any, Halves | None]:
         return jax.jit(system.predict), None
     halves = system.halves
     return jax.jit(system.predict), halves._replace(locate=jax.jit(halves.locate), regress=jax.jit(halves.regress))
+
+
+def predict_of(model: TrainedModel) -> tuple[Callable[[Any, Any], Prediction], Halves | None]:
+    """`jitted_predict` of a model in any form; that of a graph ignores its variables."""
+    if model.variables is None:
+        return lambda variables, images: model.predict(images), None
+    return jitted_predict(model.config)
 
 
 def write_parameters(folder: Path, variables: dict[str, Any]) -> None:

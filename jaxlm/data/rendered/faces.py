@@ -1,4 +1,4 @@
-"""Rendered faces of the built-in head with random pose, light, appearance, occlusion and blur; need no download.
+"""Rendered faces with random pose, light, appearance, occlusion and blur; need no download.
 
 Landmarks, visibility and boxes are exact. The same seed and index give the same pixels.
 """
@@ -15,18 +15,20 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxlm import geometry
-from jaxlm.data.builder import FaceBuilder
+from jaxlm.data.builder import FaceBuilder, file_stats
 from jaxlm.data.rendered import heads, objects, paint
 from jaxlm.data.rendered.heads import Head
 from jaxlm.face3d import morphable, rasterizer
+from jaxlm.face3d.ict_files import ict_files
 from jaxlm.schemes import FACES68_OF_FACES98
 from jaxlm.support.progress import progress
 
 # Version of the pictures. Raise it when the head, the paint, the rasteriser or this module draws other pixels, so that
 # cached faces are rendered again (tests/test_render.py fails if the pixels have changed).
-RENDERER = 3
+RENDERER = 4
 _BATCH = 16
 _LARGEST_SCALE = 0.8 / 160  # pixels per millimetre and per pixel of the picture's side
+_TURNED = (0.1, 0.35)  # radians of yaw between which hidden contour points move onto the outline
 SUBSETS = ("frontal", "pose", "expression", "occlusion", "blur")
 
 
@@ -34,8 +36,8 @@ class Scene(NamedTuple):
     """Input of the renderer for one face; in a batch every array has a leading batch axis.
 
     Attributes:
-        identity: (40,) coefficients in standard deviations.
-        expression: (10,) strengths of `head.EXPRESSIONS`.
+        identity: coefficients of the head's identity modes, (40,) for the built-in one.
+        expression: strengths of its expressions, (10,) for the built-in one (`head.EXPRESSIONS`).
         angles: (3,) yaw, pitch, roll in radians; see `jaxlm.face3d.morphable.rotation`.
         scale: () pixels per millimetre.
         center: (2,) pixel x, y of the point between the eyes.
@@ -148,15 +150,19 @@ def _shade(albedo, normals, scene: Scene):
 
 
 def _landmarks(pixels, vertices, candidates, yaw, slide: bool):
-    """Projected landmarks (98, 2) and depths (98,); with `slide`, hidden contour points move to the outline."""
+    """Projected landmarks (98, 2) and depths (98,); with `slide`, hidden contour points of turned faces are moved.
+
+    They move onto the outline, all of the way from a yaw of `_TURNED[1]` on, so that landmarks of videos do not jump.
+    """
     points = pixels[vertices]
     along = pixels[candidates]
-    turned_right = yaw > 0
-    side = jnp.arange(33) < 16
-    hidden = jnp.where(turned_right, ~side, side) & (jnp.abs(yaw) > 0.12) & slide
-    outward = jnp.where(side[:, None], -along[..., 0], along[..., 0])
+    hidden = jnp.where(yaw > 0, jnp.arange(33) > 16, jnp.arange(33) < 16)
+    outward = jnp.where(jnp.arange(33)[:, None] < 16, -along[..., 0], along[..., 0])
     outermost = jnp.take_along_axis(along, jnp.argmax(outward, axis=1)[:, None, None], axis=1)[:, 0]
-    contour = _evenly(jnp.where(hidden[:, None], outermost, points[:33]), hidden)
+    outline = _evenly(jnp.where(hidden[:, None], outermost, points[:33]), hidden)
+    turned = jnp.clip((jnp.abs(yaw) - _TURNED[0]) / (_TURNED[1] - _TURNED[0]), 0.0, 1.0)
+    weight = slide * turned**2 * (3 - 2 * turned)
+    contour = points[:33] + weight * jnp.where(hidden[:, None], outline - points[:33], 0.0)
     points = jnp.concatenate([contour, points[33:]])
     return points[:, :2], points[:, 2]
 
@@ -190,7 +196,7 @@ def render_faces(
 
 
 def params_of_scene(scene: Scene) -> np.ndarray:
-    """Parameters (62,) of the built-in head for a scene, in the picture's frame (`jaxlm.face3d.parameters`)."""
+    """Parameters (P,) of the scene's head, in the picture's frame (`jaxlm.face3d.parameters`)."""
     turn: Any = morphable.rotation(*np.asarray(scene.angles, np.float64))
     shift = np.array([scene.center[0], -scene.center[1], 0.0])
     transform = np.concatenate([scene.scale * turn, shift[:, None]], axis=1)
@@ -204,21 +210,21 @@ def photographs(
     size: int,
     contour: str = "2d",
     grins: float = 0.0,
-    several: Sequence[Head] = (),
+    turns: Sequence[Head] = (),
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields faces `start` to `start + count - 1` of the endless set that `seed` determines.
 
-    See `render_faces` for `contour` and `sample_scene` for `grins`. With several heads, each has 16 faces in turn; the
-    built-in head alone is rendered by default.
+    See `render_faces` for `contour` and `sample_scene` for `grins`. The heads of
+    `turns` have 16 faces each, in turn; there is only the built-in one by default.
 
     Yields:
         image (size, size, 3) uint8 RGB, landmarks (98, 2) in pixels, visibility (98,), params (P,) of the head's model,
         subsets (a tuple of names).
     """
-    several = several or (heads.built_in(),)
+    turns = turns or (heads.built_in(),)
     pending = None
     for first in range(start - start % _BATCH, start + count, _BATCH):
-        head = several[first // _BATCH % len(several)]
+        head = turns[first // _BATCH % len(turns)]
         rngs = [np.random.default_rng([seed, index]) for index in range(first, first + _BATCH)]
         scenes = [sample_scene(rng, size, grins, head) for rng in rngs]
         textures, hairs = zip(*(paint.paint_texture(rng) for rng in rngs), strict=True)
@@ -289,8 +295,8 @@ def _expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     image = np.clip(bright + noise, 0, 255).astype(np.uint8)
     if rng.random() < 0.3:
         quality = int(rng.integers(25, 80))
-        encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        image = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
+        encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        image = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))[..., ::-1]
     return image
 
 
@@ -345,11 +351,12 @@ class RenderedFaces(FaceBuilder):
         return []
 
     def check_root(self):
-        pass
+        if self.ict and not Path(self.ict).exists():
+            raise ValueError(f"{self.ict} does not exist: set the source's ict to ICT-FaceKit's folder FaceXModel.")
 
     def fingerprint(self):
         options = (self.counts, self.size, self.seed, self.contour, self.grins)
-        options = (*options, "ict") if self.ict else options
+        options = (*options, *file_stats(ict_files(Path(self.ict)))) if self.ict else options
         return [f"renderer {RENDERER}", *self.reader_versions(), *map(str, options)]
 
     def _split_generators(self, dl_manager):
@@ -359,8 +366,8 @@ class RenderedFaces(FaceBuilder):
 
     def _generate_examples(self, split: str, start: int):
         count = self.counts[split]
-        several = (heads.built_in(), heads.ict_facekit(Path(self.ict))) if self.ict else ()
-        faces = photographs(self.seed, start, count, self.size, self.contour, self.grins, several)
+        turns = (heads.built_in(), heads.ict_facekit(Path(self.ict))) if self.ict else ()
+        faces = photographs(self.seed, start, count, self.size, self.contour, self.grins, turns)
         for number, face in enumerate(progress(faces, desc=f"rendering {split} faces", total=count, unit="face")):
             order = FACES68_OF_FACES98 if self.scheme.num_landmarks == 68 else np.arange(98)
             landmarks = face["landmarks"][order]

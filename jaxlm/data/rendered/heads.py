@@ -108,6 +108,7 @@ _ICT_EXPRESSIONS = (
 # Of its 68 landmarks those that annotators see where it has them: ridge of the nose, eyes, and the mouth's corners and
 # middle. Brows, base of the nose and the points between take the place that they have on the built-in head.
 _ICT_LANDMARKS = np.array([27, 28, 29, 30, *range(36, 56), 57, 59, 60, 62, 64, 66])
+_ICT_NAMES = (*(name for name, *_ in _ICT_EXPRESSIONS), "eyeBlink")
 _ICT_STRONG = ("jawOpen", "mouthSmile_L", "mouthFrown_L", "mouthPucker", "eyeBlink_L")
 
 
@@ -119,6 +120,9 @@ def ict_facekit(path: Path) -> Head:
         ValueError: if it cannot be read.
     """
     ict = read_ict(path)
+    missing = [name for name in (*_ICT_STRONG, *_ICT_NAMES) if name not in {*ict.names, *_without_sides(ict.names)}]
+    if missing:
+        raise ValueError(f"{path} has no expression {missing[0]}: it is not ICT-FaceKit.")
     turn, scale, origin, shift = _alignment(ict.mean.astype(np.float64), ict.landmarks)
     kept = np.concatenate([np.arange(*part) for part in (_SKIN, _SOCKET, _TEETH, _EYEBALLS)])
     where = np.full(len(ict.mean), -1)
@@ -141,6 +145,10 @@ def ict_facekit(path: Path) -> Head:
     sample = functools.partial(_sample_ict_expression, ict.names)
     strong = tuple(ict.names.index(name) for name in _ICT_STRONG)
     return Head(model, _slides(mean[: bounds[0]], landmarks), sizes[order], sample, strong, 1.0)
+
+
+def _without_sides(names: tuple[str, ...]) -> list[str]:
+    return [name.removesuffix("_L") for name in names]
 
 
 def _sample_ict_expression(names: tuple[str, ...], rng: np.random.Generator, grins: float) -> np.ndarray:

@@ -42,7 +42,9 @@ def _frame(landmarks: np.ndarray) -> _Frame:
 def paint_objects(
     image: np.ndarray, rng: np.random.Generator, landmarks: np.ndarray, hair: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Picture with things in front of the face, and the mask (H, W) bool of the pixels that they cover.
+    """Picture with things in front of the face, and the mask (H, W) bool of the pixels that they hide.
+
+    Frames and light lenses of glasses hide nothing.
 
     Args:
         image: (H, W, 3) uint8.

@@ -1,4 +1,4 @@
-"""Paints the rendered head (skin, eyes, lips, brows, hair), its background and the objects in front of it.
+"""Paints the rendered head (skin, eyes, lips, brows, hair), and its background.
 
 Features are drawn at the landmarks of the mean head in texture coordinates, so that their edges, such as those of the
 eyelids, coincide with the landmarks under every identity and expression.

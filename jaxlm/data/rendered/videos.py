@@ -228,8 +228,8 @@ def _spoil(frames: list[np.ndarray], landmarks: np.ndarray, rng: np.random.Gener
         if focus[time] > 0.3:
             frame = cv2.GaussianBlur(frame, (0, 0), float(focus[time]))
         frame = np.clip(frame + noise * rng.standard_normal(frame.shape), 0, 255).astype(np.uint8)
-        _, encoded = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        spoiled.append(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
+        _, encoded = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        spoiled.append(np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))[..., ::-1])
     return spoiled
 
 
