@@ -1,7 +1,7 @@
 """The models inside the package: LDEQs on rendered faces alone. No real picture is trained on.
 
 Paper: Micaelli et al., CVPR 2023. Variants: `:faces68`, the default of `jaxlm predict`, and `:faces98`. `:smoke` takes
-CPU seconds. On one CPU core, rendering takes about 8 minutes and training 40; see docs/shipped.md for what to expect.
+CPU seconds. On one CPU core, rendering takes 7 minutes and training about 45; see docs/shipped.md for what to expect.
 
     jaxlm train --config=shipped:faces68 --workdir=runs/faces68 --config.data.sources.rendered.ict=FaceXModel
     jaxlm export --workdir=runs/faces68 --format=orbax --flip-average --out=jaxlm/shipped/faces68

@@ -13,7 +13,7 @@ from benchmarks import __main__ as benchmarks
 from jaxlm import __main__ as front_door
 from jaxlm import config as configs
 from jaxlm.commands import options
-from jaxlm.workdir import config_file
+from jaxlm.predict import model
 
 ROOT = Path(__file__).parent.parent
 # Names in examples that stand for the reader's own files and commands.
@@ -54,7 +54,7 @@ def test_a_documented_command_fits_its_options_and_its_config(file, command, mon
     if words[2:] == ["--help"]:
         return
     assert words[1] in front_door.COMMANDS, f"{file}: there is no command {words[1]}"
-    monkeypatch.setattr(config_file, "load_config", lambda workdir: trained(str(workdir)))
+    monkeypatch.setattr(model, "config_of_model", lambda workdir: trained(str(workdir)))
     module = importlib.import_module(f"jaxlm.commands.{front_door.COMMANDS[words[1]]}")
     given = options.parse(module, words[1], words[2:])
     if words[1] == "ablation":
