@@ -214,8 +214,8 @@ def photographs(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields faces `start` to `start + count - 1` of the endless set that `seed` determines.
 
-    See `render_faces` for `contour` and `sample_scene` for `grins`. The heads of
-    `turns` have 16 faces each, in turn; there is only the built-in one by default.
+    See `render_faces` for `contour` and `sample_scene` for `grins`. The heads of `turns` have 16
+    faces each, in turn; there is only the built-in one by default.
 
     Yields:
         image (size, size, 3) uint8 RGB, landmarks (98, 2) in pixels, visibility (98,), params (P,) of the head's model,
