@@ -1,8 +1,9 @@
 """The built-in head: a procedural morphable model, designed by hand from anthropometry. It contains no scan.
 
 Lengths are in millimetres; the origin lies between the eyes. The surface is a star-shaped grid of azimuth and height
-around a vertical axis. Its radius passes through 98 landmarks and some anchors, which were placed by hand. Landmarks
-are vertices, so they follow every mode exactly. There are 40 identity modes and 10 expressions.
+around a vertical axis. Its radius passes through 98 features, the jaw line and some anchors, which were placed by hand.
+Landmarks lie where annotators mark the features, up to 3 mm beside them. They are vertices, so they follow every mode
+exactly. There are 40 identity modes and 10 expressions.
 """
 
 import functools
@@ -20,7 +21,7 @@ EXPRESSIONS = (
     "brows_up", "brows_down", "eyes_closed", "upper_lip_up", "mouth_aside",
 )  # fmt: skip
 
-# Left half of the face (x < 0): landmarks of the 98-point scheme as x, y, z.
+# Left half of the face (x < 0): features of the 98-point scheme as x, y, z. The contour is the outline from the front.
 _CONTOUR = [
     (-75, -5, -62), (-74, -25, -59), (-71.5, -45, -54), (-68, -64, -47.5), (-61.5, -82.5, -37),
     (-50, -97, -24), (-36, -108.5, -8), (-19.5, -117.5, 5), (0, -120, 9),
@@ -39,6 +40,23 @@ _LIP_OUTER = [
     (0, -84.6, 20.5), (-8.5, -83.6, 19.5), (-17.5, -80, 15.5),
 ]  # fmt: skip
 _LIP_INNER = [(-23, -73, 9), (-7.5, -70.9, 19), (0, -71.2, 20), (0, -75.2, 18.8), (-7.5, -75, 18.3)]
+
+# Where annotators mark the contour: behind the outline at the ears and the jaw, below it at the chin.
+_JAW_LINE = [
+    (-73, -7.5, -67), (-72.3, -27, -65.5), (-70, -47, -63), (-66.5, -66, -57.5), (-60.5, -84.5, -46),
+    (-48.8, -99, -27.5), (-34.6, -110.5, -10.5), (-18.8, -121.5, 0), (0, -122.5, 5),
+]  # fmt: skip
+
+# How far from the features annotators mark the other landmarks: millimetres towards the middle of the face, and up.
+_BESIDE = {
+    33: (1.0, -0.4), 34: (1.6, -0.5), 35: (2.6, -0.7), 36: (1.9, -0.4), 37: (0.5, -1.5),
+    38: (0.5, -1.5), 39: (1.9, -0.4), 40: (2.6, -0.7), 41: (1.6, -0.5),
+    52: (0, -0.5), 53: (0, -1.4), 54: (0, -1.5), 55: (0.7, -1.8), 56: (1.0, -1.6), 57: (0, -2.2),
+    60: (2.0, -0.4), 61: (2.9, 0.5), 62: (2.0, 0.2), 63: (1.1, -0.1),
+    64: (-0.5, -0.2), 65: (-0.6, -0.8), 66: (0.6, -0.8), 67: (1.9, -0.7),
+    76: (1.7, -0.7), 77: (2.6, -2.2), 78: (1.1, -2.0), 79: (0, -2.6), 86: (1.9, -0.3), 87: (2.6, -1.4),
+    88: (2.2, 0), 89: (1.7, 0), 95: (2.2, 0.5),
+}  # fmt: skip
 
 # Below the jaw the surface falls back to the neck: azimuth in degrees, height, radius.
 _UNDER_JAW = [
@@ -61,13 +79,10 @@ def _mirrored(points: list) -> list[tuple[float, float, float]]:
     return [*points, *[(-x, y, z) for x, y, z in points if x != 0]]
 
 
-def landmarks98() -> np.ndarray:
-    """Landmarks (98, 3) of the mean head in millimetres."""
-    half = np.array(_CONTOUR, np.float64)
-    contour = np.concatenate([half, (half[:-1] * [-1, 1, 1])[::-1]])
-    contour = CubicSpline(np.arange(17), contour)(np.linspace(0, 16, 33))
+def features98() -> np.ndarray:
+    """Features (98, 3) of the mean head in millimetres, in the order of the 98-point scheme; the paint follows them."""
     points = np.zeros((98, 3))
-    points[:33] = contour
+    points[:33] = _contour(_CONTOUR)
     left = {
         **dict(zip(range(33, 38), _BROW_UPPER, strict=True)),
         **dict(zip(range(38, 42), _BROW_LOWER, strict=True)),
@@ -82,6 +97,31 @@ def landmarks98() -> np.ndarray:
         points[index] = point
         points[FACES98.flip[index]] = np.array(point) * [1 if FACES98.flip[index] == index else -1, 1, 1]
     return points
+
+
+def _contour(half: list) -> np.ndarray:
+    """Contour (33, 3) through the nine points of its left half."""
+    left = np.array(half, np.float64)
+    return CubicSpline(np.arange(17), np.concatenate([left, (left[:-1] * [-1, 1, 1])[::-1]]))(np.linspace(0, 16, 33))
+
+
+def landmarks98() -> np.ndarray:
+    """Landmarks (98, 3) of the mean head in millimetres: where annotators mark its features."""
+    model = head()
+    return np.asarray(model.mean, np.float64)[np.asarray(model.landmarks)]
+
+
+def _marks(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Azimuth (98,) in radians and height (98,) in millimetres of the landmarks on the surface of the mean head."""
+    azimuth, radius = _polar(features)
+    height = features[:, 1].copy()
+    for index, (inwards, up) in _BESIDE.items():
+        for side, i in ((1, index), (-1, FACES98.flip[index]))[: 1 if FACES98.flip[index] == index else 2]:
+            azimuth[i] += side * inwards / radius[i]
+            height[i] += up
+    line = _contour(_JAW_LINE)
+    azimuth[:33], height[:33] = _polar(line)[0], line[:, 1]
+    return azimuth, height
 
 
 def _polar(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -119,11 +159,9 @@ def head() -> MorphableModel:
     """The built-in morphable model: about 5,000 vertices, 98 landmarks."""
     columns, rows = _grid()
     azimuth, y = (grid.ravel() for grid in np.meshgrid(columns, rows))
-    targets = landmarks98()
-    target_azimuth, target_radius = _polar(targets)
-    landmarks = _snap(azimuth, y, target_azimuth, targets[:, 1])
-
-    anchors = np.array(_mirrored(_ANCHORS))
+    features = features98()
+    landmarks = _snap(azimuth, y, *_marks(features))
+    anchors = np.concatenate([features, _contour(_JAW_LINE), np.array(_mirrored(_ANCHORS))])
     anchor_azimuth, anchor_radius = _polar(anchors)
     jaw = np.array([(side * np.deg2rad(a), y, r) for a, y, r in _UNDER_JAW for side in (1, -1)[: 2 if a else 1]])
     quiet = np.array([(a, h) for h in (-172, -147, -64, 0, 60, 100) for a in (-3.0, -2.2, 2.2, 3.0)])
@@ -131,13 +169,12 @@ def head() -> MorphableModel:
     quiet = np.concatenate([quiet, [(a, h) for h in (-112, -66, -20, 20, 60) for a in (-1.75, 1.75)]])
     where = np.concatenate(
         [
-            np.stack([target_azimuth, targets[:, 1]], axis=1),
             np.stack([anchor_azimuth, anchors[:, 1]], axis=1),
             jaw[:, :2],
             quiet,
         ]
     )
-    offset = np.concatenate([target_radius, anchor_radius, jaw[:, 2], _base_radius(quiet[:, 0], quiet[:, 1])])
+    offset = np.concatenate([anchor_radius, jaw[:, 2], _base_radius(quiet[:, 0], quiet[:, 1])])
     offset -= _base_radius(where[:, 0], where[:, 1])
     field = RBFInterpolator(where * [75.0, 1.0], offset, kernel="thin_plate_spline", smoothing=0.02)
     radius = _base_radius(azimuth, y) + field(np.stack([azimuth * 75.0, y], axis=1))

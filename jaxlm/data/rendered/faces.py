@@ -25,10 +25,11 @@ from jaxlm.support.progress import progress
 
 # Version of the pictures. Raise it when the head, the paint, the rasteriser or this module draws other pixels, so that
 # cached faces are rendered again (tests/test_render.py fails if the pixels have changed).
-RENDERER = 4
+RENDERER = 5
 _BATCH = 16
 _LARGEST_SCALE = 0.8 / 160  # pixels per millimetre and per pixel of the picture's side
 _TURNED = (0.1, 0.35)  # radians of yaw between which hidden contour points move onto the outline
+_INSIDE = 2.5  # millimetres by which annotators mark it inside the outline
 SUBSETS = ("frontal", "pose", "expression", "occlusion", "blur")
 
 
@@ -86,7 +87,7 @@ def sample_scene(rng: np.random.Generator, size: int, grins: float = 0.0, head: 
     head = heads.built_in() if head is None else head
     identity = np.clip(rng.standard_normal(head.model.identity.shape[2]) * head.spread, -2, 2)
     yaw = np.deg2rad(np.clip(rng.standard_normal() * 20, -60, 60) if rng.random() < 0.85 else rng.uniform(-60, 60))
-    pitch = np.deg2rad(np.clip(rng.standard_normal() * 11, -28, 28))
+    pitch = np.deg2rad(np.clip(rng.standard_normal() * 11, -28, 28) if rng.random() < 0.85 else rng.uniform(-35, 35))
     roll = np.deg2rad(np.clip(rng.standard_normal() * 9, -30, 30))
     scale = size * _LARGEST_SCALE * rng.uniform(0.77, 1.0)
     light = np.array([rng.uniform(-1, 1), rng.uniform(-0.3, 1), rng.uniform(0.35, 1.2)])
@@ -127,7 +128,7 @@ def _render(
         albedo = rasterizer.sample_texture(texture, seen[..., 3:]) / 255
         color = 255 * _shade(albedo, seen[..., :3], scene)
         alpha = (fragments.triangle >= 0).astype(jnp.float32)
-        landmarks, depth = _landmarks(pixels, model.landmarks, candidates, scene.angles[0], slide)
+        landmarks, depth = _landmarks(pixels, model.landmarks, candidates, scene, slide)
         column = jnp.clip(jnp.round(landmarks[:, 0]).astype(jnp.int32), 0, size - 1)
         row = jnp.clip(jnp.round(landmarks[:, 1]).astype(jnp.int32), 0, size - 1)
         visible = depth >= fragments.depth[row, column] - 6 * scene.scale
@@ -149,16 +150,18 @@ def _shade(albedo, normals, scene: Scene):
     return jnp.clip(tint * (albedo * light + scene.shine * glint[..., None] * 0.6), 0.0, 1.0)
 
 
-def _landmarks(pixels, vertices, candidates, yaw, slide: bool):
+def _landmarks(pixels, vertices, candidates, scene: Scene, slide: bool):
     """Projected landmarks (98, 2) and depths (98,); with `slide`, hidden contour points of turned faces are moved.
 
     They move onto the outline, all of the way from a yaw of `_TURNED[1]` on, so that landmarks of videos do not jump.
     """
     points = pixels[vertices]
     along = pixels[candidates]
+    yaw = scene.angles[0]
     hidden = jnp.where(yaw > 0, jnp.arange(33) > 16, jnp.arange(33) < 16)
     outward = jnp.where(jnp.arange(33)[:, None] < 16, -along[..., 0], along[..., 0])
     outermost = jnp.take_along_axis(along, jnp.argmax(outward, axis=1)[:, None, None], axis=1)[:, 0]
+    outermost = outermost.at[:, 0].add(jnp.where(jnp.arange(33) < 16, 1.0, -1.0) * _INSIDE * scene.scale)
     outline = _evenly(jnp.where(hidden[:, None], outermost, points[:33]), hidden)
     turned = jnp.clip((jnp.abs(yaw) - _TURNED[0]) / (_TURNED[1] - _TURNED[0]), 0.0, 1.0)
     weight = slide * turned**2 * (3 - 2 * turned)

@@ -93,7 +93,6 @@ def sample_expression(rng: np.random.Generator, grins: float) -> np.ndarray:
 # ICT-FaceKit's vertices: skin of face and head, inside of the mouth, teeth, eyeballs.
 _SKIN, _SOCKET, _TEETH, _EYEBALLS = (0, 11248), (11248, 13294), (17039, 21451), (21451, 24591)
 _BALLS = _EYEBALLS[1] - _EYEBALLS[0]
-_JAW_END = 4.0  # millimetres by which annotators end the jaw below its first landmark
 # Probability and strength of its expressions; a name without side moves both sides, a little differently.
 _ICT_EXPRESSIONS = (
     ("jawOpen", 0.35, 0.05, 0.6), ("mouthSmile", 0.35, 0.2, 1.0), ("mouthFrown", 0.1, 0.2, 0.9),
@@ -105,8 +104,7 @@ _ICT_EXPRESSIONS = (
     ("eyeSquint", 0.18, 0.2, 1.0), ("eyeWide", 0.1, 0.2, 1.0), ("mouthLeft", 0.06, 0.2, 0.8),
     ("mouthRight", 0.06, 0.2, 0.8), ("jawLeft", 0.04, 0.2, 0.6), ("jawRight", 0.04, 0.2, 0.6),
 )  # fmt: skip
-# Of its 68 landmarks those that annotators see where it has them: ridge of the nose, eyes, and the mouth's corners and
-# middle. Brows, base of the nose and the points between take the place that they have on the built-in head.
+# Of its 68 landmarks those that lie on features: ridge of the nose, eyes, and the mouth's corners and middle.
 _ICT_LANDMARKS = np.array([27, 28, 29, 30, *range(36, 56), 57, 59, 60, 62, 64, 66])
 _ICT_NAMES = (*(name for name, *_ in _ICT_EXPRESSIONS), "eyeBlink")
 _ICT_STRONG = ("jawOpen", "mouthSmile_L", "mouthFrown_L", "mouthPucker", "eyeBlink_L")
@@ -137,7 +135,7 @@ def ict_facekit(path: Path) -> Head:
     sizes = head.triangle_sizes(mean, expression, triangles)
     order = np.argsort(sizes, kind="stable")
     flat = _on_built_in(mean, where[ict.landmarks])
-    landmarks = _landmarks(mean, flat, where[ict.landmarks])
+    landmarks = _landmarks(mean, flat, where[ict.landmarks[:17]])
     uv = head.texture_coordinates(flat[:, 0] / 75.0, flat[:, 1])
     bounds = np.cumsum([end - start for start, end in (_SKIN, _SOCKET, _TEETH, _EYEBALLS)])
     uv[bounds[0] : bounds[1]], uv[bounds[1] : bounds[2]] = paint.INSIDE_UV, paint.TEETH_UV
@@ -175,7 +173,7 @@ def _sample_ict_expression(names: tuple[str, ...], rng: np.random.Generator, gri
 
 def _alignment(mean: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
     """Rotation, scale, origin and shift that bring the inner landmarks onto those of the built-in head."""
-    points, target = mean[landmarks[17:]], head.landmarks98()[FACES68_OF_FACES98[17:]]
+    points, target = mean[landmarks[17:]], head.features98()[FACES68_OF_FACES98[17:]]
     origin, shift = points.mean(axis=0), target.mean(axis=0)
     u, s, vt = np.linalg.svd((points - origin).T @ (target - shift))
     return (u @ vt).T, s.sum() / ((points - origin) ** 2).sum(), origin, shift
@@ -189,7 +187,7 @@ def _flat(points: np.ndarray) -> np.ndarray:
 def _on_built_in(mean: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """Where each vertex lies on the unrolled built-in head, so that features lie on features."""
     source = _flat(mean[landmarks[_ICT_LANDMARKS]])
-    target = _flat(head.landmarks98()[FACES68_OF_FACES98[_ICT_LANDMARKS]])
+    target = _flat(head.features98()[FACES68_OF_FACES98[_ICT_LANDMARKS]])
     far = np.array([(x, y) for x in (-230, -120, -80, 80, 120, 230) for y in (-170, -110, -50, 0, 50, 110)])
     far = np.concatenate([far, [(x, y) for x in (-40, 0, 40) for y in (-170, -135, 55, 110)]])
     field = RBFInterpolator(np.concatenate([source, far]), np.concatenate([target - source, 0.0 * far]), smoothing=0.01)
@@ -202,22 +200,28 @@ def _nearest(points: np.ndarray, queries: np.ndarray) -> np.ndarray:
     return np.asarray(KDTree(points).query(queries)[1])
 
 
-def _landmarks(mean: np.ndarray, flat: np.ndarray, fixed: np.ndarray) -> np.ndarray:
-    """98 vertices: the file's own, on the jaw spread evenly, and for the others those that lie where ours lie."""
-    skin = _SKIN[1]
-    wanted = _flat(head.landmarks98())
-    landmarks = _nearest(flat[:skin], wanted)
+def _landmarks(mean: np.ndarray, flat: np.ndarray, jaw: np.ndarray) -> np.ndarray:
+    """98 vertices that lie beside the features, and beside its 17 vertices of the jaw, as on the built-in head."""
+    skin, marked = _SKIN[1], head.landmarks98()
+    wanted = _flat(marked)
+    outer = _outer(mean[:skin], flat[:skin])
+    landmarks = outer[_nearest(flat[outer], wanted)]
+    line = CubicSpline(np.arange(17), mean[jaw])(np.linspace(0, 16, 400))
+    length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
+    contour = np.stack([np.interp(np.linspace(0, length[-1], 33), length, column) for column in line.T], axis=1)
+    landmarks[:33] = _nearest(mean[:skin], contour + (marked - head.features98())[:33])
     eyes = np.flatnonzero((np.arange(len(mean)) >= len(mean) - _BALLS) & (mean[:, 2] > mean[-_BALLS:, 2].max() - 8))
     landmarks[96:] = eyes[_nearest(flat[eyes], wanted[96:])]
-    landmarks[FACES68_OF_FACES98[_ICT_LANDMARKS]] = fixed[_ICT_LANDMARKS]
-    jaw = CubicSpline(np.arange(17), mean[fixed[:17]])(np.linspace(0, 16, 400))
-    length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(jaw, axis=0), axis=1))])
-    even = np.linspace(_JAW_END, length[-1] - _JAW_END, 33)
-    contour = np.stack([np.interp(even, length, column) for column in jaw.T], axis=1)
-    landmarks[:33] = _nearest(mean[:skin], contour)
     right = [i for i in range(98) if FACES98.flip[i] > i]  # exactly symmetric, as the mesh is
     landmarks[FACES98.flip[right]] = _nearest(mean * [-1, 1, 1], mean[landmarks[right]])
     return landmarks
+
+
+def _outer(mean: np.ndarray, flat: np.ndarray) -> np.ndarray:
+    """Indices of the vertices that others do not cover: not those inside the nose and between the lips."""
+    radius = np.hypot(mean[:, 0], mean[:, 2] - head.AXIS_Z)
+    near = KDTree(flat).query_ball_point(flat, 2.0)
+    return np.flatnonzero([radius[i] > radius[others].max() - 5.0 for i, others in enumerate(near)])
 
 
 def _slides(skin: np.ndarray, landmarks: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Paints the rendered head (skin, eyes, lips, brows, hair), and its background.
 
-Features are drawn at the landmarks of the mean head in texture coordinates, so that their edges, such as those of the
-eyelids, coincide with the landmarks under every identity and expression.
+Features are drawn where the mean head has them, in texture coordinates, so that their edges, such as those of the
+eyelids, stay beside the same landmarks under every identity and expression.
 """
 
 import functools
@@ -23,9 +23,9 @@ _IRIS = np.array([[70, 46, 30], [96, 66, 38], [74, 96, 62], [84, 112, 138], [110
 
 
 class _Layout(NamedTuple):
-    """Landmarks of the mean head, and where each texture pixel lies on it and what can grow there."""
+    """Features of the mean head, and where each texture pixel lies on it and what can grow there."""
 
-    points: np.ndarray  # (98, 2) landmarks in drawing units
+    points: np.ndarray  # (98, 2) features in drawing units
     azimuth: np.ndarray  # (1, TEXTURE) degrees
     height: np.ndarray  # (TEXTURE, 1) millimetres
     hairline: np.ndarray  # (1, TEXTURE) height of the hairline over its height above the nose
@@ -35,7 +35,7 @@ class _Layout(NamedTuple):
 
 @functools.lru_cache(maxsize=1)
 def _layout() -> _Layout:
-    points = head.texture_of_points(head.landmarks98()) * TEXTURE / _UNIT
+    points = head.texture_of_points(head.features98()) * TEXTURE / _UNIT
     angles = np.linspace(-np.pi, np.pi, 2001)
     columns = head.texture_coordinates(angles, np.zeros_like(angles))[:, 0]
     centers = (np.arange(TEXTURE) + 0.5) / TEXTURE
