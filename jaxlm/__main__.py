@@ -15,6 +15,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "compare": ("compare", "compares models on one data set, with their costs"),
         "robustness": ("robustness", "evaluates with rough boxes"),
         "dense": ("dense", "measures dense 3D errors"),
+        "calibrate": ("calibrate", "measures what scores mean: expected errors, faces or not"),
     },
     "Find landmarks": {
         "predict": ("predict", "finds faces and landmarks in pictures, videos, a camera"),

@@ -13,6 +13,8 @@ from jax import export
 
 from jaxlm import systems
 from jaxlm.config import Config
+from jaxlm.predict.scores import Calibration, read_calibration
+from jaxlm.schemes import get_scheme
 from jaxlm.systems import Halves, Prediction
 from jaxlm.workdir import config_file
 from jaxlm.workdir.restore import abstract_state, restore_variables
@@ -33,6 +35,7 @@ class TrainedModel(NamedTuple):
         halves: `System.halves`, jitted, if the system has them and `config.eval.full_picture` is set; None otherwise.
         name: where the model was loaded from, for tables.
         step: of the checkpoint; None for an export.
+        calibration: of the scores; None if `jaxlm calibrate` has not measured it.
     """
 
     config: Config
@@ -41,6 +44,7 @@ class TrainedModel(NamedTuple):
     halves: Halves | None
     name: str
     step: int | None = None
+    calibration: Calibration | None = None
 
 
 def load_model(
@@ -58,6 +62,12 @@ def load_model(
         ValueError: if the model or its checkpoint does not exist, is incomplete or is damaged.
     """
     folder, name = _place(path)
+    model = _load(folder, name, step, config)
+    beside = folder.parent if folder.is_file() else folder
+    return model._replace(calibration=read_calibration(beside, get_scheme(model.config.scheme).num_landmarks))
+
+
+def _load(folder: Path, name: str, step: int | str | None, config: Config | None) -> TrainedModel:
     if folder.is_file() and folder.suffix in (".stablehlo", ".onnx"):
         _check_no_step(folder, step)
         return _load_graph(folder, name, config)

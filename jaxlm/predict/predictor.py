@@ -14,6 +14,7 @@ from jaxlm.predict import attributes, detectors
 from jaxlm.predict.full_picture import regress_from_pictures
 from jaxlm.predict.inputs import Picture, to_rgb
 from jaxlm.predict.model import TrainedModel, load_model
+from jaxlm.schemes import get_scheme
 from jaxlm.support.pictures import warp
 
 _REFINE = 2
@@ -28,12 +29,17 @@ class Face(NamedTuple):
         box: (4,) x1 y1 x2 y2 around the landmarks, from which the last crop was taken.
         params: (P,) parameters of the 3D face in the picture's frame (`jaxlm.face3d.parameters`); None if the model
             predicts none.
+        expected_error: (K,) in per cent of the distance between the outer eye corners; None if the model's scores are
+            not calibrated (`jaxlm calibrate`).
+        probability: in [0, 1], that the box holds a face at all; None likewise.
     """
 
     landmarks: np.ndarray
     score: np.ndarray
     box: np.ndarray
-    params: np.ndarray | None
+    params: np.ndarray | None = None
+    expected_error: np.ndarray | None = None
+    probability: float | None = None
 
     @property
     def pose(self) -> attributes.Pose:
@@ -78,7 +84,7 @@ class Predictor:
         detector: image -> boxes (N, 4); OpenCV's Haar cascades where it is None.
         refine: how often the crop is taken again; the default above where it is None.
         batch_size: number of faces that the network takes at a time.
-        min_score: mean score below which a detected face is left out; useful values depend on the model.
+        min_probability: probability below which a detection is left out, if the model's scores are calibrated.
     """
 
     def __init__(
@@ -88,11 +94,11 @@ class Predictor:
         detector: detectors.Detector | None = None,
         refine: int | None = None,
         batch_size: int = 16,
-        min_score: float = 0.0,
+        min_probability: float = 0.1,
     ):
         self.model, self.config = model, model.config
         self.detect = detectors.HaarDetector() if detector is None else detector
-        self._refine, self._batch_size, self._min_score = refine, batch_size, min_score
+        self._refine, self._batch_size, self._min_probability = refine, batch_size, min_probability
 
     @classmethod
     def load(cls, path: str | Path | None = None, **options: Any) -> "Predictor":
@@ -131,12 +137,13 @@ class Predictor:
         for number in range(len(images)):
             mine = [i for i, owner in enumerate(owners) if owner == number]
             if given[number] is None:
-                mine = [
-                    i for i in mine if faces[i].score.mean() >= self._min_score and _inside(faces[i], pictures[number])
-                ]
+                mine = [i for i in mine if self._is_face(faces[i]) and _inside(faces[i], pictures[number])]
                 mine = [mine[i] for i in detectors.without_overlaps([faces[i].box for i in mine])]
             result[number] = [faces[i] for i in mine]
         return result
+
+    def _is_face(self, face: Face) -> bool:
+        return face.probability is None or face.probability >= self._min_probability
 
     def _follow(self, images: list[np.ndarray], boxes: list[np.ndarray], rough: list[bool]) -> list[Face]:
         """Faces in the given boxes, after one pass of the network and `refine` further ones."""
@@ -165,8 +172,16 @@ class Predictor:
             back = geometry.apply_affine(geometry.invert_affine(maps), landmarks.astype(np.float64))
             for i, box in enumerate(boxes[chosen]):
                 held = None if params is None else parameters.to_picture(params[i].astype(np.float64), maps[i], size)
-                faces.append(Face(back[i], score[i], box, held))
+                faces.append(Face(back[i], score[i], box, held, *self._calibrated(back[i], score[i])))
         return faces
+
+    def _calibrated(self, landmarks: np.ndarray, score: np.ndarray) -> tuple[np.ndarray | None, float | None]:
+        """Expected errors and the probability of a face, or None where the scores are not calibrated."""
+        known = self.model.calibration
+        if known is None:
+            return None, None
+        errors = known.expected_error(landmarks, score, get_scheme(self.config.scheme))
+        return errors, float(known.probability(score))
 
     def _run(self, crop: np.ndarray, pictures: list[np.ndarray], maps: np.ndarray) -> tuple[Any, Any, Any]:
         """Landmarks in crop pixels, scores and 3D parameters (or None), of the first crops, one for each picture."""

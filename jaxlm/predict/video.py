@@ -116,7 +116,7 @@ class LiveTracker:
         following = face_boxes.next_box(box, landmarks, float(score.mean()), frame.shape)
         # The mean with the last box keeps the crop from jittering with the landmarks.
         self._box = None if following is None else 0.5 * (box + following)
-        return None if following is None else Face(landmarks, score, box, None)
+        return None if following is None else Face(landmarks, score, box)
 
     def _find(self, frame: np.ndarray) -> np.ndarray | None:
         found = self._detect(frame)
