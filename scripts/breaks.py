@@ -135,7 +135,7 @@ BREAKS = (
     # Data.
     Break("a .pts file is read as if it counted from 0", "jaxlm/data/readers/points.py",
           "return points - 1.0", "return points", "tests/test_readers_builders.py::test_pts_are_one_based"),
-    Break("COCO's width is taken for a corner", "jaxlm/data/readers/tables.py", "[x, y, x + width, y + height]",
+    Break("COCO's width is taken for a corner", "jaxlm/data/readers/coco.py", "[x, y, x + width, y + height]",
           "[x, y, width, height]", "tests/test_readers_builders.py::test_formats_round_trip_through_the_cache"),
     Break("the bin of a yaw depends on its sign", "jaxlm/data/samples.py", "abs(degrees)", "degrees",
           "tests/test_params_data.py::test_aflw2000"),

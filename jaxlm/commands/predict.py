@@ -8,8 +8,8 @@
 
 Writes an overlay of each picture (PNG) or video (MP4), the points of each face of a picture (.pts) or of a video (CSV),
 `predictions.json` and, for pictures, `predictions.csv`, a data set that `--data=own` reads. Pictures are turned upright
-as their EXIF says, and landmarks are those of the upright picture. Data sets look at the stored pixels, so turn such
-pictures before their predictions become a data set.
+as their EXIF says, and landmarks are those of the upright picture, as everywhere in the package; `--upright=False`
+takes the stored pixels.
 """
 
 import dataclasses
@@ -54,6 +54,8 @@ class Options:
     """Faces at a time."""
     seconds: float = 3600.0
     """Of a camera; Ctrl-C ends it earlier."""
+    upright: bool = True
+    """Turn pictures as their EXIF says."""
     overlays: bool = True
     """Write pictures and videos with landmarks."""
     shard: str | None = None
@@ -90,8 +92,13 @@ def main(options: Options) -> Session:
         batch_size=options.batch_size,
     )
     follow = VideoPredictor(predictor, max_faces=options.faces, method=options.method) if inputs.videos else None
-    session = Session(predictor, out, overlays=options.overlays)
+    session = Session(predictor, out, overlays=options.overlays, upright=options.upright)
     print(f"{predictor.model.name} on {jax.devices()[0].device_kind}")
+    for name, reason in shard.of(every.failed):
+        session.fail(name, ValueError(reason))
+    if every.skipped:
+        names = ", ".join(path.name for path in every.skipped[:5]) + (", …" if len(every.skipped) > 5 else "")
+        print(f"skipped: {len(every.skipped)} files that are neither pictures nor videos ({names})")
     finished = False
     try:
         if inputs.pictures:
@@ -103,7 +110,8 @@ def main(options: Options) -> Session:
         finished = True
     finally:
         if finished or shard == ALL:  # an interrupted share is not complete
-            order = [str(path.resolve()) for path, _ in every.pictures + every.videos]
+            order = [name for name, _ in every.failed]
+            order += [str(path.resolve()) for path, _ in every.pictures + every.videos]
             session.write(predictor.model.name, shard, order)
     print(f"written: {out}")
     if session.failed:

@@ -1,17 +1,21 @@
 """Reconstructs 3D faces of pictures and videos: landmarks, meshes, depth, PNCC, texture, pose.
 
+jaxlm reconstruct portrait.jpg clip.mp4 --out=faces3d                        # with the package's own model
 jaxlm reconstruct --workdir=runs/tddfa portrait.jpg clip.mp4 --out=faces3d
 """
 
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from jaxlm.commands.options import Inputs
-from jaxlm.data.video_files import VIDEOS
+from jaxlm.data.video_files import is_video
+from jaxlm.predict.detectors import make_detector
 from jaxlm.predict.faces3d import Reconstructor
+from jaxlm.predict.model import DENSE
 from jaxlm.support.errors import BadSample
 from jaxlm.support.program import check_names, make_folder, split_commas
 
@@ -29,12 +33,16 @@ def _boxes(text: list[str]) -> np.ndarray | None:
 class Options:
     files: Inputs
     """Pictures and videos."""
-    workdir: str
-    """Folder of a 3DDFA_V2 that `jaxlm train` or `jaxlm convert` wrote."""
+    workdir: str = DENSE
+    """Folder that `jaxlm train`, `export` or `convert` wrote, of a 3DDFA_V2; the package's own without it."""
     out: str = "faces3d"
     """Folder of the results."""
     step: str = "last"
     """Checkpoint: last, best or its step."""
+    detector: Literal["haar", "centerface", "yunet", "whole"] = "haar"
+    """OpenCV's cascades, CenterFace or YuNet (with --detector-file), or the whole picture as one box."""
+    detector_file: str | None = None
+    """ONNX file of CenterFace or YuNet."""
     box: tuple[str, ...] = ()
     """x1,y1,x2,y2 around a face's landmarks, in pixels of the picture."""
 
@@ -44,11 +52,12 @@ def main(options: Options) -> None:
     paths = [Path(path).expanduser() for path in options.files]
     check_names(paths, "file")
     boxes = _boxes(split_commas(options.box))
-    reconstructor, out = Reconstructor(options.workdir, options.step), make_folder(options.out)
+    detector = make_detector(options.detector, options.detector_file)
+    reconstructor, out = Reconstructor(options.workdir, options.step, detector), make_folder(options.out)
     failed = []
     for path in paths:
         try:
-            if path.suffix.lower() in VIDEOS:
+            if is_video(path):
                 print(f"{path}: {reconstructor.write_video(path, out)} frames with a face")
             else:
                 print(f"{path}: {reconstructor.write_picture(path, out, boxes)} faces")

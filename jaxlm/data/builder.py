@@ -20,6 +20,8 @@ from jaxlm import geometry
 from jaxlm.data.samples import Sample, validate
 from jaxlm.schemes import Scheme, get_scheme
 from jaxlm.support.errors import BadSample
+from jaxlm.support.files import walk
+from jaxlm.support.pictures import as_stored
 
 
 @contextlib.contextmanager
@@ -49,6 +51,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         group: regular expression; samples whose keys give the same match, such as one person, stay in the same split.
             Without a match the faces of one picture stay together.
         on_bad: "error" raises at a sample that cannot be used, "skip" leaves it out.
+        upright: whether the landmarks are those of pictures turned as their EXIF says; otherwise of the stored pixels.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -69,6 +72,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         validation: float = 0.0,
         group: str = "",
         on_bad: str = "error",
+        upright: bool = True,
     ):
         if on_bad not in ("error", "skip"):
             raise ValueError(f'on_bad must be "error" or "skip", got {on_bad!r}.')
@@ -77,11 +81,13 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         self.root = Path(root).expanduser()
         self.scheme: Scheme = get_scheme(scheme)
         self.heldout, self.validation, self.group, self.on_bad = heldout, validation, re.compile(group), on_bad
+        self.upright = upright
         self.skipped: list[str] = []
         self.notices: list[str] = []  # notices of the preparation, printed each time the data set is opened
         self.check_root()
         identity = [type(self).__name__, scheme, str(heldout), group, on_bad]
-        identity += [f"validation {validation}"] * bool(validation)  # prepared data of before keep their name
+        # Prepared data of before these options keep their name.
+        identity += [f"validation {validation}"] * bool(validation) + ["as stored"] * (not upright)
         fingerprint = hashlib.sha256("\n".join([*identity, *self.fingerprint()]).encode()).hexdigest()[:16]
         config = tfds.core.BuilderConfig(name=fingerprint, version=self.VERSION)
         with _quiet():
@@ -110,7 +116,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
     def fingerprint(self) -> list[str]:
         """Texts that identify the cache: path of the root, reader versions, and name, size and time of every file."""
         folder = self.root if self.root.is_dir() else self.root.parent
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        files = sorted(base / name for base, _, names in walk(folder) for name in names if (base / name).is_file())
         return [str(self.root.resolve()), *self.reader_versions(), *file_stats(files, folder)]
 
     @classmethod
@@ -161,7 +167,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
             try:
                 if isinstance(sample, BadSample):
                     raise sample
-                yield f"{number:08d}", self._record(sample, validate(sample))
+                content = validate(sample, upright=self.upright)
+                yield f"{number:08d}", self._record(sample, content if self.upright else as_stored(content))
             except BadSample as error:
                 if self.on_bad == "error":
                     raise

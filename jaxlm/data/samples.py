@@ -34,8 +34,8 @@ class Sample:
     params: np.ndarray | None = None
 
 
-def validate(sample: Sample) -> bytes:
-    """Checks a sample and returns the bytes of its picture.
+def validate(sample: Sample, *, upright: bool = True) -> bytes:
+    """Checks a sample, whose picture is turned as its EXIF says or is as stored; returns the bytes of the picture.
 
     Raises:
         BadSample: if the picture is missing, truncated or not a picture; if the box has no area or lies outside the
@@ -47,7 +47,7 @@ def validate(sample: Sample) -> bytes:
         content = sample.image if isinstance(sample.image, bytes) else sample.image.read_bytes()
     except OSError as error:
         raise BadSample(f"{sample.where}: {name} cannot be read ({error.strerror}); restore it.") from None
-    picture = decode_image(content)
+    picture = decode_image(content, upright=upright)
     if picture is None:
         raise BadSample(f"{sample.where}: {name} is truncated or not a picture; replace or remove it.")
     height, width = picture.shape[:2]
@@ -111,7 +111,17 @@ def yaw_bin(degrees: float) -> str:
     return YAW_BINS[int(np.searchsorted([30.0, 60.0], abs(degrees)))]
 
 
-def picture_of_table(table: Path, name: str) -> Path:
-    """Path of a picture that a table names: beside the table or, if it is not there, in `images` beside the table."""
-    beside, inside = table.parent / name, table.parent / "images" / name
-    return inside if inside.exists() and not beside.exists() else beside
+def picture_of_table(table: Path, name: str, images: str = "") -> Path:
+    """Path of a picture that a table names.
+
+    It lies in the folder `images` if that is given; otherwise beside the table, in `images` beside the table, or in
+    `images` beside the table's folder, as COCO's lie beside `annotations`. Where a folder in the name does not exist,
+    it is left out of the name.
+    """
+    name = name.replace("\\", "/")
+    folders = [Path(images).expanduser()] if images else [table.parent, table.parent / "images"]
+    folders += [] if images else [table.parent.parent / "images"]
+    places = [folder / name for folder in folders]
+    if not any(place.parent.is_dir() for place in places):
+        places += [folder / Path(name).name for folder in folders]
+    return next((place for place in places if place.is_file()), places[0])

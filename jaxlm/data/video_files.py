@@ -10,14 +10,21 @@ import numpy as np
 
 from jaxlm.support.errors import BadSample
 from jaxlm.support.files import put_in_place, temporary_name
-from jaxlm.support.pictures import decode_image
+from jaxlm.support.pictures import PICTURES, decode_image
 
 # Silences FFmpeg's messages about damaged files: the exceptions of this module name the file.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # pyright: ignore[reportAttributeAccessIssue]
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp")
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+VIDEOS = (
+    ".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".wmv", ".mpg", ".mpeg", ".3gp", ".ts", ".mts", ".flv", ".ogv",
+)  # fmt: skip
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file's ending is that of a video, or it is a GIF of several pictures."""
+    suffix = path.suffix.lower()
+    return suffix in VIDEOS or (suffix == ".gif" and path.is_file() and cv2.imcount(str(path)) > 1)
 
 
 class VideoFile:
@@ -95,7 +102,8 @@ class VideoFile:
         return sorted(path for path in self.path.iterdir() if path.suffix.lower() in PICTURES)
 
     def _open(self) -> cv2.VideoCapture:
-        capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
+        # As an absolute path, because FFmpeg takes what stands before a colon for a protocol.
+        capture = cv2.VideoCapture(str(self.path.absolute()), cv2.CAP_FFMPEG)
         if not capture.isOpened():
             raise BadSample(f"{self.path} is not a video that can be decoded; replace or re-encode it.")
         return capture

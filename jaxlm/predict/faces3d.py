@@ -20,16 +20,15 @@ from jaxlm.data import crops
 from jaxlm.data.video_files import VideoFile, VideoWriter
 from jaxlm.face3d import mesh_files, parameters, views
 from jaxlm.face3d.model_files import model_of
-from jaxlm.predict.detectors import HaarDetector
+from jaxlm.predict.detectors import Detector, HaarDetector
 from jaxlm.predict.face_boxes import find_boxes, make_landmarker
-from jaxlm.predict.model import TrainedModel, load_model
+from jaxlm.predict.model import DENSE, TrainedModel, config_of_model, load_model
 from jaxlm.schemes import FACES68
 from jaxlm.support import drawing
 from jaxlm.support.errors import BadSample
 from jaxlm.support.files import write_atomically
 from jaxlm.support.pictures import decode_image, warp, write_image
 from jaxlm.support.progress import progress
-from jaxlm.workdir.config_file import load_config
 
 _ROUNDS = 3  # passes of the network, until the crop fits the landmarks
 
@@ -55,22 +54,23 @@ class Reconstructor:
     """Reconstructs the 3D faces of pictures and videos with one trained model.
 
     Args:
-        workdir: folder of a trained system "tddfa".
+        workdir: folder of a trained or exported system "tddfa", or the name of one of the package's own models.
         step: checkpoint, "last", "best" or its number.
+        detector: image -> boxes (N, 4); OpenCV's Haar cascades where it is None.
 
     Raises:
         ValueError: if the workdir holds another system.
     """
 
-    def __init__(self, workdir: str | Path, step: str = "last"):
-        config = load_config(workdir)
+    def __init__(self, workdir: str | Path = DENSE, step: str = "last", detector: Detector | None = None):
+        config = config_of_model(workdir)
         if config.system != "tddfa":
             raise ValueError(f"{workdir} has the system {config.system!r}; 3D faces need one of configs/tddfa_*.py.")
         self.config, self.model = config, model_of(config)
         model = load_model(workdir, step=step)
         self.regress, self.landmarker = make_regressor(model), make_landmarker(model)
         self.renderer = views.FaceRenderer(self.model)
-        self.detect = HaarDetector()
+        self.detect = HaarDetector() if detector is None else detector
 
     def landmarks(self, params: np.ndarray) -> np.ndarray:
         """Landmarks (68, 3): x and y in pixels of the picture (y down), and the depth in pixels (nearer is larger)."""

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlm.data.video_files import PICTURES, VIDEOS
+from jaxlm.data.video_files import VIDEOS, is_video
 from jaxlm.support.errors import BadSample
-from jaxlm.support.pictures import decode_image
+from jaxlm.support.files import walk
+from jaxlm.support.pictures import PICTURES, decode_image, is_picture
 
 # An array, a file, or a picture of PIL.
 Picture = Any
@@ -55,14 +56,14 @@ def _kind(image: Any) -> str:
     return f"shape {image.shape} of {image.dtype}" if hasattr(image, "dtype") else f"a {type(image).__name__}"
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """Picture (H, W, 3) uint8 RGB of a file, upright.
+def read_picture(path: Path, *, upright: bool = True) -> np.ndarray:
+    """Picture (H, W, 3) uint8 RGB of a file, turned as its EXIF says or as it is stored.
 
     Raises:
         BadSample: if it cannot be decoded or is too small for a face.
         FileNotFoundError: if it does not exist.
     """
-    image = decode_image(path.read_bytes(), upright=True)
+    image = decode_image(path.read_bytes(), upright=upright)
     if image is None:
         raise BadSample(f"{path} is not a picture that can be decoded: it is damaged, of another kind or too large.")
     if min(image.shape[:2]) < _SMALLEST_SIDE:
@@ -74,50 +75,68 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 class Inputs(NamedTuple):
-    """What the command line names; every file with the name of its results, without ending."""
+    """What the command line names; every file with the name of its results, without ending.
+
+    Attributes:
+        pictures: path and name of the results of each picture.
+        videos: those of each video.
+        cameras: numbers of cameras.
+        skipped: files in folders that are neither.
+        failed: names that cannot be used, and a sentence about each.
+    """
 
     pictures: list[tuple[Path, str]]
     videos: list[tuple[Path, str]]
     cameras: list[int]
+    skipped: list[Path]
+    failed: list[tuple[str, str]]
 
 
 def find_inputs(names: list[str], out: Path | None = None) -> Inputs:
-    """Files, all files within folders but those below `out`, and cameras.
+    """Files, all files within folders but hidden ones and those below `out`, and cameras.
 
     Raises:
-        ValueError: if a file does not exist or is neither a picture nor a video, or a folder holds none.
+        ValueError: if none of the names can be used.
     """
-    inputs, used = Inputs([], [], []), {"predictions", *(f"camera{name}" for name in names)}
+    inputs, used = Inputs([], [], [], [], []), {"predictions", *(f"camera{name}" for name in names)}
     for name in names:
         path = Path(name).expanduser()
         if name.isdigit() and not path.exists():
             inputs.cameras.append(int(name))
             continue
-        if not path.exists():
-            raise ValueError(f"{path} does not exist.")
-        files = [path]
-        if path.is_dir():
-            found = (file for file in path.rglob("*") if _is_input(file))
-            own = None if out is None else out.resolve()
-            files = sorted(file for file in found if own is None or own not in file.resolve().parents)
-            if not files:
-                raise ValueError(f"{path} holds no picture and no video ({', '.join(PICTURES + VIDEOS)}).")
-        for file in files:
-            kind = inputs.videos if file.suffix.lower() in VIDEOS else inputs.pictures
-            if file.suffix.lower() not in PICTURES + VIDEOS:
-                raise ValueError(f"{file} is neither a picture nor a video ({', '.join(PICTURES + VIDEOS)}).")
+        files = [path] if path.is_file() else _files_below(path, out)
+        usable = [file for file in files if is_picture(file) or is_video(file)]
+        if not usable:
+            inputs.failed.append((name, _why_not(path)))
+            continue
+        inputs.skipped.extend(file for file in files if file not in usable)
+        for file in usable:
             stem = file.relative_to(path).with_suffix("").as_posix().replace("/", "_") if path.is_dir() else file.stem
             stem = next(
                 s for s in itertools.chain([stem], (f"{stem}_{n}" for n in itertools.count(2))) if s not in used
             )
             used.add(stem)
-            kind.append((file, stem))
+            (inputs.videos if is_video(file) else inputs.pictures).append((file, stem))
+    if inputs.failed and len(inputs.failed) == len(names):
+        raise ValueError(inputs.failed[0][1])
     return inputs
 
 
-def _is_input(file: Path) -> bool:
-    """Whether a file in a folder is a picture or a video, and not a hidden one, such as one that is being written."""
-    return file.suffix.lower() in PICTURES + VIDEOS and not file.name.startswith(".") and file.is_file()
+def _files_below(folder: Path, out: Path | None) -> list[Path]:
+    """Files of a folder and its subfolders, links followed; no hidden ones, such as one that is being written."""
+    found, own = [], None if out is None else out.resolve()
+    for base, _, files in walk(folder):
+        if own is None or own not in (base.resolve(), *base.resolve().parents):
+            found += [base / name for name in files if not name.startswith(".")]
+    return sorted(found)
+
+
+def _why_not(path: Path) -> str:
+    if not path.exists():
+        return f"{path} does not exist."
+    if path.is_dir():
+        return f"{path} holds no picture and no video ({', '.join(PICTURES + VIDEOS)})."
+    return f"{path} is neither a picture nor a video ({', '.join(PICTURES + VIDEOS)})."
 
 
 def read_boxes_csv(path: Path) -> dict[str, np.ndarray]:

@@ -101,6 +101,8 @@ def write_tables(
     entries: Sequence[dict[str, Any]],
     shard: Shard = ALL,
     order: Sequence[str] = (),
+    *,
+    upright: bool = True,
 ) -> None:
     """Writes `predictions.json` about all pictures and videos, and `predictions.csv` about the pictures.
 
@@ -112,6 +114,7 @@ def write_tables(
             video) or "error".
         shard: share of the files that the entries are about; the tables are written when every share has been.
         order: "file" of the entries of all shares, in the order of the joined table.
+        upright: whether pictures were turned as their EXIF says, and the coordinates are those of the turned picture.
     """
 
     def join(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -120,7 +123,8 @@ def write_tables(
         entries.sort(key=lambda entry: places.get(entry["file"], len(places)))
         return {**parts[0], "files": entries}
 
-    content = {"model": model, "scheme": scheme.name, "coordinates": "pixels, 0-based", "files": list(entries)}
+    content = {"model": model, "scheme": scheme.name, "coordinates": "pixels, 0-based"}
+    content |= {"orientation": "upright by EXIF" if upright else "as stored", "files": list(entries)}
     whole = write_part(folder / "predictions.json", content, shard, join, run=[model, *order])
     if whole is not None:
         pictures = [entry for entry in whole["files"] if "faces" in entry]

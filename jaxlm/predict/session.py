@@ -51,10 +51,11 @@ class Session:
         predictor: finds the faces of pictures and of streams.
         out: folder of the results.
         overlays: whether pictures and videos with landmarks are written.
+        upright: whether pictures are turned as their EXIF says.
     """
 
-    def __init__(self, predictor: Predictor, out: Path, *, overlays: bool = True):
-        self._predictor, self._out, self._overlays = predictor, out, overlays
+    def __init__(self, predictor: Predictor, out: Path, *, overlays: bool = True, upright: bool = True):
+        self._predictor, self._out, self._overlays, self._upright = predictor, out, overlays, upright
         self.scheme = get_scheme(predictor.config.scheme)
         self.entries: list[dict[str, Any]] = []
 
@@ -62,7 +63,8 @@ class Session:
     def failed(self) -> list[dict[str, Any]]:
         return [entry for entry in self.entries if "error" in entry]
 
-    def _fail(self, file: str, error: Exception) -> None:
+    def fail(self, file: str, error: Exception) -> None:
+        """Reports a file that cannot be worked on, and goes on."""
         self.entries.append({"file": file, "error": str(error)})
         print(f"\nError: {error}", file=sys.stderr)
 
@@ -80,11 +82,11 @@ class Session:
         bar = progress(files, desc="pictures", unit="picture")
         for path, stem in bar:
             try:
-                image = read_picture(path)
+                image = read_picture(path, upright=self._upright)
                 own = None if boxes is None else _boxes_of(path, image, boxes, names)
                 held.append(_Picture(path, stem, image, own))
             except (BadSample, OSError) as error:
-                self._fail(str(path.resolve()), error)
+                self.fail(str(path.resolve()), error)
             if len(held) == batch_size or sum(picture.image.size for picture in held) > _MOST_AT_ONCE:
                 self._look(held)
                 held = []
@@ -106,7 +108,7 @@ class Session:
         except (ValueError, MemoryError, cv2.error) as error:
             if len(held) == 1:
                 reason = " ".join(str(error).split())[:200]
-                return self._fail(
+                return self.fail(
                     str(held[0].path.resolve()), BadSample(f"{held[0].path} cannot be worked on: {reason}")
                 )
             for picture in held:  # to find the one that fails
@@ -150,7 +152,7 @@ class Session:
                 if self._overlays:
                     outputs.write_video(self._out / f"{stem}_landmarks.mp4", file, found.tracks, self.scheme)
             except (BadSample, cv2.error) as error:
-                self._fail(str(path.resolve()), error)
+                self.fail(str(path.resolve()), error)
                 continue
             shown = np.array([np.isfinite(track.score).any(axis=1) for track in found.tracks]).reshape(-1, found.frames)
             self.entries.append(
@@ -177,7 +179,7 @@ class Session:
             frames = _frames_for(capture, seconds)
             self.stream(f"camera{index}", frames, fps if 0 < fps <= 1000 else 25.0)
         except BadSample as error:
-            self._fail(str(index), error)
+            self.fail(str(index), error)
         finally:
             capture.release()
 
@@ -211,7 +213,7 @@ class Session:
 
     def write(self, model: str, shard: Shard = ALL, order: Sequence[str] = ()) -> None:
         """Writes the tables of all files so far, see `outputs.write_tables`."""
-        outputs.write_tables(self._out, model, self.scheme, self.entries, shard, order)
+        outputs.write_tables(self._out, model, self.scheme, self.entries, shard, order, upright=self._upright)
 
 
 def _boxes_of(path: Path, image: np.ndarray, boxes: dict[str, np.ndarray], names: Counter[str]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,18 @@ def put_in_place(temporary: Path, path: Path) -> None:
     finally:
         os.close(descriptor)
     os.replace(temporary, path)
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Each folder below one, itself first, with the names of its folders and of its files; links are followed once."""
+    seen: set[Path] = set()
+    for base, folders, files in os.walk(folder, followlinks=True):
+        real = Path(base).resolve()
+        if real in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add(real)
+        yield Path(base), folders, files
 
 
 def without_nan(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Decodes, resamples and writes pictures."""
 
+import io
 from pathlib import Path
 
 import cv2
@@ -25,22 +26,76 @@ def warp(image: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
     return cv2.warpAffine(image, transform, (size, size), flags=cv2.INTER_LINEAR)
 
 
-def decode_image(content: bytes, *, upright: bool = False) -> np.ndarray | None:
+# Endings of pictures. Files that are named one by one may have any other ending.
+PICTURES = (
+    ".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm", ".pgm", ".pnm",
+    ".heic", ".heif",
+)  # fmt: skip
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file's ending or its first bytes are those of a picture."""
+    return path.suffix.lower() in PICTURES or (path.is_file() and cv2.haveImageReader(str(path)))
+
+
+def decode_image(content: bytes, *, upright: bool = True) -> np.ndarray | None:
     """Picture (H, W, 3) uint8 RGB from the bytes of a JPEG, PNG, … file; None if they cannot be decoded.
 
-    Grey, 16-bit and CMYK pictures are converted.
+    Grey and CMYK pictures are converted. Of 10, 12, 14 or 16 bits the upper 8 are kept. Of an animation it is the first
+    picture. HEIC needs pillow-heif.
 
     Args:
         content: bytes of the file.
-        upright: whether the picture is turned as its EXIF says, as viewers do. The landmarks of data sets are in the
-            stored pixels.
+        upright: whether the picture is turned as its EXIF says, as viewers do; otherwise it is as stored.
     """
-    flags = cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
+    flags = cv2.IMREAD_ANYDEPTH | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
+    for color in (cv2.IMREAD_COLOR, cv2.IMREAD_ANYCOLOR):  # OpenCV does not make colour of a TIFF of grey floats
+        try:
+            picture = cv2.imdecode(np.frombuffer(content, np.uint8), flags | color)
+        except cv2.error:
+            picture = None
+        if picture is not None:
+            code = cv2.COLOR_GRAY2RGB if picture.ndim == 2 else cv2.COLOR_BGR2RGB
+            return cv2.cvtColor(_to_8_bits(picture), code)
+    return _decode_by_pillow(content, upright)
+
+
+def as_stored(content: bytes) -> bytes:
+    """Bytes of a picture without the turn of its EXIF: the same bytes where there is none, a PNG otherwise."""
+    stored, turned = (decode_image(content, upright=upright) for upright in (False, True))
+    if stored is None or turned is None or (stored.shape == turned.shape and (stored == turned).all()):
+        return content
+    return cv2.imencode(".png", cv2.cvtColor(stored, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def _to_8_bits(picture: np.ndarray) -> np.ndarray:
+    if picture.dtype == np.uint16:
+        # Cameras store 10, 12 or 14 bits in 16: the lowest of these numbers that holds the largest value.
+        bits = next(bits for bits in (10, 12, 14, 16) if picture.max() < 1 << bits)
+        return (picture >> (bits - 8)).astype(np.uint8)
+    if picture.dtype != np.uint8:
+        finite = np.nan_to_num(picture.astype(np.float32), posinf=0.0, neginf=0.0)
+        return (255 * np.clip(finite / max(float(finite.max()), 1.0), 0, 1)).astype(np.uint8)
+    return picture
+
+
+def _decode_by_pillow(content: bytes, upright: bool) -> np.ndarray | None:
+    """The kinds that OpenCV was built without, where Pillow is there."""
     try:
-        picture = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    except cv2.error:
+        from PIL import Image, ImageOps
+    except ModuleNotFoundError:
         return None
-    return None if picture is None else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    try:
+        import pillow_heif  # pyright: ignore[reportMissingImports]
+
+        pillow_heif.register_heif_opener()
+    except ModuleNotFoundError:
+        pass
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            return np.asarray((ImageOps.exif_transpose(picture) if upright else picture).convert("RGB"))
+    except Exception:  # Pillow's plugins raise whatever their decoders do, for damaged files
+        return None
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

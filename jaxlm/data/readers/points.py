@@ -1,12 +1,14 @@
-"""Reads samples from folders with a file of points beside each picture: 300-W's `.pts`, or `.txt` with a count."""
+"""Reads samples from folders with a file of points for each picture: 300-W's `.pts`, or `.txt` with a count."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jaxlm.data.samples import Sample
 from jaxlm.support.errors import BadSample
+from jaxlm.support.files import walk
+from jaxlm.support.pictures import PICTURES
 
 
 def read_pts(path: Path, num_landmarks: int, columns: int = 2) -> np.ndarray:
@@ -15,7 +17,7 @@ def read_pts(path: Path, num_landmarks: int, columns: int = 2) -> np.ndarray:
     Raises:
         BadSample: if the file is not of this form, has another number of points, or a coordinate is not a number.
     """
-    text = path.read_text(errors="replace")
+    text = path.read_text(encoding="utf-8", errors="replace")
     start, end = text.find("{"), text.find("}")
     if start < 0 or end < start:
         raise BadSample(f"{path} is not a .pts file: the points must be between braces.")
@@ -52,32 +54,77 @@ def read_counted_points(path: Path, num_landmarks: int) -> np.ndarray:
 
 
 def points_files(folder: Path) -> list[Path]:
-    """All `.pts` files of a folder and its subfolders, or else all `.txt` files with a picture beside them."""
-    return sorted(folder.rglob("*.pts")) or [path for path in sorted(folder.rglob("*.txt")) if _picture_of(path)]
+    """All `.pts` files of a folder and its subfolders, or else all `.txt` files that have a picture; no hidden ones."""
+    files = _files_below(folder)
+    points = [path for path in files if path.suffix.lower() == ".pts"]
+    if points:
+        return points
+    pictures = _Pictures(files)
+    return [path for path in files if path.suffix.lower() == ".txt" and pictures.of(path)]
 
 
-def read_points_folder(folder: Path, num_landmarks: int) -> Iterator[Sample | BadSample]:
-    """Samples of a folder and its subfolders: one for each of its `points_files`, with the picture beside the file.
+def _files_below(folder: Path) -> list[Path]:
+    """Files of a folder and its subfolders, links followed; without those of names like `._a.pts`, which a Mac adds."""
+    return sorted(base / name for base, _, names in walk(folder) for name in names if not name.startswith("."))
 
-    A `.rct` file beside them holds the face's box x1 y1 x2 y2. A file that cannot be used is yielded as a BadSample.
+
+def read_points_folder(
+    folder: Path, num_landmarks: int, notices: list[str] | None = None, *, missing: Sequence[float] = ()
+) -> Iterator[Sample | BadSample]:
+    """Samples of a folder and its subfolders: one for each of its `points_files`, with the picture of that name.
+
+    The picture lies beside the file, or in another folder below the same one, as `images/a.jpg` for `points/a.pts`. A
+    `.rct` file beside the points holds the face's box x1 y1 x2 y2. A file that cannot be used is yielded as a
+    BadSample.
+
+    Args:
+        folder: that is searched.
+        num_landmarks: of the scheme.
+        notices: to which the number of missing landmarks is added.
+        missing: landmarks both of whose coordinates are one of these numbers in the file are missing.
     """
+    pictures, left_out = _Pictures(_files_below(folder)), 0
     for path in points_files(folder):
-        read = read_pts if path.suffix == ".pts" else read_counted_points
+        counted = path.suffix.lower() != ".pts"
         try:
-            picture = _picture_of(path)
-            if picture is None:
+            found = pictures.of(path)
+            if not found:
+                raise BadSample(f"{path} has no picture beside it: expected {path.stem}.jpg, .png, … there.")
+            if len(found) > 1:
                 raise BadSample(
-                    f"{path} has no picture beside it: expected {path.stem}.jpg or .png in the same folder."
+                    f"{path} could belong to {found[0]} or {found[1]}: give each picture a name of its own."
                 )
+            points = (read_counted_points if counted else read_pts)(path, num_landmarks)
+            raw = points if counted else points + 1.0
+            absent = np.isin(np.round(raw, 6), missing).all(axis=1, keepdims=True)
+            left_out += int(absent.sum())
+            points = np.where(absent, np.nan, points)
             key = path.relative_to(folder).with_suffix("").as_posix()
-            yield Sample(picture, read(path, num_landmarks), str(path), _box_beside(path), key=key)
+            yield Sample(found[0], points, str(path), _box_beside(path), key=key)
         except BadSample as error:
             yield error
+    if left_out and notices is not None:
+        numbers = " or ".join(f"{value:g}" for value in missing)
+        notices.append(f"{left_out} landmarks at {numbers} are taken as missing (the source's option `missing`)")
 
 
-def _picture_of(path: Path) -> Path | None:
-    pictures = (path.with_suffix(suffix) for suffix in (".jpg", ".png", ".jpeg", ".bmp", ".JPG", ".PNG"))
-    return next((picture for picture in pictures if picture.exists()), None)
+class _Pictures:
+    """The pictures among the files of a folder, by the name of a file of points."""
+
+    def __init__(self, files: list[Path]):
+        self._by_stem: dict[str, list[Path]] = {}
+        for path in files:
+            if path.suffix.lower() in PICTURES:
+                self._by_stem.setdefault(path.stem, []).append(path)
+
+    def of(self, points: Path) -> list[Path]:
+        """Pictures for `a.pts` or `a.png.pts`: those beside it or, if there are none, those in other folders."""
+        stem = points.stem
+        suffix = Path(stem).suffix.lower()
+        named = self._by_stem.get(Path(stem).stem, []) if suffix in PICTURES else []
+        found = [path for path in named if path.name == stem] or self._by_stem.get(stem, [])
+        beside = [path for path in found if path.parent == points.parent]
+        return beside[:1] or found
 
 
 def _box_beside(path: Path) -> np.ndarray | None:
