@@ -108,3 +108,10 @@ def test_what_is_not_known_of_a_face_is_taken_from_the_rest(protocol):
     )
     with pytest.raises(ValueError, match="without a box and without landmarks"):
         crops.crop_box(protocol, points=np.zeros((0, 2)))
+
+
+@pytest.mark.parametrize("protocol", crops.PROTOCOLS)
+def test_a_face_with_one_landmark_is_cropped_by_its_box(protocol):
+    box = np.array([10.0, 20.0, 70.0, 90.0])
+    found = crops.crop_box(protocol, box=box, points=np.array([[30.0, 40.0]]))
+    np.testing.assert_array_equal(found, crops.crop_box(protocol, box=box, points=box.reshape(2, 2)))

@@ -126,7 +126,8 @@ def make_crop(
     bbox = np.asarray(record["bbox"], np.float64)
 
     if augmentation is not None and rng is not None and augmentation.box and mask.any():
-        face = random_box(geometry.box_of_points(landmarks, mask), augmentation, rng)
+        extended = np.ptp(landmarks[mask], axis=0).min() > 0
+        face = random_box(geometry.box_of_points(landmarks, mask) if extended else bbox, augmentation, rng)
     else:
         face = np.asarray(record.get("face", bbox), np.float64)
     box = crops.crop_box(crop, box=face, points=landmarks[mask])

@@ -92,15 +92,15 @@ def crop_box(protocol: str, *, box: np.ndarray | None = None, points: np.ndarray
     Args:
         protocol: a key of `PROTOCOLS`.
         box: (4,) the given face box x1 y1 x2 y2; where it is None, the box around the landmarks stands in for it.
-        points: (K', 2) the landmarks that exist, in image pixels; where there is none, the corners of the box stand in
-            for them.
+        points: (K', 2) the landmarks that exist, in image pixels; where there is none, or they coincide, the corners of
+            the box stand in for them.
 
     Raises:
         ValueError: for an unknown protocol, or neither box nor landmarks.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"There is no crop protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
-    if points is None or not len(points):
+    if points is None or not len(points) or (box is not None and np.ptp(points, axis=0).max() <= 0):
         if box is None:
             raise ValueError("A face without a box and without landmarks cannot be cropped.")
         points = np.asarray(box).reshape(2, 2)
