@@ -216,6 +216,25 @@ class TestBadInput:
         with pytest.raises(ValueError, match="add --dtype=float32"):
             forms.make_onnx(config, {})
 
+    @pytest.mark.parametrize("damage", ["flipped", "missing", "added"])
+    def test_damaged_parameters_are_named(self, exported, tmp_path, damage):
+        shutil.copytree(exported[0] / "orbax", tmp_path / "model")
+        load_model(tmp_path / "model")
+        files = [path for path in (tmp_path / "model" / "parameters").rglob("*") if path.is_file()]
+        file = max(files, key=lambda path: path.stat().st_size)
+        if damage == "flipped":
+            content = bytearray(file.read_bytes())
+            content[len(content) // 2] ^= 1
+            file.write_bytes(content)
+        elif damage == "missing":
+            file.unlink()
+        else:
+            file = file.with_name("stranger")
+            file.write_text("")
+        fault = {"flipped": "has changed", "missing": "is missing", "added": "does not belong here"}[damage]
+        with pytest.raises(ValueError, match=f"{file.name} {fault}"):
+            load_model(tmp_path / "model")
+
     def test_models_that_cannot_be_loaded(self, exported, tmp_path):
         folder, config, *_ = exported
         (tmp_path / "model.onnx").write_bytes(b"half a model")
@@ -225,11 +244,16 @@ class TestBadInput:
             (tmp_path / "model.onnx.json").write_text(text)
             with pytest.raises(ValueError, match="is damaged"):
                 load_model(tmp_path / "model.onnx")
-        (tmp_path / "model.onnx.json").write_text((folder / "onnx" / "model.onnx.json").read_text())
+        (tmp_path / "model.stablehlo").write_bytes(b"half a model")
+        for form in ("onnx", "stablehlo"):
+            described = json.loads((folder / form / f"model.{form}.json").read_text())
+            (tmp_path / f"model.{form}.json").write_text(json.dumps(described))
+            with pytest.raises(ValueError, match=rf"model\.{form} has changed since the model was written"):
+                load_model(tmp_path / f"model.{form}")
+            del described["sha256"]  # as older versions wrote it
+            (tmp_path / f"model.{form}.json").write_text(json.dumps(described))
         with pytest.raises(ValueError, match="not a model that ONNX Runtime takes"):
             load_model(tmp_path / "model.onnx")
-        (tmp_path / "model.stablehlo").write_bytes(b"half a model")
-        (tmp_path / "model.stablehlo.json").write_text((folder / "stablehlo" / "model.stablehlo.json").read_text())
         with pytest.raises(ValueError, match="not a StableHLO file"):
             load_model(tmp_path / "model.stablehlo")
         with pytest.raises(ValueError, match="does not exist; name a workdir"):
@@ -246,7 +270,7 @@ class TestBadInput:
         shutil.copytree(folder / "orbax", tmp_path / "cut")
         for file in (tmp_path / "cut").rglob("d/*"):
             file.write_bytes(file.read_bytes()[:100])
-        with pytest.raises(ValueError, match="export them again"):
+        with pytest.raises(ValueError, match="has changed since the model was written"):
             load_model(tmp_path / "cut")
         with pytest.raises(ValueError, match="has no checkpoint 3"):
             load_model(folder / "orbax", step=3)

@@ -22,10 +22,10 @@ from jaxlm.data.rendered import faces
 from jaxlm.export.description import describe
 from jaxlm.export.folding import fold_batch_norms
 from jaxlm.export.onnx_graph import to_onnx
-from jaxlm.predict.model import ONNX, PARAMETERS, STABLEHLO, call_graph, load_model, write_parameters
+from jaxlm.predict.model import CHECKSUMS, ONNX, PARAMETERS, STABLEHLO, call_graph, load_model, write_parameters
 from jaxlm.schemes import FACES68_OF_FACES98
 from jaxlm.support.errors import BadSample
-from jaxlm.support.files import write_atomically, write_bytes_atomically
+from jaxlm.support.files import checksums, write_atomically, write_bytes_atomically
 from jaxlm.support.pictures import warp
 from jaxlm.workdir.config_file import write_config
 
@@ -163,6 +163,7 @@ def export_model(
     outputs = {name: (text, list(array.shape[1:])) for (name, text), array in zip(meanings, answers, strict=True)}
     check = {"crops": f"{len(expected)} of {checked_on.source}", "largest_difference_pixels": difference}
     described = {**describe(config, format, outputs, batch), "check": check, "config": json.loads(config.to_json())}
+    described[CHECKSUMS] = checksums(path)
     text = json.dumps(described, indent=1)
     write_atomically(path.with_name(path.name + ".json"), text + "\n")
     return difference

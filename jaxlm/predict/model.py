@@ -15,6 +15,7 @@ from jaxlm import systems
 from jaxlm.config import Config
 from jaxlm.predict.scores import Calibration, read_calibration
 from jaxlm.schemes import get_scheme
+from jaxlm.support.files import check_checksums
 from jaxlm.systems import Halves, Prediction
 from jaxlm.workdir import config_file
 from jaxlm.workdir.restore import abstract_state, restore_variables
@@ -23,6 +24,7 @@ SHIPPED = "faces68"  # the package's own model that is used by default
 DENSE = "dense"  # that of 3D faces
 CARD = "card.json"  # what is known of a model of the package
 PARAMETERS, STABLEHLO, ONNX = "parameters", "model.stablehlo", "model.onnx"  # names in an exported folder
+CHECKSUMS = "sha256"  # key of the JSON beside one of these
 
 
 class TrainedModel(NamedTuple):
@@ -160,6 +162,9 @@ def write_parameters(folder: Path, variables: dict[str, Any]) -> None:
 
 
 def _read_parameters(folder: Path, config: Config) -> dict[str, Any]:
+    beside = folder.with_name(folder.name + ".json")
+    if beside.is_file():
+        _check(folder, _described(beside))
     abstract = abstract_state(config).variables
     try:
         with ocp.StandardCheckpointer() as checkpointer:
@@ -169,19 +174,41 @@ def _read_parameters(folder: Path, config: Config) -> dict[str, Any]:
         raise ValueError(f"{folder} does not fit its config.json ({reason}); export them again.") from None
 
 
+def _described(beside: Path) -> dict[str, Any]:
+    """The JSON beside an export.
+
+    Raises:
+        ValueError: if it is missing or damaged.
+    """
+    try:
+        described = json.loads(beside.read_bytes())
+    except FileNotFoundError:
+        reason = f"it describes inputs and outputs of {beside.stem}"
+        raise ValueError(f"{beside} is missing: {reason}; export the model again.") from None
+    except ValueError as error:
+        raise ValueError(f"{beside} is damaged ({error!r}); export the model again.") from None
+    if not isinstance(described, dict):
+        raise ValueError(f"{beside} is damaged (no object); export the model again.")
+    return described
+
+
+def _check(path: Path, described: dict[str, Any]) -> None:
+    """Compares an export with the checksums beside it; those of before jaxlm 0.3 have none."""
+    expected = described.get(CHECKSUMS)
+    if isinstance(expected, dict):
+        check_checksums(path, expected)
+
+
 def _load_graph(path: Path, name: str, config: Config | None = None) -> TrainedModel:
     beside = path.with_name(path.name + ".json")
+    described = _described(beside)
     try:
-        described = json.loads(beside.read_text())
         config = config or config_file.config_from_json(described["config"])
         outputs = [output["name"] for output in described["outputs"]]
         batch = described["input"]["shape"][0]
-    except FileNotFoundError:
-        raise ValueError(
-            f"{beside} is missing: it describes inputs and outputs of {path.name}; export the model again."
-        ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{beside} is damaged ({error!r}); export the model again.") from None
+    _check(path, described)
     call = call_graph(path.read_bytes(), path, batch if isinstance(batch, int) else 0)
 
     def predict(images) -> Prediction:

@@ -1,5 +1,6 @@
 """Atomic writing of files, and values without NaN for JSON."""
 
+import hashlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -38,6 +39,25 @@ def put_in_place(temporary: Path, path: Path) -> None:
     finally:
         os.close(descriptor)
     os.replace(temporary, path)
+
+
+def checksums(path: Path) -> dict[str, str]:
+    """SHA-256 of a file, or of each file in a folder, by its name relative to the parent of `path`."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return {file.relative_to(path.parent).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def check_checksums(path: Path, expected: dict[str, str]) -> None:
+    """Compares a file or folder with its `checksums`.
+
+    Raises:
+        ValueError: naming a file that is missing, was added or has changed.
+    """
+    found = checksums(path)
+    for name in sorted({*found, *expected}):
+        if found.get(name) != expected.get(name):
+            fault = "is missing" if name not in found else "has changed" if name in expected else "does not belong here"
+            raise ValueError(f"{path.parent / name} {fault} since the model was written: copy or export it again.")
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
