@@ -45,8 +45,9 @@ def validate(sample: Sample, *, upright: bool = True) -> bytes:
     name = "its picture" if isinstance(sample.image, bytes) else f"the picture {sample.image}"
     try:
         content = sample.image if isinstance(sample.image, bytes) else sample.image.read_bytes()
-    except OSError as error:
-        raise BadSample(f"{sample.where}: {name} cannot be read ({error.strerror}); restore it.") from None
+    except (OSError, ValueError) as error:  # a ValueError for a name with a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise BadSample(f"{sample.where}: {name} cannot be read ({reason}); restore it.") from None
     picture = decode_image(content, upright=upright)
     if picture is None:
         raise BadSample(f"{sample.where}: {name} is truncated or not a picture; replace or remove it.")

@@ -134,10 +134,10 @@ def read_vertex_indices(path: Path) -> np.ndarray:
         ValueError: if the file is missing or has no such list.
     """
     try:
-        return np.array(json.loads(path.read_text())["idx_to_landmark_verts"], np.int64)
+        return np.array(json.loads(path.read_text(errors="replace"))["idx_to_landmark_verts"], np.int64)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: it names the vertices of ICT-FaceKit's landmarks.") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} has no list idx_to_landmark_verts ({error}).") from None
 
 
@@ -183,7 +183,7 @@ def _read_bfm(path: Path) -> MorphableModel:
         if not needed.is_file():
             raise ValueError(f"{path} needs {needed.name} beside it: BFM 2009 has no landmarks and no expressions.")
     try:
-        landmarks = np.array([int(word) for word in listing.read_text().split()])
+        landmarks = np.array([int(word) for word in listing.read_text(errors="replace").split()])
     except ValueError as error:
         raise ValueError(f"{listing} must hold only vertex numbers ({error}).") from None
     check_landmarks(listing, landmarks, len(mean))

@@ -185,7 +185,7 @@ def _described(beside: Path) -> dict[str, Any]:
     except FileNotFoundError:
         reason = f"it describes inputs and outputs of {beside.stem}"
         raise ValueError(f"{beside} is missing: {reason}; export the model again.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{beside} is damaged ({error!r}); export the model again.") from None
     if not isinstance(described, dict):
         raise ValueError(f"{beside} is damaged (no object); export the model again.")

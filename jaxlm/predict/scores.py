@@ -81,7 +81,7 @@ def read_calibration(folder: Path, num_landmarks: int) -> Calibration | None:
         read = json.loads(path.read_text())
         weights, power, face = np.array(read["weights"], np.float64), float(read["power"]), tuple(read["face"])
         sound = weights.shape == (num_landmarks,) and len(face) == 2 and np.isfinite([*weights, power, *face]).all()
-    except (ValueError, KeyError, TypeError, OverflowError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         sound = False
     if not sound:
         raise ValueError(f"{path} is no calibration of {num_landmarks} landmarks; write it again by jaxlm calibrate.")

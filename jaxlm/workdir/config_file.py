@@ -53,7 +53,7 @@ def load_config(workdir: str | Path) -> Config:
         raise ValueError(f"{workdir} has no config.json: it is not a workdir of jaxlm train.") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON ({error}); restore it or train again.") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} cannot be used ({error}); restore it or train again.") from None
 
 

@@ -40,7 +40,7 @@ class MetricLog:
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
     if path.exists():
-        for line in path.read_text().splitlines():
+        for line in path.read_text(errors="replace").splitlines():
             try:
                 yield json.loads(line)
             except json.JSONDecodeError:

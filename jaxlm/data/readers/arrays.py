@@ -23,7 +23,7 @@ def read_npy(path: Path, shape: tuple[int | None, ...] | None = None) -> np.ndar
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise BadSample(f"{path} is missing.") from None
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # NumPy's parser of headers raises whatever Python's tokenizer does
         raise BadSample(f"{path} is not an array of numbers ({first_line(error)}).") from None
     if not isinstance(array, np.ndarray):
         raise BadSample(f"{path} holds several arrays; expected one, as numpy.save writes it.")

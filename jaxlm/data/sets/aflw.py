@@ -60,7 +60,7 @@ def read_aflw_crops(root: Path) -> list[Sample | BadSample]:
     listing = root / AFLW_LIST
     if not listing.is_file():
         raise BadSample(f"{root} has no {AFLW_LIST}: set root to 3DDFA's test set of AFLW.")
-    names = listing.read_text().split()
+    names = listing.read_text(errors="replace").split()
     points, yaws, boxes = (read_npy(root / f"AFLW_GT_{name}.npy") for name in ("pts21", "crop_yaws", "crop_roi_box"))
     count = len(names)
     if points.shape != (count, 2, 21) or yaws.shape != (count,) or boxes.shape != (count, 4):

@@ -27,7 +27,7 @@ class Menpo3D(ThreeHundredVW):
         if indices:
             path = Path(indices).expanduser()
             try:
-                self.indices = np.array([int(word) for word in path.read_text().split()])
+                self.indices = np.array([int(word) for word in path.read_text(errors="replace").split()])
             except (OSError, ValueError) as error:
                 raise ValueError(f"{path} must hold the indices of 68 landmarks ({error}).") from None
             if len(self.indices) != 68 or self.indices.min() < 0:

@@ -18,7 +18,7 @@ WFLW_SUBSETS = ("pose", "expression", "illumination", "make-up", "occlusion", "b
 
 def read_wflw(annotations: Path, images: Path) -> Iterator[Sample | BadSample]:
     """Samples of a WFLW list. A line holds 196 coordinates, the box, six attribute flags and the picture's name."""
-    with annotations.open() as file:
+    with annotations.open(encoding="utf-8", errors="replace") as file:
         for line, text in enumerate(file, start=1):
             row = text.split(maxsplit=206)
             where = f"{annotations}, line {line}"
@@ -96,7 +96,7 @@ class WflwV(VideoBuilder):
         splits = {}
         for split, name in self.LISTS.items():
             if (self.root / name).exists():
-                ids = [line.strip() for line in (self.root / name).read_text().splitlines() if line.strip()]
+                ids = [line.strip() for line in (self.root / name).read_text(errors="replace").splitlines() if line.strip()]
                 splits[split] = self._samples(ids)
         if not splits:
             splits["test"] = self._samples(sorted(path.stem for path in (self.root / "landmarks").glob("*.npy")))
