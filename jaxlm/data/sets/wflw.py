@@ -96,7 +96,8 @@ class WflwV(VideoBuilder):
         splits = {}
         for split, name in self.LISTS.items():
             if (self.root / name).exists():
-                ids = [line.strip() for line in (self.root / name).read_text(errors="replace").splitlines() if line.strip()]
+                lines = (self.root / name).read_text(errors="replace").splitlines()
+                ids = [line.strip() for line in lines if line.strip()]
                 splits[split] = self._samples(ids)
         if not splits:
             splits["test"] = self._samples(sorted(path.stem for path in (self.root / "landmarks").glob("*.npy")))
