@@ -27,6 +27,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Look at data": {
         "contact-sheet": ("contact_sheet", "draws what training sees"),
         "detector-boxes": ("detector_boxes", "measures how a detector's boxes are distributed"),
+        "cache": ("cache", "lists prepared data sets and removes old ones"),
         "fit": ("fit", "fits a face model to 2D landmarks"),
     },
     "Move models": {

@@ -1,12 +1,14 @@
 """The files that people have: tables of every program, points of every name, pictures of every kind."""
 
 import json
+import time
 
 import cv2
 import numpy as np
 import pytest
 from data_sets import face, write_csv, write_pts
 
+from jaxlm.commands import cache
 from jaxlm.data.builder import FaceBuilder
 from jaxlm.data.readers.coco import read_coco
 from jaxlm.data.readers.imglab import read_imglab
@@ -332,6 +334,25 @@ class TestCache:
         image, _ = face(7)
         cv2.imwrite(str(next((tmp_path / "data" / "images").iterdir())), image)
         assert name() != before
+
+    def test_old_versions_are_listed_and_removed(self, tmp_path, capsys):
+        path = write_csv(tmp_path / "data", 2)
+        for number in range(2):
+            if number:
+                time.sleep(0.02)
+                path.write_text(path.read_text() + "\n")
+            OwnData(path, tmp_path / "cache", scheme="faces68").prepare()
+        OwnData(path, tmp_path / "cache", scheme="faces68", on_bad="skip").prepare()
+        listed = cache.main(cache.Options(cache=str(tmp_path / "cache")))
+        assert [one.outdated for one in listed] == [False, False, True]
+        left = cache.main(cache.Options(cache=str(tmp_path / "cache"), remove=True))
+        assert len(left) == 2 and "removed" in capsys.readouterr().out
+        assert all(one.folder.is_dir() and str(path) in one.root for one in left) and not listed[2].folder.exists()
+        assert cache.main(cache.Options(cache=str(tmp_path / "cache"), remove=True, unused=-1.0)) == []
+        with pytest.raises(ValueError, match="goes with --remove"):
+            cache.main(cache.Options(cache=str(tmp_path / "cache"), unused=3))
+        with pytest.raises(ValueError, match="is no folder"):
+            cache.main(cache.Options(cache=str(tmp_path / "nowhere")))
 
     def test_links_are_followed(self, tmp_path):
         write_pts(tmp_path / "elsewhere", 1)

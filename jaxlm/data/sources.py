@@ -148,7 +148,7 @@ def prepare_source(config: Config, name: str) -> FaceBuilder:
             f"config.data.sources.{name} has the unknown fields {', '.join(sorted(set(options) - known))}; "
             f"{source.builder} takes {', '.join(sorted(known))}."
         )
-    for name in {"labels", "indices", "ict"} & set(options):  # these files lie under data.root as well
+    for name in {"labels", "indices", "ict", "images"} & set(options):  # these files lie under data.root as well
         if options[name]:
             options[name] = str(Path(config.data.root).expanduser() / options[name])
     builder = builder_class(root, config.data.cache, scheme=config.scheme, **options)
