@@ -20,6 +20,7 @@ from jaxlm.data.readers.tables import read_csv
 from jaxlm.data.samples import Sample
 from jaxlm.predict.detectors import make_detector
 from jaxlm.predict.inputs import to_rgb
+from jaxlm.support.program import split_commas
 from jaxlm.support.progress import progress
 
 _BINS = ((0, 30), (30, 60), (60, 91))
@@ -57,7 +58,7 @@ def main(options: Options, table: Table) -> None:
     sets = {title: samples for title, samples in sets.items() if samples}
     if not sets:
         raise ValueError("Name at least one set of faces: --lfpw=FOLDER or --aflw=FOLDER.")
-    for name in options.detectors:
+    for name in split_commas(options.detectors):
         detect = make_detector(name, None if name in ("haar", "whole") else options.detector_file)
         for title, samples in sets.items():
             found, others, seconds = 0, 0, 0.0

@@ -26,6 +26,7 @@ from jaxlm.predict.inputs import to_rgb
 from jaxlm.predict.model import SHIPPED
 from jaxlm.predict.predictor import Predictor
 from jaxlm.schemes import FACES68_OF_FACES98, get_scheme
+from jaxlm.support.program import split_commas
 from jaxlm.support.progress import progress
 
 HALVES = ("reported", "chosen")
@@ -85,7 +86,7 @@ def main(options: Options, table: Table) -> None:
         raise ValueError("Name at least one set of faces: --lfpw=FOLDER or --ytf=FOLDER.")
     cv2.setNumThreads(1)
     detect = make_detector(options.detector, options.detector_file)
-    predictors = {name: Predictor.load(name) for name in options.models}
+    predictors = {name: Predictor.load(name) for name in split_commas(options.models)}
     for name, samples in sets.items():
         if not samples:
             raise ValueError(f"There is no face of {name} in the folder; its layout is described in docs/data.md.")

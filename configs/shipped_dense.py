@@ -26,7 +26,7 @@ def get_config(variant: str = "") -> Any:
         config.data.sources.rendered.update(num_train=10000, num_test=500)
     config.augment.update(rotation=20.0, scale=0.14, translation=0.06, blur=0.15, noise=0.1, color=0.35, grey=0.15)
     config.augment.low_resolution = 0.15
-    config.train.update(num_steps=12000, checkpoint_every=1000, log_every=100)
+    config.train.update(num_steps=7000, checkpoint_every=1000, log_every=100)
     return apply_variant(config, variant, {"smoke": smoke})
 
 
