@@ -90,6 +90,7 @@ def main(options: Options) -> Session:
         detector=detectors.make_detector(options.detector, options.detector_file),
         refine=options.refine,
         batch_size=options.batch_size,
+        **({"min_probability": 0.0} if options.detector == "whole" else {}),  # the user says that there is a face
     )
     follow = VideoPredictor(predictor, max_faces=options.faces, method=options.method) if inputs.videos else None
     session = Session(predictor, out, overlays=options.overlays, upright=options.upright)
