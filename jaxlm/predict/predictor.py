@@ -94,7 +94,7 @@ class Predictor:
         detector: detectors.Detector | None = None,
         refine: int | None = None,
         batch_size: int = 16,
-        min_probability: float = 0.02,
+        min_probability: float = 1e-7,
     ):
         self.model, self.config = model, model.config
         self.detect = detectors.HaarDetector() if detector is None else detector
