@@ -58,9 +58,28 @@ def test_landmarks_without_labels_have_the_weight_of_their_group():
     seen, _, _ = observed(np.random.default_rng(3))
     brow = list(SCHEME.groups["eyebrows"])
     errors = seen.errors.copy()
-    errors[:, brow[:2]] = np.nan
+    unknown = [*brow[:2], *SCHEME.flip[brow[:2]]]
+    known = [index for index in brow if index not in unknown]
+    errors[:, unknown] = np.nan
     weights = calibration.fit(seen._replace(errors=errors), SCHEME).weights
-    np.testing.assert_allclose(weights[brow[:2]], weights[brow[2:]].mean())
+    np.testing.assert_allclose(weights[unknown], weights[known].mean())
+
+
+def test_a_group_without_labels_and_too_few_faces():
+    seen, _, _ = observed(np.random.default_rng(4))
+    errors = seen.errors.copy()
+    errors[:, list(SCHEME.groups["contour"])] = np.nan
+    fitted = calibration.fit(seen._replace(errors=errors), SCHEME)
+    assert np.isfinite(fitted.weights).all() and np.isfinite(fitted.power)
+    with pytest.raises(ValueError, match="3 faces and 400 boxes beside them are too few"):
+        calibration.fit(Observations(*(values[:3] for values in seen[:3]), seen.others), SCHEME)
+
+
+def test_a_calibration_of_another_step_is_not_used(tmp_path, capsys):
+    held = {"weights": [1.0] * 68, "power": 1.5, "face": [-3.0, 2.0], "step": 500}
+    (tmp_path / scores.CALIBRATION).write_text(json.dumps(held))
+    assert scores.read_calibration(tmp_path, 68, 500) is not None
+    assert scores.read_calibration(tmp_path, 68, 1000) is None and "step 500" in capsys.readouterr().out
 
 
 def test_the_expected_error_does_not_depend_on_the_size_of_the_picture():
@@ -116,7 +135,7 @@ def test_detections_that_are_hardly_faces_are_left_out():
     image[50:170, 40:160] = 250
     detections = np.array([[50.0, 60, 150, 160], [220.0, 60, 320, 160]])
     assert len(predictor(None, detections)(image)) == 2
-    known = scores.Calibration(np.ones(68), 1.3, (-10.0, 10.0))
+    known = scores.Calibration(np.ones(68), 1.3, (-100.0, 100.0))
     (face,) = predictor(known, detections)(image)
     assert face.probability is not None and face.probability > 0.5
     assert face.expected_error is not None and face.expected_error.shape == (68,)
@@ -130,13 +149,13 @@ def test_detections_that_are_hardly_faces_are_left_out():
 )
 def test_a_damaged_calibration_is_named(tmp_path, content):
     assert scores.read_calibration(tmp_path, 68) is None
-    (tmp_path / scores.FILE).write_text(content)
+    (tmp_path / scores.CALIBRATION).write_text(content)
     with pytest.raises(ValueError, match=r"calibration\.json is no calibration of 68 landmarks"):
         scores.read_calibration(tmp_path, 68)
 
 
 def test_a_calibration_is_read_as_it_was_written(tmp_path):
     held = {"weights": [float(i) for i in range(68)], "power": 1.5, "face": [-3.0, 2.0], "measured": {}}
-    (tmp_path / scores.FILE).write_text(json.dumps(held))
+    (tmp_path / scores.CALIBRATION).write_text(json.dumps(held))
     read = scores.read_calibration(tmp_path, 68)
     assert read is not None and read.power == 1.5 and read.face == (-3.0, 2.0) and read.weights[67] == 67

@@ -20,7 +20,7 @@ from jaxlm.data.readers.coco import read_coco
 from jaxlm.data.readers.imglab import read_imglab
 from jaxlm.data.readers.points import read_counted_points, read_points_folder, read_pts
 from jaxlm.data.readers.tables import read_csv
-from jaxlm.data.samples import Sample, validate
+from jaxlm.data.samples import validate
 from jaxlm.data.sets.cofw import read_cofw
 from jaxlm.data.sets.lsp import read_lsp
 from jaxlm.data.sets.wflw import read_wflw
@@ -33,7 +33,7 @@ from jaxlm.support import pictures
 from jaxlm.support.errors import BadSample
 from jaxlm.workdir.config_file import load_config
 
-SEED, TIMES = 0, 90  # of each kind; 24 kinds are more than 2,000 files
+SEED, TIMES = 0, 90  # of each kind; 26 kinds are more than 2,000 files
 
 
 class Kind(NamedTuple):
@@ -70,8 +70,8 @@ def picture(ending: str) -> Callable[[Path], Kind]:
 def counted(folder: Path) -> Kind:
     folder.mkdir()
     lines = "\n".join(f"{x:.3f} {y:.3f}" for x, y in face(0)[1])
-    (folder / "a.txt").write_text(f"68\n{lines}\n")
-    return Kind(folder / "a.txt", lambda: read_counted_points(folder / "a.txt", 68))
+    (folder / "counted.txt").write_text(f"68\n{lines}\n")
+    return Kind(folder / "counted.txt", lambda: read_counted_points(folder / "counted.txt", 68))
 
 
 def rct(folder: Path) -> Kind:
@@ -145,8 +145,8 @@ def boxes_csv(folder: Path) -> Kind:
 def mesh(folder: Path) -> Kind:
     folder.mkdir()
     points = "".join(f"v {x} {x + 1} {x / 3:.3f}\n" for x in range(40))
-    (folder / "a.obj").write_text(points + "f 1/1 2/2 3/3\nf 4 5 6 7\n" * 9)
-    return Kind(folder / "a.obj", lambda: read_obj(folder / "a.obj"))
+    (folder / "mesh.obj").write_text(points + "f 1/1 2/2 3/3\nf 4 5 6 7\n" * 9)
+    return Kind(folder / "mesh.obj", lambda: read_obj(folder / "mesh.obj"))
 
 
 def indices(folder: Path) -> Kind:
@@ -177,8 +177,8 @@ def parameters(folder: Path) -> Kind:
 def calibration(folder: Path) -> Kind:
     folder.mkdir()
     held = {"weights": [1.0] * 68, "power": 1.5, "face": [-3.0, 2.0]}
-    (folder / scores.FILE).write_text(json.dumps(held))
-    return Kind(folder / scores.FILE, lambda: scores.read_calibration(folder, 68))
+    (folder / scores.CALIBRATION).write_text(json.dumps(held))
+    return Kind(folder / scores.CALIBRATION, lambda: scores.read_calibration(folder, 68))
 
 
 def torch(folder: Path) -> Kind:
@@ -242,7 +242,7 @@ def survive(name: str, folder: Path, times: int) -> None:
     kind = KINDS[name](folder)
     kind.read()
     content, rng = kind.file.read_bytes(), np.random.default_rng([SEED, *name.encode()])
-    faults = []
+    faults, rejected = [], 0
     for number in range(times):
         damaged = mutate(content, rng)
         kind.file.write_bytes(damaged)
@@ -251,11 +251,13 @@ def survive(name: str, folder: Path, times: int) -> None:
                 warnings.simplefilter("ignore")
                 kind.read()
         except ValueError as error:
-            if not any(part in str(error) for part in (kind.file.name, kind.file.stem)):
+            rejected += 1
+            if f"{kind.file.stem}." not in str(error) and kind.file.name not in str(error):
                 faults.append(f"{number}: no file in {str(error)[:200]!r}")
         except Exception as error:
             faults.append(f"{number}: {type(error).__name__}: {str(error)[:200]}")
     assert not faults, f"{len(faults)} of {times}:\n" + "\n".join(faults[:8])
+    assert times < 50 or rejected > times / 10  # most damage is noticed; some is none
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -281,8 +283,6 @@ def test_pictures_never_raise():
             assert found is None or (found.dtype == np.uint8 and found.ndim == 3 and found.shape[2] == 3)
 
 
-def test_damage_is_noticed():
-    """A reader that accepts everything, or raises without a name, would not pass."""
+def test_mutations_change_something():
     rng = np.random.default_rng(0)
     assert sum(mutate(b"abcdefgh" * 20, rng) != b"abcdefgh" * 20 for _ in range(50)) > 45
-    assert issubclass(BadSample, ValueError) and isinstance(Sample, type)

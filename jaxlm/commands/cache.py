@@ -5,13 +5,13 @@
     jaxlm cache --remove --unused=30     # and those that no command has used for 30 days
 
 A data set is prepared again whenever its files change; what was prepared of the old files stays until it is removed
-here. Nothing of the data sets themselves is touched.
+here. What this version of the package has not used yet, such as data of other programs, is listed and stays.
 """
 
 import dataclasses
 from pathlib import Path
 
-from jaxlm.data.prepared import Prepared, days_unused, find_prepared, remove
+from jaxlm.data.prepared import Prepared, days_unused, delete, find_prepared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +32,10 @@ def main(options: Options) -> list[Prepared]:
     if not cache.is_dir():
         raise ValueError(f"{cache} is no folder: name that of config.data.cache.")
     for one in find_prepared(cache):
-        old = one.outdated or (options.unused is not None and days_unused(one) > options.unused)
+        unused = options.unused is not None and one.root != "?" and days_unused(one) > options.unused
+        old = one.outdated or unused
         if old and options.remove:
-            remove(one)
+            delete(one)
         else:
             left.append(one)
         state = "removed" if old and options.remove else "out of date" if one.outdated else ""

@@ -3,10 +3,11 @@
     jaxlm calibrate --workdir=runs/ldeq --data=300w:validation
     jaxlm calibrate --workdir=exported --data=own --root=faces.csv --plot=reliability.png
 
-Writes `calibration.json` into the model's folder, where `jaxlm predict` and `Predictor` find it: faces then have
-`expected_error` and `probability`, and detections that are hardly faces are left out. The pictures must be whole, so
-that other things than faces are seen, and should be like those of later use, but not those of the training. The model's
-scores must come from heatmaps.
+Writes `calibration.json` into the model's folder, where `jaxlm predict` and `Predictor` find it: faces of pictures then
+have `expected_error` and `probability`, and detections that are surely none are left out. It holds for the checkpoint
+that it was measured on; calibrate an export after it was written. The pictures must be whole, so that other things than
+faces are seen, and should be like those of later use, but not those of the training. The model's scores must come from
+heatmaps.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ import numpy as np
 from jaxlm.data.sources import open_set, with_source
 from jaxlm.evaluation.calibration import check, fit, observe
 from jaxlm.predict.predictor import Predictor
-from jaxlm.predict.scores import FILE
+from jaxlm.predict.scores import CALIBRATION
 from jaxlm.schemes import get_scheme
 from jaxlm.support import drawing
 from jaxlm.support.files import write_atomically
@@ -56,10 +57,11 @@ def main(options: Options) -> dict[str, Any]:
     held = {
         "weights": np.round(fitted.weights, 5).tolist(),
         "power": round(fitted.power, 5),
+        "step": predictor.model.step,
         "face": [round(value, 5) for value in fitted.face],
         "measured": {"data": f"{source.name}:{source.split}", **checked},
     }
-    write_atomically(folder / FILE, json.dumps(held) + "\n")
+    write_atomically(folder / CALIBRATION, json.dumps(held) + "\n")
     print(f"{checked['faces']} faces of {source.name}:{source.split}, {checked['others']} boxes without a face;")
     print("each half judged by the calibration of the other half")
     print(f"{'expected error %':>18}{'measured %':>14}")
@@ -75,5 +77,5 @@ def main(options: Options) -> dict[str, Any]:
             axes.plot([0, expected.max()], [0, expected.max()], color="0.7", linewidth=1)
             axes.plot(expected, measured, marker="o")
             axes.set(xlabel="expected error (% of the inter-ocular distance)", ylabel="measured error (%)")
-    print(f"written: {folder / FILE}")
+    print(f"written: {folder / CALIBRATION}")
     return checked

@@ -17,7 +17,6 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from jaxlm import geometry
-from jaxlm.data.prepared import note_use
 from jaxlm.data.samples import Sample, validate
 from jaxlm.schemes import Scheme, get_scheme
 from jaxlm.support.errors import BadSample
@@ -58,7 +57,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     # Version of the records of this class. Raise it when they change, so that cached data is prepared again.
     # A subclass with its own reader has its own number, in addition to those of its bases.
-    READER = 2
+    READER = 3
     SUBSETS: tuple[str, ...] = ()
     # Numbers of identity and expression modes of the records' parameters; None if the records have no parameters.
     MODES: tuple[int, int] | None = None
@@ -89,7 +88,6 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         identity = [type(self).__name__, scheme, str(heldout), group, on_bad]
         # Prepared data of before these options keep their name.
         identity += [f"validation {validation}"] * bool(validation) + ["as stored"] * (not upright)
-        self._options = identity
         fingerprint = hashlib.sha256("\n".join([*identity, *self.fingerprint()]).encode()).hexdigest()[:16]
         config = tfds.core.BuilderConfig(name=fingerprint, version=self.VERSION)
         with _quiet():
@@ -218,7 +216,6 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
                 f"A split of {self.root} has no usable sample: {len(self.skipped)} were skipped"
                 f"{'; the first: ' + self.skipped[0] if self.skipped else '; check its files, or change heldout.'}"
             ) from None
-        note_use(Path(self.data_dir), type(self).__name__, self.root, self._options)
         notices = Path(self.data_dir) / "notices.txt"
         if not self.info.splits:
             self.info.read_from_directory(self.data_dir)

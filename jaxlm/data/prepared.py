@@ -1,5 +1,6 @@
 """The prepared data sets in a cache folder: what they are, how large, and which of them are out of date."""
 
+import contextlib
 import json
 import shutil
 import time
@@ -20,26 +21,28 @@ class Prepared(NamedTuple):
         root: of the data set as published; "?" where an older version of the package has prepared it.
         options: of the builder.
         megabytes: of its files.
-        used: seconds since the epoch when it was last used.
+        used: seconds since the epoch when it was last used; when it was prepared, where that is not known.
         outdated: whether the same data set with the same options was prepared again and used later.
     """
 
     folder: Path
     kind: str
     root: str
-    options: list[str]
+    options: dict[str, str]
     megabytes: float
     used: float
     outdated: bool = False
 
 
-def note_use(folder: Path, kind: str, root: Path, options: list[str]) -> None:
-    """Notes that a prepared data set is used now, and what it is."""
+def note_use(folder: Path, kind: str, root: Path, options: dict[str, str]) -> None:
+    """Notes that a prepared data set is used now, and what it is; does nothing in a cache that is read-only."""
     path = folder / USE
-    if path.exists():
-        path.touch()
-    else:
-        write_atomically(path, json.dumps({"kind": kind, "root": str(root.resolve()), "options": options}) + "\n")
+    content = {"kind": kind, "root": str(root.resolve()), "options": options}
+    with contextlib.suppress(OSError):
+        if path.exists():
+            path.touch()
+        else:
+            write_atomically(path, json.dumps(content) + "\n")
 
 
 def find_prepared(cache: Path) -> list[Prepared]:
@@ -49,14 +52,13 @@ def find_prepared(cache: Path) -> list[Prepared]:
         folder = info.parent
         held: dict[str, Any] = {}
         if (folder / USE).exists():
-            try:
-                held = json.loads((folder / USE).read_text(errors="replace"))
-            except ValueError:
-                held = {}
+            with contextlib.suppress(ValueError):
+                read = json.loads((folder / USE).read_text(errors="replace"))
+                held = read if isinstance(read, dict) else {}
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         used = (folder / USE if held else info).stat().st_mtime
         kind = held.get("kind", folder.parent.parent.name)
-        found.append(Prepared(folder, kind, held.get("root", "?"), held.get("options", []), size / 1e6, used))
+        found.append(Prepared(folder, kind, held.get("root", "?"), held.get("options", {}), size / 1e6, used))
     found.sort(key=lambda one: -one.used)
     seen: list[tuple] = []
     marked = []
@@ -67,9 +69,11 @@ def find_prepared(cache: Path) -> list[Prepared]:
     return marked
 
 
-def remove(one: Prepared) -> None:
-    """Deletes a prepared data set; it is prepared again when it is needed."""
-    shutil.rmtree(one.folder.parent)
+def delete(one: Prepared) -> None:
+    """Deletes the files of a prepared data set; it is prepared again when it is needed."""
+    shutil.rmtree(one.folder)
+    with contextlib.suppress(OSError):  # other versions of it lie beside it
+        one.folder.parent.rmdir()
 
 
 def days_unused(one: Prepared) -> float:

@@ -1,5 +1,6 @@
 """Annotated faces, their validation before the preparation, and the bins of their yaw."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -116,13 +117,12 @@ def picture_of_table(table: Path, name: str, images: str = "") -> Path:
     """Path of a picture that a table names.
 
     It lies in the folder `images` if that is given; otherwise beside the table, in `images` beside the table, or in
-    `images` beside the table's folder, as COCO's lie beside `annotations`. Where a folder in the name does not exist,
-    it is left out of the name.
+    `images` beside the table's folder, as COCO's lie beside `annotations`.
     """
     name = name.replace("\\", "/")
     folders = [Path(images).expanduser()] if images else [table.parent, table.parent / "images"]
     folders += [] if images else [table.parent.parent / "images"]
     places = [folder / name for folder in folders]
-    if not any(place.parent.is_dir() for place in places):
-        places += [folder / Path(name).name for folder in folders]
-    return next((place for place in places if place.is_file()), places[0])
+    with contextlib.suppress(OSError):  # of a name that is too long
+        return next((place for place in places if place.is_file()), places[0])
+    return places[0]

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxlm.config import Config
 from jaxlm.data.builder import FaceBuilder
+from jaxlm.data.prepared import note_use
 from jaxlm.data.rendered.faces import RenderedFaces
 from jaxlm.data.rendered.videos import RenderedVideos
 from jaxlm.data.sets.aflw import Aflw, AflwCrops
@@ -148,11 +149,13 @@ def prepare_source(config: Config, name: str) -> FaceBuilder:
             f"config.data.sources.{name} has the unknown fields {', '.join(sorted(set(options) - known))}; "
             f"{source.builder} takes {', '.join(sorted(known))}."
         )
-    for name in {"labels", "indices", "ict", "images"} & set(options):  # these files lie under data.root as well
-        if options[name]:
-            options[name] = str(Path(config.data.root).expanduser() / options[name])
+    for key in {"labels", "indices", "ict", "images"} & set(options):  # these files lie under data.root as well
+        if options[key]:
+            options[key] = str(Path(config.data.root).expanduser() / options[key])
     builder = builder_class(root, config.data.cache, scheme=config.scheme, **options)
     builder.prepare()
+    chosen = {key: str(value) for key, value in sorted(options.items())}
+    note_use(Path(builder.data_dir), builder_class.__name__, root, {"scheme": config.scheme, **chosen})
     return builder
 
 

@@ -24,6 +24,9 @@ VIDEOS = (
 def is_video(path: Path) -> bool:
     """Whether a file's ending is that of a video, or it is a GIF of several pictures."""
     suffix = path.suffix.lower()
+    if suffix in (".ts", ".mts") and path.is_file():  # or a program in TypeScript
+        with path.open("rb") as file:
+            return b"\x47" in file.read(5)  # a transport stream's first byte, or its fifth
     return suffix in VIDEOS or (suffix == ".gif" and path.is_file() and cv2.imcount(str(path)) > 1)
 
 

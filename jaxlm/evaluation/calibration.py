@@ -1,5 +1,6 @@
 """Measures what a model's scores mean on labelled pictures: expected errors, and faces against other things."""
 
+import collections
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from jaxlm.support.progress import progress
 
 _OTHERS = 2  # boxes without a face that are looked at in each picture
 _TRIES = 20
+_FEWEST = 10  # faces, and other boxes
 _FLOOR = 0.3  # per cent; an error of 0 has no logarithm
 BINS = 10
 
@@ -63,6 +65,12 @@ def observe(predictor: Predictor, source: FaceSource, batch: int = 32) -> Observ
         raise ValueError(f"{source.name} has the landmarks {source.scheme.name}, the model {scheme.name}.")
     rng = np.random.default_rng(0)
     found, errors, others = [], [], []
+    faces_of = collections.defaultdict(list)
+    for index in range(len(source)):
+        record = source.records[index]
+        if np.any(record["mask"]):
+            box = geometry.box_of_points(np.asarray(record["landmarks"], np.float64), np.asarray(record["mask"], bool))
+            faces_of[_picture(record)].append(box)
     for start in progress(range(0, len(source), batch), desc=f"scores on {source.name}", unit="batch"):
         pictures, boxes = [], []
         for index in range(start, min(start + batch, len(source))):
@@ -74,7 +82,7 @@ def observe(predictor: Predictor, source: FaceSource, batch: int = 32) -> Observ
             height, width = picture.shape[:2]
             inside = np.clip(face, 0, [width, height, width, height])
             pictures.append(picture)
-            boxes.append(np.array([inside, *_boxes_beside(face, picture.shape, rng)]))
+            boxes.append(np.array([inside, *_boxes_beside(face, faces_of[_picture(record)], picture.shape, rng)]))
             left, right = truth[list(source.scheme.outer_eye_corners)]
             errors.append((truth, mask, np.linalg.norm(left - right)))
         for looked in predictor.many(pictures, boxes):
@@ -91,14 +99,25 @@ def observe(predictor: Predictor, source: FaceSource, batch: int = 32) -> Observ
     return Observations(landmarks, score, values, np.stack(others))
 
 
-def _boxes_beside(face: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> list[np.ndarray]:
-    """Boxes (4,) in a picture beside the box of its face, 0.4 to 1.2 times as wide, of which a little may overlap."""
+def _picture(record: Any) -> str:
+    """The picture of a record: its key without the number of the face."""
+    key = record.get("key", b"")
+    return (key.decode(errors="replace") if isinstance(key, bytes) else str(key)).partition("#")[0]
+
+
+def _boxes_beside(
+    face: np.ndarray, faces: list[np.ndarray], shape: tuple[int, ...], rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Boxes (4,) in a picture beside its `faces`, 0.4 to 1.2 times as wide as one, of which a little may overlap."""
     boxes = []
     for _ in range(_TRIES):
         side = (face[2] - face[0]) * rng.uniform(0.4, 1.2)
         x, y = rng.uniform(0, max(shape[1] - side, 1)), rng.uniform(0, max(shape[0] - side, 1))
         box = np.array([x, y, x + side, y + side])
-        apart = x > face[2] - 0.1 * side or y > face[3] - 0.25 * side or (box[2:] < face[:2] + 0.1 * side).any()
+        apart = all(
+            x > other[2] - 0.1 * side or y > other[3] - 0.25 * side or (box[2:] < other[:2] + 0.1 * side).any()
+            for other in faces
+        )
         if box[2] <= shape[1] and box[3] <= shape[0] and apart:
             boxes.append(box)
             if len(boxes) == _OTHERS:
@@ -113,10 +132,15 @@ def fit(seen: Observations, scheme: Scheme) -> Calibration:
     of a face are linear in the mean logarithm of the spreads. A landmark without labels has the mean of its group.
 
     Raises:
-        ValueError: if all scores are equal, as those of a regression.
+        ValueError: if all scores are equal, as those of a regression, or there are too few faces or other boxes.
     """
     if np.ptp(seen.score) < 1e-6:
         raise ValueError("The model gives every landmark the same score: there is nothing to calibrate.")
+    if min(len(seen.score), len(seen.others)) < _FEWEST:
+        raise ValueError(
+            f"{len(seen.score)} faces and {len(seen.others)} boxes beside them are too few to calibrate; "
+            f"each half of the pictures needs {_FEWEST} of both."
+        )
     relative = np.log(np.maximum(relative_spread(seen.landmarks, seen.score, scheme), 1e-6))
     errors = np.log(seen.errors + _FLOOR)
     known = np.isfinite(errors)
@@ -125,10 +149,11 @@ def fit(seen: Observations, scheme: Scheme) -> Calibration:
         x, y = (values - _columns(values) for values in (x, errors))
         power = float(np.nansum(x * y) / np.nansum(x * x))
         weights = _columns(seen.errors) / _columns(np.where(known, np.exp(power * relative), np.nan))
-    weights = np.nanmean([weights, weights[scheme.flip]], axis=0) if np.isfinite(weights).all() else weights
-    for group in scheme.groups.values():
-        members = list(group)
-        weights[members] = np.where(np.isfinite(weights[members]), weights[members], np.nanmean(weights[members]))
+    weights = _columns(np.stack([weights, weights[scheme.flip]]))
+    known_weights = np.isfinite(weights)
+    for members in map(list, scheme.groups.values()):
+        of_group = [i for i in members if known_weights[i]] or np.flatnonzero(known_weights)
+        weights[members] = np.where(known_weights[members], weights[members], weights[of_group].mean())
     return Calibration(weights, power, _logistic(mean_log_spread(seen.score), mean_log_spread(seen.others)))
 
 

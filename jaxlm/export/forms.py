@@ -23,6 +23,7 @@ from jaxlm.export.description import describe
 from jaxlm.export.folding import fold_batch_norms
 from jaxlm.export.onnx_graph import to_onnx
 from jaxlm.predict.model import CHECKSUMS, ONNX, PARAMETERS, STABLEHLO, call_graph, load_model, write_parameters
+from jaxlm.predict.scores import CALIBRATION
 from jaxlm.schemes import FACES68_OF_FACES98
 from jaxlm.support.errors import BadSample
 from jaxlm.support.files import checksums, write_atomically, write_bytes_atomically
@@ -183,6 +184,7 @@ def _write_parameters(
         shutil.rmtree(folder / PARAMETERS, ignore_errors=True)
         (partial / PARAMETERS).rename(folder / PARAMETERS)
         write_config(folder, config)
+        (folder / CALIBRATION).unlink(missing_ok=True)  # of other parameters
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return difference

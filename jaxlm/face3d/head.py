@@ -2,8 +2,8 @@
 
 Lengths are in millimetres; the origin lies between the eyes. The surface is a star-shaped grid of azimuth and height
 around a vertical axis. Its radius passes through 98 features, the jaw line and some anchors, which were placed by hand.
-Landmarks lie where annotators mark the features, up to 3 mm beside them. They are vertices, so they follow every mode
-exactly. There are 40 identity modes and 10 expressions.
+Landmarks lie where annotators mark the features: up to 3 mm beside them, on the contour up to 10 mm. They are vertices,
+so they follow every mode exactly. There are 40 identity modes and 10 expressions.
 """
 
 import functools

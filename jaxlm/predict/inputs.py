@@ -105,18 +105,20 @@ def find_inputs(names: list[str], out: Path | None = None) -> Inputs:
             inputs.cameras.append(int(name))
             continue
         files = [path] if path.is_file() else _files_below(path, out)
-        usable = [file for file in files if is_picture(file) or is_video(file)]
-        if not usable:
+        kinds = [inputs.videos if is_video(file) else inputs.pictures if is_picture(file) else None for file in files]
+        if not any(kind is not None for kind in kinds):
             inputs.failed.append((name, _why_not(path)))
             continue
-        inputs.skipped.extend(file for file in files if file not in usable)
-        for file in usable:
+        for file, kind in zip(files, kinds, strict=True):
+            if kind is None:
+                inputs.skipped.append(file)
+                continue
             stem = file.relative_to(path).with_suffix("").as_posix().replace("/", "_") if path.is_dir() else file.stem
             stem = next(
                 s for s in itertools.chain([stem], (f"{stem}_{n}" for n in itertools.count(2))) if s not in used
             )
             used.add(stem)
-            (inputs.videos if is_video(file) else inputs.pictures).append((file, stem))
+            kind.append((file, stem))
     if inputs.failed and len(inputs.failed) == len(names):
         raise ValueError(inputs.failed[0][1])
     return inputs

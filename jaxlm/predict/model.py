@@ -67,7 +67,8 @@ def load_model(
     folder, name = _place(path)
     model = _load(folder, name, step, config)
     beside = folder.parent if folder.is_file() else folder
-    return model._replace(calibration=read_calibration(beside, get_scheme(model.config.scheme).num_landmarks))
+    count = get_scheme(model.config.scheme).num_landmarks
+    return model._replace(calibration=read_calibration(beside, count, model.step))
 
 
 def _load(folder: Path, name: str, step: int | str | None, config: Config | None) -> TrainedModel:
@@ -196,7 +197,7 @@ def _check(path: Path, described: dict[str, Any]) -> None:
     """Compares an export with the checksums beside it; those of before jaxlm 0.3 have none."""
     expected = described.get(CHECKSUMS)
     if isinstance(expected, dict):
-        check_checksums(path, expected)
+        check_checksums(path, expected, path.with_name(path.name + ".json"))
 
 
 def _load_graph(path: Path, name: str, config: Config | None = None) -> TrainedModel:

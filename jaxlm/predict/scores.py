@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxlm.schemes import Scheme
 
-FILE = "calibration.json"
+CALIBRATION = "calibration.json"
 
 
 class Calibration(NamedTuple):
@@ -68,13 +68,13 @@ def relative_spread(landmarks: np.ndarray, score: np.ndarray, scheme: Scheme) ->
     return spread(score) * (sides / np.maximum(apart, 1e-2 * sides + 1e-9))[..., None]
 
 
-def read_calibration(folder: Path, num_landmarks: int) -> Calibration | None:
-    """The calibration beside a model, or None if it has none.
+def read_calibration(folder: Path, num_landmarks: int, step: int | None = None) -> Calibration | None:
+    """The calibration beside a model, or None if it has none, or one of another `step` of its training.
 
     Raises:
         ValueError: if the file is damaged or belongs to a model with another number of landmarks.
     """
-    path = folder / FILE
+    path = folder / CALIBRATION
     if not path.is_file():
         return None
     try:
@@ -84,5 +84,10 @@ def read_calibration(folder: Path, num_landmarks: int) -> Calibration | None:
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         sound = False
     if not sound:
-        raise ValueError(f"{path} is no calibration of {num_landmarks} landmarks; write it again by jaxlm calibrate.")
+        raise ValueError(
+            f"{path} is no calibration of {num_landmarks} landmarks; delete it, and write it again by jaxlm calibrate."
+        )
+    if read.get("step") != step:
+        print(f"{path} is of step {read.get('step')} and not used for step {step}; write it again by jaxlm calibrate.")
+        return None
     return Calibration(weights, power, face)

@@ -42,13 +42,13 @@ def put_in_place(temporary: Path, path: Path) -> None:
 
 
 def checksums(path: Path) -> dict[str, str]:
-    """SHA-256 of a file, or of each file in a folder, by its name relative to the parent of `path`."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    return {file.relative_to(path.parent).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    """SHA-256 of a file ("."), or of each file in a folder by its name there; hidden files of others are left out."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("[!.]*") if file.is_file())
+    return {file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def check_checksums(path: Path, expected: dict[str, str]) -> None:
-    """Compares a file or folder with its `checksums`.
+def check_checksums(path: Path, expected: dict[str, str], written_in: Path) -> None:
+    """Compares a file or folder with its `checksums`, which were read from another file.
 
     Raises:
         ValueError: naming a file that is missing, was added or has changed.
@@ -57,11 +57,15 @@ def check_checksums(path: Path, expected: dict[str, str]) -> None:
     for name in sorted({*found, *expected}):
         if found.get(name) != expected.get(name):
             fault = "is missing" if name not in found else "has changed" if name in expected else "does not belong here"
-            raise ValueError(f"{path.parent / name} {fault} since the model was written: copy or export it again.")
+            by = f"by the checksums in {written_in.name}"
+            raise ValueError(f"{path / name} {fault} since the model was written, {by}: copy or export it again.")
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Each folder below one, itself first, with the names of its folders and of its files; links are followed once."""
+    """Each folder below one, itself first, with the names of its folders and of its files.
+
+    Links are followed, to each folder once; hidden folders are passed over.
+    """
     seen: set[Path] = set()
     for base, folders, files in os.walk(folder, followlinks=True):
         real = Path(base).resolve()
@@ -69,6 +73,7 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
             folders.clear()
             continue
         seen.add(real)
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
         yield Path(base), folders, files
 
 

@@ -41,7 +41,8 @@ def is_picture(path: Path) -> bool:
 def decode_image(content: bytes, *, upright: bool = True) -> np.ndarray | None:
     """Picture (H, W, 3) uint8 RGB from the bytes of a JPEG, PNG, … file; None if they cannot be decoded.
 
-    Grey and CMYK pictures are converted. Of 10, 12, 14 or 16 bits the upper 8 are kept. Of an animation it is the first
+    Grey and CMYK pictures are converted. Of 10, 12 or 16 bits, of which the largest value tells, the
+    upper 8 are kept. Of an animation it is the first
     picture. HEIC needs pillow-heif.
 
     Args:
@@ -70,8 +71,8 @@ def as_stored(content: bytes) -> bytes:
 
 def _to_8_bits(picture: np.ndarray) -> np.ndarray:
     if picture.dtype == np.uint16:
-        # Cameras store 10, 12 or 14 bits in 16: the lowest of these numbers that holds the largest value.
-        bits = next(bits for bits in (10, 12, 14, 16) if picture.max() < 1 << bits)
+        # Cameras store 10 or 12 bits in 16, which shows by the largest value.
+        bits = next(bits for bits in (10, 12, 16) if picture.max() < 1 << bits)
         return (picture >> (bits - 8)).astype(np.uint8)
     if picture.dtype != np.uint8:
         finite = np.nan_to_num(picture.astype(np.float32), posinf=0.0, neginf=0.0)

@@ -47,8 +47,7 @@ def _is_unlabelled(annotation: dict[str, Any]) -> bool:
     keypoints = annotation.get("keypoints")
     if annotation.get("iscrowd") == 1 or not keypoints:
         return True
-    flags = keypoints[2::3] if isinstance(keypoints, list) else [1]
-    return all(flag == 0 for flag in flags)
+    return isinstance(keypoints, list) and len(keypoints) % 3 == 0 and all(flag == 0 for flag in keypoints[2::3])
 
 
 def _sample(path: Path, annotation: Any, names: dict, num_landmarks: int, position: int, images: str) -> Sample:
@@ -62,7 +61,7 @@ def _sample(path: Path, annotation: Any, names: dict, num_landmarks: int, positi
     try:
         keypoints = np.asarray(numbers, np.float64).reshape(num_landmarks, 3)
         box = [float(number) for number in annotation.get("bbox") or ()]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise BadSample(f"{where}: keypoints and bbox must be lists of numbers.") from None
     if len(box) not in (0, 4):
         raise BadSample(f"{where}: bbox has {len(box)} numbers; expected x, y, width, height.")

@@ -113,6 +113,7 @@ class _Pictures:
 
     def __init__(self, files: list[Path]):
         self._by_stem: dict[str, list[Path]] = {}
+        self._points = {path.with_suffix("") for path in files if path.suffix.lower() in (".pts", ".txt")}
         for path in files:
             if path.suffix.lower() in PICTURES:
                 self._by_stem.setdefault(path.stem, []).append(path)
@@ -124,7 +125,8 @@ class _Pictures:
         named = self._by_stem.get(Path(stem).stem, []) if suffix in PICTURES else []
         found = [path for path in named if path.name == stem] or self._by_stem.get(stem, [])
         beside = [path for path in found if path.parent == points.parent]
-        return beside[:1] or found
+        # A picture elsewhere that has points of its own is another one of the same name.
+        return beside[:1] or [path for path in found if not {path.with_suffix(""), path} & self._points]
 
 
 def _box_beside(path: Path) -> np.ndarray | None:

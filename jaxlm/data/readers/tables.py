@@ -1,6 +1,7 @@
 """Reads samples from CSV files, whatever program wrote them. Messages name the line and the column of an error."""
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,15 +18,15 @@ def read_csv(path: Path, num_landmarks: int, *, images: str = "") -> Iterator[Sa
     `left`, `top`, `right`, `bottom`, and `yaw` in degrees. Other columns are ignored, and names may be in capitals.
     Coordinates are 0-based pixels; an empty or `nan` cell marks a missing landmark. Columns are separated by commas,
     semicolons or tabs; beside the latter two, a number may have a decimal comma. The text may be UTF-8, UTF-16 or
-    Latin-1. Pictures lie beside the file, in a folder `images` beside it, or in `images`. A line that cannot be used is
-    yielded as a BadSample.
+    Windows-1252; a cell holds no line breaks. Pictures lie beside the file, in a folder `images` beside it, or in
+    `images`. A line that cannot be used is yielded as a BadSample.
 
     Raises:
         BadSample: if the header is missing or does not fit the scheme.
     """
     coordinates = [f"{axis}{i}" for i in range(num_landmarks) for axis in "xy"]
-    lines = _text(path).splitlines()
-    if not lines:
+    lines = _lines(path)
+    if not lines[0]:
         raise BadSample(f"{path} is empty: expected a header image,x0,y0,… and a line per face.")
     delimiter = max(",;\t", key=lines[0].count)
     header = [name.strip().lower() for name in _cells(lines[0], delimiter)]
@@ -47,7 +48,11 @@ def read_csv(path: Path, num_landmarks: int, *, images: str = "") -> Iterator[Sa
             continue
         where = f"{path}, line {line}"
         # Line by line, so that a stray quote spoils one face and not all that follow.
-        row = _cells(text, delimiter)
+        try:
+            row = _cells(text, delimiter)
+        except csv.Error as error:
+            yield BadSample(f"{where} cannot be read ({error}).")
+            continue
         if len(row) != len(header):
             quote = ", because of a stray quote" if text.count('"') % 2 else ""
             yield BadSample(f"{where} has {len(row)} columns where the header has {len(header)}{quote}; correct it.")
@@ -67,7 +72,24 @@ def _text(path: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return content.decode("latin-1")
+        return content.decode("cp1252", errors="replace")
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines without those that are empty at the end; `str.splitlines` also splits at rarer characters."""
+    return re.split(r"\r\n|\r|\n", _text(path).rstrip("\r\n"))
+
+
+def picture_names(path: Path) -> list[str]:
+    """Names in the column `image` of a CSV file, whose other columns are not looked at."""
+    lines, names = _lines(path), []
+    delimiter = max(",;\t", key=lines[0].count)
+    header = [name.strip().lower() for name in lines[0].split(delimiter)]
+    place = header.index("image") if "image" in header else 0
+    for line in lines[1:]:
+        cells = line.split(delimiter, place + 1)
+        names += [cells[place].strip().strip('"')] if len(cells) > place else []
+    return names
 
 
 def _cells(line: str, delimiter: str) -> list[str]:

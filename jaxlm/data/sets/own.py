@@ -1,5 +1,6 @@
 """The user's own faces: a CSV, COCO JSON, imglab XML or `.npz` file, or a folder of points."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,8 +9,8 @@ from jaxlm.data.readers.arrays import read_npz
 from jaxlm.data.readers.coco import read_coco
 from jaxlm.data.readers.imglab import read_imglab
 from jaxlm.data.readers.points import points_files, read_points_folder
-from jaxlm.data.readers.tables import read_csv
-from jaxlm.data.samples import YAW_BINS, Sample
+from jaxlm.data.readers.tables import picture_names, read_csv
+from jaxlm.data.samples import YAW_BINS, Sample, picture_of_table
 
 _TABLES = (".csv", ".tsv", ".json", ".xml", ".npz")
 
@@ -66,15 +67,21 @@ class OwnData(FaceBuilder):
         options = [f"images {self.images}", f"missing {self.missing}"]
         if not self._source().is_file():
             return [*super().fingerprint(), *options]
-        samples = [sample for sample in self.published_splits()["train"] if isinstance(sample, Sample)]
-        pictures = {sample.image for sample in samples if isinstance(sample.image, Path) and sample.image.is_file()}
-        self.notices.clear()
+        source = self._source()
+        if source.suffix.lower() in (".csv", ".tsv"):
+            named = {picture_of_table(source, name, self.images) for name in picture_names(source)}
+        else:
+            samples = [sample for sample in self.published_splits()["train"] if isinstance(sample, Sample)]
+            named = {sample.image for sample in samples if isinstance(sample.image, Path)}
+            self.notices.clear()
+        pictures = sorted(path for path in named if os.path.isfile(path))
         return [
             str(self.root.resolve()),
             *self.reader_versions(),
             *options,
-            *file_stats([self._source()]),
-            *file_stats(sorted(pictures)),
+            *file_stats([source]),
+            *map(str, pictures),
+            *file_stats(pictures),
         ]
 
     def published_splits(self):
