@@ -6,10 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlm import geometry
+from jaxlm.commands import reconstruct
+from jaxlm.data.rendered.faces import photographs
 from jaxlm.face3d import mesh_files, parameters, views
 from jaxlm.face3d.model_files import load_face_model
 from jaxlm.face3d.morphable import with_modes
 from jaxlm.predict import faces3d
+from jaxlm.schemes import FACES68_OF_FACES98
 
 
 @functools.lru_cache
@@ -96,8 +100,25 @@ class _Fixed(faces3d.Reconstructor):
         self.model, self.renderer = renderer().model, renderer()
         whole = load_face_model("head")
         self.model = self.renderer.model._replace(landmarks=whole.landmarks)
-        self.regress = lambda image, box: face(20.0)
+        self.regress, self._rounds = lambda image, box: face(20.0), 1
         self.detect = lambda image: np.zeros((0, 4))
+
+
+def test_without_a_model_the_head_is_fitted_to_landmarks(tmp_path):
+    """A rendered face whose head is the one that is fitted: the pose comes back, and the landmarks are those found."""
+    (shown,) = photographs(seed=11, start=4, count=1, size=200)
+    cv2.imwrite(str(tmp_path / "me.png"), shown["image"][..., ::-1])
+    box = geometry.box_of_points(shown["landmarks"])
+    reconstruct.main(
+        reconstruct.Options(
+            files=(str(tmp_path / "me.png"),), out=str(tmp_path / "out"), box=tuple(f"{value:.1f}" for value in box)
+        )
+    )
+    (entry,) = json.loads((tmp_path / "out" / "me.json").read_text())
+    found, wanted = np.array(entry["landmarks"])[:, :2], shown["landmarks"][FACES68_OF_FACES98]
+    apart = np.linalg.norm(wanted[36] - wanted[45])
+    assert np.linalg.norm(found - wanted, axis=1)[17:].mean() < 0.08 * apart
+    assert abs(entry["pose"]["yaw"] - views.describe_pose(shown["params"])["yaw"]) < 12
 
 
 def test_everything_about_a_picture_is_written(tmp_path):

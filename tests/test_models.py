@@ -5,7 +5,7 @@ import pytest
 
 from jaxlm.commands import evaluate, export, models, options, predict
 from jaxlm.config import load_config_file
-from jaxlm.predict.model import DENSE, SHIPPED, load_model, shipped_folder, shipped_models
+from jaxlm.predict.model import SHIPPED, load_model, shipped_folder, shipped_models
 from jaxlm.predict.predictor import Predictor
 from jaxlm.schemes import get_scheme
 from jaxlm.support.pictures import write_image
@@ -17,12 +17,11 @@ def test_a_model_of_the_package_is_small_and_loads_by_its_name(name):
     folder = shipped_folder(name)
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 5e6
     model = load_model(name)
-    assert name in model.name and name in (DENSE, model.config.scheme)
+    assert name in model.name and name == model.config.scheme
     picture, box = np.full((128, 128, 3), 90, np.uint8), np.array([[20.0, 20.0, 100.0, 100.0]])
     face = Predictor(model, refine=0)(picture, box)
     assert model.calibration is None or face[0].probability < 0.1  # a grey picture
     assert face[0].landmarks.shape == (get_scheme(model.config.scheme).num_landmarks, 2)
-    assert (face[0].params is not None) == (name == DENSE)
 
 
 def test_the_default_comes_first_and_a_folder_of_the_same_name_wins(tmp_path, monkeypatch):

@@ -18,7 +18,6 @@ _COLUMNS = (
     ("megabytes", "MB", ".1f"),
     ("lfpw", "LFPW %", ".2f"),
     ("ytf", "YTF %", ".2f"),
-    ("aflw2000", "AFLW2000 %", ".2f"),
     ("milliseconds", "ms a face", ".1f"),
 )
 
@@ -38,7 +37,6 @@ def main(options: Options) -> list[dict[str, Any]]:
         rows.append({"name": name, "megabytes": size / 1e6, **json.loads((folder / CARD).read_text())})
     print(f"{'model':<10}" + "".join(f"{title:>12}" for _, title, _ in _COLUMNS))
     for row in rows:
-        cells = (format(row[key], form) if key in row else "–" for key, _, form in _COLUMNS)
-        print(f"{row['name']:<10}" + "".join(f"{cell:>12}" for cell in cells))
+        print(f"{row['name']:<10}" + "".join(f"{row[key]:>12{form}}" for key, _, form in _COLUMNS))
     print(f"\nNME and time: {rows[0]['measured']}")
     return rows

@@ -1,6 +1,6 @@
 """Reconstructs 3D faces of pictures and videos: landmarks, meshes, depth, PNCC, texture, pose.
 
-jaxlm reconstruct portrait.jpg clip.mp4 --out=faces3d                        # with the package's own model
+jaxlm reconstruct portrait.jpg clip.mp4 --out=faces3d                        # by landmarks and the built-in head
 jaxlm reconstruct --workdir=runs/tddfa portrait.jpg clip.mp4 --out=faces3d
 """
 
@@ -15,7 +15,6 @@ from jaxlm.commands.options import Inputs
 from jaxlm.data.video_files import is_video
 from jaxlm.predict.detectors import make_detector
 from jaxlm.predict.faces3d import Reconstructor
-from jaxlm.predict.model import DENSE
 from jaxlm.support.errors import BadSample
 from jaxlm.support.program import check_names, make_folder, split_commas
 
@@ -33,8 +32,8 @@ def _boxes(text: list[str]) -> np.ndarray | None:
 class Options:
     files: Inputs
     """Pictures and videos."""
-    workdir: str = DENSE
-    """Folder that `jaxlm train`, `export` or `convert` wrote, of a 3DDFA_V2; the package's own without it."""
+    workdir: str | None = None
+    """Folder of a 3DDFA_V2 that `jaxlm train`, `export` or `convert` wrote; without it the built-in head is fitted."""
     out: str = "faces3d"
     """Folder of the results."""
     step: str = "last"

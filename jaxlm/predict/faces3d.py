@@ -18,11 +18,13 @@ import numpy as np
 from jaxlm import geometry
 from jaxlm.data import crops
 from jaxlm.data.video_files import VideoFile, VideoWriter
-from jaxlm.face3d import mesh_files, parameters, views
-from jaxlm.face3d.model_files import model_of
+from jaxlm.face3d import fitting, mesh_files, parameters, views
+from jaxlm.face3d.model_files import load_face_model, model_of
+from jaxlm.face3d.morphable import MorphableModel, landmark_model
 from jaxlm.predict.detectors import Detector, HaarDetector
 from jaxlm.predict.face_boxes import find_boxes, make_landmarker
-from jaxlm.predict.model import DENSE, TrainedModel, config_of_model, load_model
+from jaxlm.predict.model import TrainedModel, load_model
+from jaxlm.predict.predictor import Predictor
 from jaxlm.schemes import FACES68
 from jaxlm.support import drawing
 from jaxlm.support.errors import BadSample
@@ -50,11 +52,24 @@ def make_regressor(model: TrainedModel) -> Regressor:
     return regress
 
 
+def make_fitter(model: TrainedModel, face_model: MorphableModel) -> Regressor:
+    """Returns the function that fits a face model to the 68 landmarks that a model finds (`jaxlm.face3d.fitting`)."""
+    predictor, sparse = Predictor(model, refine=2), landmark_model(face_model)
+
+    def regress(image: np.ndarray, box: np.ndarray) -> np.ndarray:
+        landmarks = predictor(image, box)[0].landmarks[None]
+        present = np.ones(landmarks.shape[:2])
+        return fitting.fit_landmarks(landmarks, present.astype(bool), present, sparse).params[0]
+
+    return regress
+
+
 class Reconstructor:
     """Reconstructs the 3D faces of pictures and videos with one trained model.
 
     Args:
-        workdir: folder of a trained or exported system "tddfa", or the name of one of the package's own models.
+        workdir: folder of a trained or exported system "tddfa". Where it is None, the built-in head is fitted to the
+            landmarks that the package's own model finds.
         step: checkpoint, "last", "best" or its number.
         detector: image -> boxes (N, 4); OpenCV's Haar cascades where it is None.
 
@@ -62,13 +77,20 @@ class Reconstructor:
         ValueError: if the workdir holds another system.
     """
 
-    def __init__(self, workdir: str | Path = DENSE, step: str = "last", detector: Detector | None = None):
-        config = config_of_model(workdir)
-        if config.system != "tddfa":
-            raise ValueError(f"{workdir} has the system {config.system!r}; 3D faces need one of configs/tddfa_*.py.")
-        self.config, self.model = config, model_of(config)
+    def __init__(self, workdir: str | Path | None = None, step: str = "last", detector: Detector | None = None):
         model = load_model(workdir, step=step)
-        self.regress, self.landmarker = make_regressor(model), make_landmarker(model)
+        self.config = model.config
+        if workdir is None:
+            self.model = load_face_model("head")
+            self.regress, self._rounds = make_fitter(model, self.model), 1
+        elif model.config.system == "tddfa":
+            self.model = model_of(model.config)
+            self.regress, self._rounds = make_regressor(model), _ROUNDS
+        else:
+            raise ValueError(
+                f"{workdir} has the system {model.config.system!r}; 3D faces need one of configs/tddfa_*.py."
+            )
+        self.landmarker = make_landmarker(model)
         self.renderer = views.FaceRenderer(self.model)
         self.detect = HaarDetector() if detector is None else detector
 
@@ -81,7 +103,7 @@ class Reconstructor:
         """Parameters (P,) of every face of a picture, in its frame; of the faces in `boxes` (N, 4) if given."""
         found = []
         for box in self.detect(image) if boxes is None else boxes:
-            for _ in range(_ROUNDS):
+            for _ in range(self._rounds):
                 params = self.regress(image, box)
                 box = geometry.box_of_points(self.landmarks(params)[:, :2])
             found.append(params)

@@ -21,7 +21,6 @@ from jaxlm.workdir import config_file
 from jaxlm.workdir.restore import abstract_state, restore_variables
 
 SHIPPED = "faces68"  # the package's own model that is used by default
-DENSE = "dense"  # that of 3D faces
 CARD = "card.json"  # what is known of a model of the package
 PARAMETERS, STABLEHLO, ONNX = "parameters", "model.stablehlo", "model.onnx"  # names in an exported folder
 CHECKSUMS = "sha256"  # key of the JSON beside one of these
