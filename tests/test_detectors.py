@@ -16,7 +16,7 @@ def test_a_whole_picture():
 
 
 def test_a_large_face_needs_no_search_of_the_whole_picture(monkeypatch):
-    face = next(photographs(3, 6, 1, 160))
+    face = next(photographs(3, 5, 1, 160))
     large = cv2.resize(face["image"], (480, 480))
     small = np.full((480, 480, 3), 90, np.uint8)
     small[100:200, 150:250] = cv2.resize(face["image"], (100, 100))
