@@ -325,7 +325,7 @@ class TestMistakes:
         config = make_config(tmp_path)
         with config.unlocked():
             config.data.sources.ytf68.on_error = "skip"
-        with pytest.raises(ValueError, match="unknown fields on_error; own takes group, heldout, images, missing, on_bad"):
+        with pytest.raises(ValueError, match="unknown fields on_error; own takes group, heldout, images"):
             train(config, tmp_path / "run")
         config = make_config(tmp_path)
         with config.unlocked():
