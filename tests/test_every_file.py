@@ -225,6 +225,7 @@ class TestPoints:
             for path, place in ((picture, "pictures"), (file, "points")):
                 (folder / place).mkdir()
                 path.rename(folder / place / path.name)
+            (folder / "pictures" / "a_000.txt").write_text("a caption, no points")
         elif kind == "mac":
             (folder / "._a_000.pts").write_bytes(b"\x00\x05\x16\x07")
             (folder / "._a_000.png").write_bytes(b"\x00\x05\x16\x07")

@@ -113,7 +113,7 @@ class _Pictures:
 
     def __init__(self, files: list[Path]):
         self._by_stem: dict[str, list[Path]] = {}
-        self._points = {path.with_suffix("") for path in files if path.suffix.lower() in (".pts", ".txt")}
+        self._points = {(path.with_suffix(""), path.suffix.lower()) for path in files}
         for path in files:
             if path.suffix.lower() in PICTURES:
                 self._by_stem.setdefault(path.stem, []).append(path)
@@ -126,7 +126,8 @@ class _Pictures:
         found = [path for path in named if path.name == stem] or self._by_stem.get(stem, [])
         beside = [path for path in found if path.parent == points.parent]
         # A picture elsewhere that has points of its own is another one of the same name.
-        return beside[:1] or [path for path in found if not {path.with_suffix(""), path} & self._points]
+        kind = points.suffix.lower()
+        return beside[:1] or [path for path in found if not {(path.with_suffix(""), kind), (path, kind)} & self._points]
 
 
 def _box_beside(path: Path) -> np.ndarray | None:
