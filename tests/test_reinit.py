@@ -15,7 +15,7 @@ import reinit_wflw
 from data_sets import write_pts
 from ml_collections import ConfigDict
 
-from jaxlm import geometry, losses, systems, training
+from jaxlm import geometry, systems, training
 from jaxlm.networks.blocks import count_parameters
 from jaxlm.schemes import get_scheme
 from jaxlm.systems.reinit.network import STAGES, ProgressiveNetwork, ShapeRegressor
@@ -308,34 +308,6 @@ def test_parameters_of_table_2():
             jax.random.key(0),
         )
         assert count_parameters(shapes["params"]) == expected
-
-
-@pytest.mark.usefixtures("float64")
-def test_adaptive_weights_are_equation_9():
-    rng = np.random.default_rng(0)
-    error = rng.normal(size=(6, 5, 2))
-    expected = np.exp(-error.std(axis=0) * np.abs(error - error.mean(axis=0)))
-    np.testing.assert_allclose(losses.adaptive_landmark_weight(jnp.asarray(error)), expected, rtol=1e-12)
-    mask = rng.random((6, 5, 2)) < 0.6
-    mask[:, 0] = False
-    found = losses.adaptive_landmark_weight(jnp.asarray(np.where(mask, error, 1e6)), jnp.asarray(mask))
-    for k in range(5):
-        for axis in range(2):
-            z = error[mask[:, k, axis], k, axis]
-            if len(z):
-                expected = np.exp(-z.std() * np.abs(z - z.mean()))
-                np.testing.assert_allclose(found[mask[:, k, axis], k, axis], expected, rtol=1e-9)
-    assert (np.asarray(found)[~mask] == 0).all()
-
-
-@pytest.mark.usefixtures("float64")
-def test_the_adaptive_loss_is_the_weighted_l1_without_gradient_through_the_weights():
-    rng = np.random.default_rng(0)
-    pred, target = (jnp.asarray(rng.normal(size=(6, 5, 2))) for _ in range(2))
-    weight = losses.adaptive_landmark_weight(3.0 * (pred - target))
-    np.testing.assert_allclose(losses.adaptive_l1(pred, target, unit=3.0), weight * jnp.abs(pred - target), rtol=1e-12)
-    gradient = jax.grad(lambda pred: losses.adaptive_l1(pred, target, unit=3.0).sum())(pred)
-    np.testing.assert_allclose(gradient, weight * jnp.sign(pred - target), rtol=1e-12)
 
 
 def test_the_adaptive_loss_drops_into_the_deep_equilibrium():
