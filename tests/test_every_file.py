@@ -254,6 +254,14 @@ class TestPoints:
             assert np.flatnonzero(np.isnan(sample.landmarks).all(axis=1)).tolist() == expected
             assert len(notices) == bool(expected)
 
+    def test_a_picture_with_points_of_its_own_is_not_that_of_others(self, tmp_path):
+        for person in ("anna", "bert"):
+            write_pts(tmp_path / person, 1)
+        (tmp_path / "anna" / "image_000.png").unlink()
+        first, second = read_points_folder(tmp_path, 68)
+        assert isinstance(first, BadSample) and "has no picture beside it" in str(first)
+        assert isinstance(second, Sample)
+
     def test_two_pictures_of_one_name(self, tmp_path):
         write_pts(tmp_path, 1)
         for place in ("a", "b"):
