@@ -1,3 +1,6 @@
+from fractions import Fraction
+
+import av
 import cv2
 import numpy as np
 import pytest
@@ -66,3 +69,59 @@ def test_a_video_has_one_size_and_is_read_back(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="not be written whole"):
         write_video(tmp_path / "b.mp4", 5)
     assert not list(tmp_path.iterdir())
+
+
+def with_sound(path, codec: str, seconds: list[float]) -> None:
+    """Writes a video whose frames have these times, with a tone of one second."""
+    with av.open(str(path), "w") as file:
+        pictures = file.add_stream("mpeg4", rate=25)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+        pictures.codec_context.time_base = Fraction(1, 1000)
+        sound = file.add_stream(codec, rate=16000)
+        for second in seconds:
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 100, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = round(second * 1000), Fraction(1, 1000)
+            file.mux(pictures.encode(frame))
+        file.mux(pictures.encode())
+        tone = (8000 * np.sin(np.arange(16000) * 2 * np.pi * 440 / 16000)).astype(np.int16)[None]
+        frame = av.AudioFrame.from_ndarray(tone, format="s16", layout="mono")
+        frame.rate, frame.pts = 16000, 0
+        file.mux(sound.encode(frame))
+        file.mux(sound.encode())
+
+
+def copied(path, source: VideoFile):
+    with VideoWriter(path, source.fps, source) as writer:
+        for frame in source:
+            writer.write(frame)
+    return av.open(str(path))
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "aac"), ("a.mkv", "pcm_s16le"), ("a.avi", "mp3")])
+def test_a_written_video_has_the_sound_and_is_h264(tmp_path, name, codec):
+    with_sound(tmp_path / name, codec, [time / 25 for time in range(25)])
+    with copied(tmp_path / "out.mp4", VideoFile(tmp_path / name)) as file:
+        assert file.streams.video[0].codec_context.name == "h264"
+        assert file.streams.audio[0].codec_context.codec.canonical_name == ("mp3" if codec == "mp3" else "aac")
+        tone = np.concatenate([frame.to_ndarray()[0].astype(float) for frame in file.decode(audio=0)])
+    spectrum = np.abs(np.fft.rfft(tone))
+    assert abs(len(tone) / 16000 - 1) < 0.15
+    assert abs(np.argmax(spectrum) * 16000 / len(tone) - 440) < 5
+
+
+def test_frames_get_the_times_of_a_video_with_a_varying_rate(tmp_path):
+    seconds = [0.0, 0.04, 0.5, 0.6, 2.0]
+    with_sound(tmp_path / "a.mkv", "aac", seconds)
+    with copied(tmp_path / "out.mp4", VideoFile(tmp_path / "a.mkv")) as file:
+        np.testing.assert_allclose([frame.time for frame in file.decode(video=0)], seconds, atol=2e-3)
+
+
+def test_damaged_sound_is_left_out(tmp_path):
+    with_sound(tmp_path / "a.avi", "pcm_s16le", [time / 25 for time in range(25)])
+    content = bytearray((tmp_path / "a.avi").read_bytes())
+    start = content.index(b"01wb")  # the first packet of sound
+    content[start : start + 4] = b"\xff\xff\xff\xff"
+    (tmp_path / "a.avi").write_bytes(content)
+    file = VideoFile(tmp_path / "a.avi")
+    copied(tmp_path / "out.mp4", file).close()
+    assert VideoFile(tmp_path / "out.mp4").count() == file.count() > 0

@@ -1,9 +1,12 @@
-"""Reads and writes video files frame by frame with OpenCV. A folder of pictures counts as a video."""
+"""Reads video files frame by frame with OpenCV and writes them with PyAV. A folder of pictures counts as a video."""
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -113,19 +116,20 @@ class VideoFile:
 
 
 class VideoWriter:
-    """Writes RGB frames as MPEG-4 into `path` (.mp4) at a constant rate.
+    """Writes RGB frames as H.264 into `path` (.mp4), which browsers and notebooks play.
 
-    The file appears when the context is left without an error.
+    The file appears when the context is left without an error. The same frames give the same bytes on every machine.
 
     Args:
         path: path of the video, ending in .mp4.
         fps: frames per second.
+        source: the video that the frames show: they get the times of its frames, and the file its sound.
     """
 
-    def __init__(self, path: str | Path, fps: float):
-        self.path, self.fps = Path(path), fps
+    def __init__(self, path: str | Path, fps: float, source: VideoFile | None = None):
+        self.path, self.fps, self._source = Path(path), fps, source
         self._partial = temporary_name(self.path)
-        self._writer: cv2.VideoWriter | None = None
+        self._encoder: _Encoder | None = None
         self._shape, self._count = (0, 0), 0
 
     def __enter__(self) -> "VideoWriter":
@@ -137,7 +141,7 @@ class VideoWriter:
 
         Raises:
             BadSample: if the frame has another size than the first.
-            OSError: if the file cannot be opened.
+            OSError: if the file cannot be written.
         """
         if self._count and frame.shape[:2] != self._shape:
             raise BadSample(
@@ -146,28 +150,100 @@ class VideoWriter:
             )
         self._shape, self._count = frame.shape[:2], self._count + 1
         frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
-        if self._writer is None:
-            fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self._partial), fourcc, self.fps, frame.shape[1::-1])
-            if not self._writer.isOpened():
-                raise OSError(f"{self.path} cannot be written.")
-        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        if self._encoder is None:
+            self._encoder = _Encoder(self._partial, self.fps, frame.shape[:2], self._source)
+        self._encoder.write(frame)
 
     def __exit__(self, kind, error, traceback) -> None:
-        if self._writer is not None:
-            self._writer.release()
         try:
-            if self._writer is not None and kind is None:
-                self._check()
-                put_in_place(self._partial, self.path)
+            if self._encoder is not None:
+                self._encoder.close()
+                if kind is None:
+                    self._check()
+                    put_in_place(self._partial, self.path)
         finally:
             self._partial.unlink(missing_ok=True)
 
     def _check(self) -> None:
-        """Raises OSError if a frame is missing from the file: OpenCV does not report failed writes (full disk)."""
+        """Raises OSError if a frame is missing from the file (full disk)."""
         try:
             whole = VideoFile(self._partial).count() == self._count
         except BadSample:
             whole = False
         if not whole:
             raise OSError(errno.ENOSPC, "the video could not be written whole", str(self.path))
+
+
+_CLOCK = 90_000  # ticks of a second in the files that are written
+_COPIED = ("aac", "mp3", "ac3", "opus")  # kinds of sound that MP4 holds; others are converted to AAC
+
+
+class _Encoder:
+    """An MP4 file that PyAV writes: a stream of pictures and, if the source has sound, one of sound."""
+
+    def __init__(self, path: Path, fps: float, shape: tuple[int, ...], source: VideoFile | None):
+        import av  # what writes no video starts faster without it
+
+        self._file = av.open(str(path.absolute()), "w", options={"movflags": "faststart"})
+        # The bytes would depend on the number of threads. Players show BT.601 as it is meant if the file says so.
+        options = {"crf": "18", "preset": "superfast", "threads": "1", "bf": "0", "colorspace": "smpte170m"}
+        stream: Any = self._file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
+        stream.height, stream.width = shape
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, _CLOCK)
+        self._pictures, self._fps, self._count, self._last = stream, fps, 0, -1
+        self._times = source.seconds() if source else ()
+        self._sound = _sound(source.path, self._file) if source and source.path.is_file() else iter(())
+        self._packets = next(self._sound, None)  # adds the stream
+
+    def write(self, frame: np.ndarray) -> None:
+        import av
+
+        second = self._times[self._count] if self._count < len(self._times) else self._count / self._fps
+        picture: Any = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        picture.pts = max(round(second * _CLOCK), self._last + 1)  # the times of a damaged file may stand still
+        picture.time_base = Fraction(1, _CLOCK)
+        self._count, self._last = self._count + 1, picture.pts
+        self._file.mux(self._pictures.encode(picture))
+        self._mux_sound(second)
+
+    def _mux_sound(self, until: float) -> None:
+        while self._packets is not None and self._packets[0] <= until:
+            self._file.mux(self._packets[1])
+            self._packets = next(self._sound, None)
+
+    def close(self) -> None:
+        """Finishes the file."""
+        try:
+            self._file.mux(self._pictures.encode())
+            self._mux_sound(self._last / _CLOCK + 1 / self._fps)
+        finally:
+            self._file.close()
+
+
+def _sound(path: Path, target: Any) -> Iterator[tuple[float, list[Any]]]:
+    """Adds a stream to the target for a file's sound, and yields its packets with their time in seconds.
+
+    Nothing is yielded for a file without sound, and nothing more where the sound is damaged.
+    """
+    import av
+
+    with contextlib.suppress(av.error.FFmpegError), av.open(str(path.absolute())) as file:
+        if not file.streams.audio:
+            return
+        sound: Any = file.streams.audio[0]
+        if sound.codec_context.codec.canonical_name in _COPIED:
+            stream = target.add_stream_from_template(sound)
+            yield 0.0, []
+            for packet in file.demux(sound):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    yield float(packet.dts * packet.time_base), [packet]
+        else:
+            stream = target.add_stream("aac", rate=sound.rate)
+            yield 0.0, []
+            second = 0.0
+            for frame in file.decode(sound):
+                second = frame.time or second
+                yield second, stream.encode(frame)
+            yield second, stream.encode()

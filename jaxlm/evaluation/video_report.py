@@ -134,7 +134,7 @@ def write_clip(
     path: Path, video: Video, tracks: dict[str, Track], scheme: Scheme, *, captions: dict[str, str], height: int = 400
 ) -> None:
     """Writes the video with landmarks, one picture for each track side by side, each about `height` pixels high."""
-    with VideoWriter(path, video.file.fps) as writer:
+    with VideoWriter(path, video.file.fps, video.file) as writer:
         for time, frame in zip(range(len(video)), video.file, strict=False):
             scale = height / frame.shape[0]
             # The codec takes pictures of at most 8192 pixels in width.

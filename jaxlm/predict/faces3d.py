@@ -151,7 +151,7 @@ class Reconstructor:
         if not np.isfinite(boxes).any():
             raise BadSample(f"{path}: no face was found in any of {len(boxes)} frames.")
         entries = []
-        with VideoWriter(out / f"{path.stem}_3d.mp4", file.fps) as writer:
+        with VideoWriter(out / f"{path.stem}_3d.mp4", file.fps, file) as writer:
             for number, (frame, box) in enumerate(
                 progress(zip(file, boxes, strict=False), total=len(boxes), desc=f"drawing {path.name}", unit="frame")
             ):

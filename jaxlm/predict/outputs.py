@@ -45,7 +45,7 @@ def write_points(path: Path, landmarks: np.ndarray) -> None:
 
 def write_video(path: Path, file: VideoFile, tracks: Sequence[Track], scheme: Scheme) -> None:
     """Writes the video with the landmarks of every face drawn."""
-    with VideoWriter(path, file.fps) as writer:
+    with VideoWriter(path, file.fps, file) as writer:
         for number, frame in enumerate(file):
             faces = [track.landmarks[number] for track in tracks if number < len(track.landmarks)]
             writer.write(overlay(frame, [face for face in faces if np.isfinite(face).all()], scheme, _LARGEST_VIDEO))

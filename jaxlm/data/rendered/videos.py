@@ -269,7 +269,7 @@ class RenderedVideos(WflwV):
         contour: "2d" or "3d", see `jaxlm.data.rendered.faces.render_faces`.
     """
 
-    READER = 1
+    READER = 2
 
     def __init__(
         self,
