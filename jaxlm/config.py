@@ -152,7 +152,7 @@ class Experiment(Block):
     """What every experiment has; a system's own class adds its blocks."""
 
     system: str = ""  # a key of jaxlm.systems.SYSTEMS, or a module of one's own
-    scheme: str = "faces68"  # landmark scheme, see jaxlm.schemes
+    scheme: str = "faces68"  # landmark scheme, see jaxlm.schemes, or a JSON file, see jaxlm.scheme_files
     seed: int = 0
     image_size: int = 256  # side of the crops in pixels
     data: Data = dataclasses.field(default_factory=Data)

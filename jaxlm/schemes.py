@@ -33,6 +33,7 @@ class Scheme:
         parts: landmarks of each part: the five face parts of the local re-initialisation, or the joints of a body with
             left and right together.
         torso: the two landmarks whose distance is the normaliser "torso"; None for a face.
+        own_names: name of each landmark, in a scheme of a user's own; errors are then reported by its parts.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Scheme:
     lines: tuple[Line, ...]
     parts: dict[str, tuple[int, ...]]
     torso: tuple[int, int] | None = None
+    own_names: tuple[str, ...] = ()
 
     @property
     def flip(self) -> np.ndarray:
@@ -56,12 +58,12 @@ class Scheme:
     def segments(self) -> np.ndarray:
         """Indices (S, 2) of the landmarks at both ends of each straight segment of the lines."""
         paths = [line.points + line.points[:1] if line.closed else line.points for line in self.lines]
-        return np.array([pair for path in paths for pair in itertools.pairwise(path)])
+        return np.array([pair for path in paths for pair in itertools.pairwise(path)], np.int64).reshape(-1, 2)
 
     @property
     def groups(self) -> dict[str, tuple[int, ...]]:
         """Groups of landmarks that errors are reported for: contour, eyebrows, eyes, nose, mouth; a body's parts."""
-        if self.outer_eye_corners is None:
+        if self.own_names or self.outer_eye_corners is None:
             return self.parts
         words = {
             "contour": "contour",
@@ -79,6 +81,8 @@ class Scheme:
     @property
     def names(self) -> tuple[str, ...]:
         """Name of each landmark: its line, or its part if it is on no line, and its place there: "left_eye_upper_2"."""
+        if self.own_names:
+            return self.own_names
         names = {}
         groups = [(line.name, line.points) for line in self.lines] + list(self.parts.items())
         for group, points in groups:
@@ -289,14 +293,32 @@ FACES68_OF_FACES98 = np.array(
 
 
 def get_scheme(name: str) -> Scheme:
-    """Returns the scheme of this name.
+    """The scheme of this name, or that of a JSON file or of such a file's text, see `jaxlm.scheme_files`.
 
     Raises:
         ValueError: if there is none; the message lists the names of all schemes.
     """
-    if name not in SCHEMES:
-        raise ValueError(f"There is no landmark scheme {name!r}; choose one of {', '.join(SCHEMES)}.")
-    return SCHEMES[name]
+    from jaxlm import scheme_files  # which is about this module's classes
+
+    text = self_contained(name)
+    return scheme_files.parse_scheme(text) if text.startswith("{") else SCHEMES[text]
+
+
+def self_contained(name: str) -> str:
+    """A scheme as a config keeps it: the name of one of the package's, or the text of a JSON file.
+
+    Raises:
+        ValueError: if there is no such scheme or file.
+    """
+    from jaxlm import scheme_files
+
+    if name.endswith(".json"):
+        return scheme_files.read_scheme(name)
+    if name not in SCHEMES and not name.startswith("{"):
+        raise ValueError(
+            f"There is no landmark scheme {name!r}; choose one of {', '.join(SCHEMES)}, or a JSON file of your own."
+        )
+    return name
 
 
 def normalizers_of(scheme: Scheme) -> tuple[str, ...]:

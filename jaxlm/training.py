@@ -20,6 +20,7 @@ from jaxlm.config import Config
 from jaxlm.data import sources
 from jaxlm.data.batches import frames_of_a_still, train_batches, training_labels
 from jaxlm.evaluation import stills
+from jaxlm.schemes import self_contained
 from jaxlm.support import errors
 from jaxlm.support.errors import NonFiniteError
 from jaxlm.support.progress import Stopwatch, progress
@@ -77,6 +78,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
         Stopped: after SIGTERM or SIGINT, when the step is finished and saved.
     """
     watch, workdir = Stopwatch(), Path(workdir).expanduser()
+    config.scheme = self_contained(config.scheme)
     system = systems.build(config)
     mesh = system.mesh() if system.mesh else data_mesh()
     _check(config, mesh)

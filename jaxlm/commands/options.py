@@ -13,6 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxlm.config import Config, config_names, find_config_file
+from jaxlm.schemes import self_contained
 from jaxlm.workdir import config_file
 
 # Files and folders that are named without an option.
@@ -88,6 +89,8 @@ def _parsed(define: Callable[..., Any], words: Sequence[str]) -> dict[str, Any]:
         holder = define("config", flag_values=values, sys_argv=argv)
         values(argv)
         config: Config = holder.value
+        if "scheme" in config:
+            config.scheme = self_contained(config.scheme)
     except (AttributeError, KeyError, TypeError, ValueError, flags.Error, SyntaxError) as error:
         # A mistake in a config file's own code comes with its traceback, of which the last line says what is wrong;
         # a KeyError's is the representation of its text.

@@ -14,6 +14,7 @@ from pathlib import Path
 from jaxlm.data import sources
 from jaxlm.data.sources import with_source
 from jaxlm.evaluation.robustness import AMOUNTS, TITLES, Robustness, face_boxes, markdown, measure
+from jaxlm.schemes import get_scheme
 from jaxlm.support import drawing, files
 from jaxlm.support.files import write_atomically
 from jaxlm.support.program import split_commas
@@ -34,8 +35,9 @@ def run(workdirs: list[Path], data: str | None, out: Path, root: str | None = No
         ValueError: for a workdir, data set or scheme that does not fit.
     """
     configs = [load_config(workdir) for workdir in workdirs]
-    if len({config.scheme for config in configs}) > 1:
-        raise ValueError(f"The workdirs have different schemes: {', '.join(config.scheme for config in configs)}.")
+    schemes = [get_scheme(config.scheme) for config in configs]
+    if any(scheme != schemes[0] for scheme in schemes):
+        raise ValueError(f"The workdirs have different schemes: {', '.join(scheme.name for scheme in schemes)}.")
     if len({workdir.name for workdir in workdirs}) < len(workdirs):
         raise ValueError("Two workdirs have the same name, which the tables go by; rename one.")
     first = configs[0]

@@ -18,7 +18,7 @@ from absl import logging
 
 from jaxlm import geometry
 from jaxlm.data.samples import Sample, validate
-from jaxlm.schemes import Scheme, get_scheme
+from jaxlm.schemes import Scheme, get_scheme, self_contained
 from jaxlm.support.errors import BadSample
 from jaxlm.support.files import walk
 from jaxlm.support.pictures import as_stored
@@ -85,7 +85,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         self.skipped: list[str] = []
         self.notices: list[str] = []  # notices of the preparation, printed each time the data set is opened
         self.check_root()
-        identity = [type(self).__name__, scheme, str(heldout), group, on_bad]
+        identity = [type(self).__name__, self_contained(scheme), str(heldout), group, on_bad]
         # Prepared data of before these options keep their name.
         identity += [f"validation {validation}"] * bool(validation) + ["as stored"] * (not upright)
         fingerprint = hashlib.sha256("\n".join([*identity, *self.fingerprint()]).encode()).hexdigest()[:16]

@@ -155,7 +155,7 @@ def prepare_source(config: Config, name: str) -> FaceBuilder:
     builder = builder_class(root, config.data.cache, scheme=config.scheme, **options)
     builder.prepare()
     chosen = {key: str(value) for key, value in sorted(options.items())}
-    note_use(Path(builder.data_dir), builder_class.__name__, root, {"scheme": config.scheme, **chosen})
+    note_use(Path(builder.data_dir), builder_class.__name__, root, {"scheme": builder.scheme.name, **chosen})
     return builder
 
 

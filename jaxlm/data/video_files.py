@@ -228,7 +228,7 @@ def _sound(path: Path, target: Any) -> Iterator[tuple[float, list[Any]]]:
     """
     import av
 
-    with contextlib.suppress(av.error.FFmpegError), av.open(str(path.absolute())) as file:
+    with contextlib.suppress(av.FFmpegError), av.open(str(path.absolute())) as file:
         if not file.streams.audio:
             return
         sound: Any = file.streams.audio[0]

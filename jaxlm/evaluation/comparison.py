@@ -23,6 +23,7 @@ from jaxlm.evaluation import stills
 from jaxlm.networks.blocks import count_parameters
 from jaxlm.networks.multiply_adds import count_macs
 from jaxlm.predict.model import TrainedModel, predict_of
+from jaxlm.schemes import get_scheme
 from jaxlm.support import drawing, files
 from jaxlm.support.files import write_atomically
 
@@ -75,9 +76,10 @@ def measure(model: TrainedModel, name: str, source: sources.FaceSource, repeats:
         ValueError: if the model's landmark scheme is not that of the data set.
     """
     config = model.config
-    if config.scheme != source.scheme.name:
+    scheme = get_scheme(config.scheme)
+    if scheme != source.scheme:
         raise ValueError(
-            f"{name} has the scheme {config.scheme}, the data set {source.scheme.name}; choose another data set."
+            f"{name} has the scheme {scheme.name}, the data set {source.scheme.name}; choose another data set."
         )
     predict, _ = predict_of(model)
     result = stills.evaluate(predict, model.variables, source, config, halves=model.halves, show_progress=True)

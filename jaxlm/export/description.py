@@ -25,7 +25,8 @@ def describe(
         "format": format,
         "jaxlm": importlib.metadata.version("jaxlm"),
         "system": config.system,
-        "scheme": config.scheme,
+        "scheme": scheme.name,
+        "landmarks": list(scheme.names),
         "input": {
             "name": "images",
             "shape": [batch or "batch", size, size, 3],

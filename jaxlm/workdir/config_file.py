@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from jaxlm import systems
 from jaxlm.config import Config
+from jaxlm.schemes import get_scheme
 from jaxlm.support.files import write_atomically
 
 
@@ -68,6 +69,7 @@ def config_from_json(content: dict[str, Any]) -> Config:
     missing = [key for key in ("system", "scheme", "model", "data", "eval", "image_size") if key not in content]
     if missing:
         raise ValueError(f"it lacks {', '.join(missing)}")
+    get_scheme(str(content["scheme"]))
     content = _with_tuples(content)
     if isinstance(content.get("loss"), str):  # as it was written before there were losses on heatmaps
         content["loss"] = dict(on="landmarks", name=content["loss"], options={})
