@@ -49,6 +49,7 @@ def usage() -> str:
         lines += [group, *(f"  {name:<16}{text}" for name, (_, text) in commands.items()), ""]
     lines += [
         "Before the command: --no-cache keeps no compiled programs in ~/.cache/jaxlm/compiled,",
+        "--file-limit=8 reads files that hold up to 8 GiB (1 without it),",
         "--system=my_package.my_system lets configs name a system of your own.",
         "",
     ]
@@ -64,10 +65,12 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     keep, own = True, []
-    while words and (words[0] == "--no-cache" or words[0].startswith("--system=")):
-        word = words.pop(0)
-        keep = keep and word != "--no-cache"
-        own += [word.partition("=")[2]] if word != "--no-cache" else []
+    limit: str | None = None
+    while words and words[0].partition("=")[0] in ("--no-cache", "--system", "--file-limit"):
+        name, _, value = words.pop(0).partition("=")
+        keep = keep and name != "--no-cache"
+        own += [value] if name == "--system" else []
+        limit = value if name == "--file-limit" else limit
     if command is None:
         if not words or words[0] in ("-h", "--help", "help"):
             print(usage())
@@ -82,6 +85,13 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
         near = difflib.get_close_matches(command, COMMANDS) or [*COMMANDS]
         print(f"Error: there is no command {command!r}; choose one of {', '.join(near)}.", file=sys.stderr)
         sys.exit(2)
+    if limit is not None:
+        from jaxlm.support.limits import set_file_limit
+
+        try:
+            set_file_limit(limit)  # before OpenCV is imported
+        except ValueError as error:
+            sys.exit(f"Error: {error}")
     from jaxlm.commands import options
     from jaxlm.support.program import keep_compiled_programs, one_sentence, quiet_logs
 

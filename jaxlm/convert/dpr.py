@@ -15,6 +15,7 @@ import numpy as np
 from jaxlm import systems
 from jaxlm.convert.layers import batch_norm, check_same_tree, conv, dense_layers, kernel_of, prelu
 from jaxlm.convert.torch_weights import TorchWeights
+from jaxlm.support.numpy_files import read_npy
 from jaxlm.systems import TrainState
 from jaxlm.systems.reinit.settings import Config
 
@@ -150,7 +151,7 @@ def _mean_face(folder: Path, config: Config) -> np.ndarray:
     if path is None:
         raise ValueError(f"{places[0]} does not exist, nor does {places[1]}: copy it from the release of the weights.")
     try:
-        mean = np.load(path, allow_pickle=False).reshape(98, 2)
+        mean = read_npy(path).reshape(98, 2)
     except ValueError as error:
         raise ValueError(f"{path} must hold the mean face of 98 points ({error}).") from None
     # Fraction m is pixel p = 256 m of the normalised face, here in [−1, 1]. The network divides by the margin.

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxlm.support.errors import BadSample
-from jaxlm.support.pictures import decode_image
+from jaxlm.support.pictures import decode_image, why_undecodable
 
 
 @dataclasses.dataclass
@@ -51,7 +51,7 @@ def validate(sample: Sample, *, upright: bool = True) -> bytes:
         raise BadSample(f"{sample.where}: {name} cannot be read ({reason}); restore it.") from None
     picture = decode_image(content, upright=upright)
     if picture is None:
-        raise BadSample(f"{sample.where}: {name} is truncated or not a picture; replace or remove it.")
+        raise BadSample(f"{sample.where}: {name} {why_undecodable(content)}.")
     height, width = picture.shape[:2]
     if not np.isfinite(sample.landmarks).all(axis=1).any():
         raise BadSample(f"{sample.where} has no landmark; remove it.")

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxlm.support.errors import BadSample
 from jaxlm.support.files import put_in_place, temporary_name
-from jaxlm.support.pictures import PICTURES, decode_image
+from jaxlm.support.pictures import PICTURES, decode_image, why_undecodable
 
 # Silences FFmpeg's messages about damaged files: the exceptions of this module name the file.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -68,9 +68,10 @@ class VideoFile:
         """Yields frames (H, W, 3) uint8 RGB until the file ends or cannot be decoded any further."""
         if self.path.is_dir():
             for picture in self.pictures():
-                image = decode_image(picture.read_bytes())
+                content = picture.read_bytes()
+                image = decode_image(content)
                 if image is None:
-                    raise BadSample(f"{picture} cannot be decoded; replace or remove it.")
+                    raise BadSample(f"{picture} {why_undecodable(content)}.")
                 yield image
             return
         capture = self._open()
@@ -227,8 +228,9 @@ def _sound(path: Path, target: Any) -> Iterator[tuple[float, list[Any]]]:
     Nothing is yielded for a file without sound, and nothing more where the sound is damaged.
     """
     import av
+    from av.error import FFmpegError
 
-    with contextlib.suppress(av.FFmpegError), av.open(str(path.absolute())) as file:
+    with contextlib.suppress(FFmpegError), av.open(str(path.absolute())) as file:
         if not file.streams.audio:
             return
         sound: Any = file.streams.audio[0]

@@ -11,7 +11,8 @@ from jaxlm.config import Block, Config
 from jaxlm.face3d import head
 from jaxlm.face3d.morphable import MorphableModel, make_model, with_modes
 from jaxlm.schemes import FACES68_OF_FACES98
-from jaxlm.support import matlab
+from jaxlm.support import matlab, numpy_files
+from jaxlm.support.errors import first_line
 from jaxlm.support.pickles import load_arrays
 
 HEAD = "head"
@@ -212,9 +213,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         ValueError: if the file does not exist or cannot be read.
     """
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files if file[name].dtype.kind in "biufU"}
+        return {name: array for name, array in numpy_files.read_npz(path).items() if array.dtype.kind in "biufU"}
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist.") from None
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as arrays ({str(error).splitlines()[0][:120]}).") from None
+        raise ValueError(f"{path} cannot be read as arrays ({first_line(error)[:300]}).") from None

@@ -23,13 +23,14 @@ from jaxlm.face3d.model_files import load_face_model, model_of
 from jaxlm.face3d.morphable import MorphableModel, landmark_model
 from jaxlm.predict.detectors import Detector, HaarDetector
 from jaxlm.predict.face_boxes import find_boxes, make_landmarker
+from jaxlm.predict.inputs import read_picture
 from jaxlm.predict.model import TrainedModel, load_model
 from jaxlm.predict.predictor import Predictor
 from jaxlm.schemes import FACES68
 from jaxlm.support import drawing
 from jaxlm.support.errors import BadSample
 from jaxlm.support.files import write_atomically
-from jaxlm.support.pictures import decode_image, warp, write_image
+from jaxlm.support.pictures import warp, write_image
 from jaxlm.support.progress import progress
 
 _ROUNDS = 3  # passes of the network, until the crop fits the landmarks
@@ -115,9 +116,7 @@ class Reconstructor:
         Raises:
             BadSample: if the file is not a picture, or no face is found.
         """
-        image = decode_image(path.read_bytes())
-        if image is None:
-            raise BadSample(f"{path} is truncated or not a picture.")
+        image = read_picture(path)
         faces = self.faces(image, boxes)
         if not faces:
             raise BadSample(f"{path}: no face was found; name its box with --box=x1,y1,x2,y2.")

@@ -10,7 +10,7 @@ import numpy as np
 from jaxlm.data.video_files import VIDEOS, is_video
 from jaxlm.support.errors import BadSample
 from jaxlm.support.files import walk
-from jaxlm.support.pictures import PICTURES, decode_image, is_picture
+from jaxlm.support.pictures import PICTURES, decode_image, is_picture, why_undecodable
 
 # An array, a file, or a picture of PIL.
 Picture = Any
@@ -63,9 +63,10 @@ def read_picture(path: Path, *, upright: bool = True) -> np.ndarray:
         BadSample: if it cannot be decoded or is too small for a face.
         FileNotFoundError: if it does not exist.
     """
-    image = decode_image(path.read_bytes(), upright=upright)
+    content = path.read_bytes()
+    image = decode_image(content, upright=upright)
     if image is None:
-        raise BadSample(f"{path} is not a picture that can be decoded: it is damaged, of another kind or too large.")
+        raise BadSample(f"{path} {why_undecodable(content)}.")
     if min(image.shape[:2]) < _SMALLEST_SIDE:
         raise BadSample(
             f"{path} has {image.shape[1]}×{image.shape[0]} pixels, which is too small for a face; "

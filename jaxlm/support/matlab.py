@@ -1,7 +1,9 @@
 """Reads MATLAB files, plain or HDF5, as arrays. MATLAB counts pixels from 1."""
 
+import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import h5py
@@ -10,6 +12,9 @@ import scipy.io
 from scipy.io.matlab import MatReadError
 
 from jaxlm.support.errors import BadSample, first_line
+from jaxlm.support.limits import check_held, file_limit
+
+_COMPRESSION = 1032  # the most that a byte of zlib's can become
 
 # Exceptions that SciPy and h5py raise for a file that is damaged or of another kind.
 DAMAGED = (
@@ -25,6 +30,7 @@ def read_mat(path: Path, fields: tuple[str, ...]) -> dict[str, np.ndarray]:
         BadSample: for a file that cannot be read, or a field that is missing or does not hold numbers.
     """
     try:
+        _check_size(path, fields)
         content = scipy.io.loadmat(path, variable_names=fields)
     except DAMAGED as error:
         raise BadSample(f"{path} cannot be read as a MATLAB file ({first_line(error)}).") from None
@@ -43,9 +49,26 @@ def read_names(path: Path, field: str) -> list[str]:
         BadSample: if the field is missing or holds something else.
     """
     try:
+        _check_size(path, (field,))
         return [str(np.ravel(cell)[0]) for cell in scipy.io.loadmat(path, variable_names=(field,))[field].ravel()]
     except DAMAGED as error:
         raise BadSample(f"{path}: {field} does not hold names ({first_line(error)}).") from None
+
+
+def _check_size(path: Path, fields: tuple[str, ...]) -> None:
+    """Raises a ValueError if fields hold more than the limit; a file that is small enough is not looked into."""
+    if path.stat().st_size * _COMPRESSION > file_limit():
+        check_held(sum(8 * math.prod(shape) for name, shape, _ in scipy.io.whosmat(path) if name in fields))
+
+
+def read_dataset(dataset: h5py.Dataset | Any) -> np.ndarray:
+    """Array of an HDF5 data set.
+
+    Raises:
+        ValueError: if it holds more than the limit; others of `DAMAGED` if it cannot be read.
+    """
+    check_held(math.prod(dataset.shape) * dataset.dtype.itemsize)
+    return np.array(dataset)
 
 
 def open_hdf5(path: Path) -> h5py.File:

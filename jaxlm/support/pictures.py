@@ -1,6 +1,8 @@
 """Decodes, resamples and writes pictures."""
 
+import contextlib
 import io
+import warnings
 from pathlib import Path
 
 import cv2
@@ -8,6 +10,7 @@ import numpy as np
 
 from jaxlm import geometry
 from jaxlm.support.files import write_bytes_atomically
+from jaxlm.support.limits import file_limit, limit_in_words
 
 
 def warp(image: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
@@ -26,6 +29,7 @@ def warp(image: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
     return cv2.warpAffine(image, transform, (size, size), flags=cv2.INTER_LINEAR)
 
 
+_NO_PICTURE = "is truncated or not a picture; replace or remove it"
 # Endings of pictures. Files that are named one by one may have any other ending.
 PICTURES = (
     ".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm", ".pgm", ".pnm",
@@ -41,9 +45,8 @@ def is_picture(path: Path) -> bool:
 def decode_image(content: bytes, *, upright: bool = True) -> np.ndarray | None:
     """Picture (H, W, 3) uint8 RGB from the bytes of a JPEG, PNG, … file; None if they cannot be decoded.
 
-    Grey and CMYK pictures are converted. Of 10, 12 or 16 bits, of which the largest value tells, the
-    upper 8 are kept. Of an animation it is the first
-    picture. HEIC needs pillow-heif.
+    Grey and CMYK pictures are converted. Of 10, 12 or 16 bits, of which the largest value tells, the upper 8 are kept.
+    Of an animation it is the first picture. HEIC needs pillow-heif. `why_undecodable` says why it is None.
 
     Args:
         content: bytes of the file.
@@ -55,10 +58,31 @@ def decode_image(content: bytes, *, upright: bool = True) -> np.ndarray | None:
             picture = cv2.imdecode(np.frombuffer(content, np.uint8), flags | color)
         except cv2.error:
             picture = None
+        if picture is not None and picture.shape[0] * picture.shape[1] * 3 > file_limit():
+            return None
         if picture is not None:
             code = cv2.COLOR_GRAY2RGB if picture.ndim == 2 else cv2.COLOR_BGR2RGB
             return cv2.cvtColor(_to_8_bits(picture), code)
     return _decode_by_pillow(content, upright)
+
+
+def why_undecodable(content: bytes) -> str:
+    """What is wrong with bytes that `decode_image` does not decode, to follow the name of their file."""
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        return _NO_PICTURE
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a decompression bomb: it is not decoded here
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            with Image.open(io.BytesIO(content)) as picture:
+                width, height = picture.size
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+        if 3 * width * height > file_limit():
+            return f"has {width}×{height} pixels, {3 * width * height / 2**30:.3g} GiB, more than {limit_in_words()}"
+    return _NO_PICTURE
 
 
 def as_stored(content: bytes) -> bytes:
@@ -94,6 +118,8 @@ def _decode_by_pillow(content: bytes, upright: bool) -> np.ndarray | None:
         pass
     try:
         with Image.open(io.BytesIO(content)) as picture:
+            if 3 * picture.width * picture.height > file_limit():
+                return None
             return np.asarray((ImageOps.exif_transpose(picture) if upright else picture).convert("RGB"))
     except Exception:  # Pillow's plugins raise whatever their decoders do, for damaged files
         return None

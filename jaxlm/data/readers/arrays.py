@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxlm.data.samples import Sample, picture_of_table
+from jaxlm.support import numpy_files
 from jaxlm.support.errors import BadSample, first_line
 
 
@@ -20,13 +21,11 @@ def read_npy(path: Path, shape: tuple[int | None, ...] | None = None) -> np.ndar
         BadSample: if the file is missing, cannot be read, or does not hold numbers of this shape.
     """
     try:
-        array = np.load(path, allow_pickle=False)
+        array = numpy_files.read_npy(path)
     except FileNotFoundError:
         raise BadSample(f"{path} is missing.") from None
     except Exception as error:  # NumPy's parser of headers raises whatever Python's tokenizer does
         raise BadSample(f"{path} is not an array of numbers ({first_line(error)}).") from None
-    if not isinstance(array, np.ndarray):
-        raise BadSample(f"{path} holds several arrays; expected one, as numpy.save writes it.")
     wanted = array.shape if shape is None else shape
     fits = array.ndim == len(wanted) and all(n in (None, m) for n, m in zip(wanted, array.shape, strict=True))
     if not fits or not np.issubdtype(array.dtype, np.number):
@@ -56,8 +55,8 @@ def read_npz(path: Path, num_landmarks: int) -> Iterator[Sample]:
         BadSample: if the file is not of this form.
     """
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            names, landmarks = file["image"], np.asarray(file["landmarks"], np.float64)
+        file = numpy_files.read_npz(path)
+        names, landmarks = file["image"], np.asarray(file["landmarks"], np.float64)
     except Exception as error:
         raise BadSample(f"{path} has no arrays image and landmarks ({first_line(error)}).") from None
     if names.ndim != 1 or landmarks.shape != (len(names), num_landmarks, 2):

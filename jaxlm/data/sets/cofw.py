@@ -9,7 +9,7 @@ import numpy as np
 from jaxlm.data.builder import FaceBuilder
 from jaxlm.data.samples import Sample
 from jaxlm.support.errors import BadSample, first_line
-from jaxlm.support.matlab import DAMAGED, open_hdf5, png_of, read_mat
+from jaxlm.support.matlab import DAMAGED, open_hdf5, png_of, read_dataset, read_mat
 
 
 def read_cofw(path: Path, suffix: str) -> Iterator[Sample | BadSample]:
@@ -29,8 +29,8 @@ def read_cofw(path: Path, suffix: str) -> Iterator[Sample | BadSample]:
             missing = [field for field in (images, shapes, boxes) if field not in content]
             if missing:
                 raise BadSample(f"{path} has no field {', '.join(missing)}: it is not COFW's file.")
-            references = np.ravel(content[images])
-            annotations, given = np.array(content[shapes]).T, np.array(content[boxes]).T
+            references = np.ravel(read_dataset(content[images]))
+            annotations, given = read_dataset(content[shapes]).T, read_dataset(content[boxes]).T
         except DAMAGED as error:
             raise (
                 error if isinstance(error, BadSample) else BadSample(f"{path} is damaged ({first_line(error)}).")
@@ -44,7 +44,7 @@ def read_cofw(path: Path, suffix: str) -> Iterator[Sample | BadSample]:
         for number, (reference, shape, box) in enumerate(zip(references, annotations, given, strict=True), start=1):
             where = f"{path}, picture {number}"
             try:
-                pixels = np.array(content[reference]).T  # MATLAB stores columns first
+                pixels = read_dataset(content[reference]).T  # MATLAB stores columns first
             except DAMAGED as error:
                 yield BadSample(f"{where} cannot be read ({first_line(error)}).")
                 continue
