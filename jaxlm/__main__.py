@@ -1,5 +1,6 @@
 """The front door: `jaxlm NAME …` and `python -m jaxlm NAME …` run the program NAME of `jaxlm.commands`."""
 
+import contextlib
 import difflib
 import importlib
 import sys
@@ -104,7 +105,12 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
 
             systems.SYSTEMS.update({name: name for name in own})
         module = importlib.import_module(f"jaxlm.commands.{COMMANDS[command]}")
-        module.main(options.parse(module, command, words))
+        with contextlib.ExitStack() as stack:
+            if any("://" in word for word in words):
+                from jaxlm.support.storage import local_words
+
+                words = local_words(words, stack, alone=command == "train")
+            module.main(options.parse(module, command, words))
 
 
 if __name__ == "__main__":

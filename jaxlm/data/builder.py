@@ -22,6 +22,7 @@ from jaxlm.schemes import Scheme, get_scheme, self_contained
 from jaxlm.support.errors import BadSample
 from jaxlm.support.files import walk
 from jaxlm.support.pictures import as_stored
+from jaxlm.support.storage import is_remote
 
 
 @contextlib.contextmanager
@@ -78,6 +79,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
             raise ValueError(f'on_bad must be "error" or "skip", got {on_bad!r}.')
         if not 0 <= heldout <= heldout + validation < 1:
             raise ValueError(f"heldout and validation must lie in [0, 1) together, got {heldout} and {validation}.")
+        if is_remote(cache):
+            raise ValueError(f"data.cache must be a local folder, got {cache}; data.root may lie on object storage.")
         self.root = Path(root).expanduser()
         self.scheme: Scheme = get_scheme(scheme)
         self.heldout, self.validation, self.group, self.on_bad = heldout, validation, re.compile(group), on_bad

@@ -23,6 +23,7 @@ from jaxlm.data.sets.three_hundred_w_lp import Aflw2000, ThreeHundredWLP
 from jaxlm.data.sets.wflw import Wflw, WflwV
 from jaxlm.data.video_builder import VideoBuilder
 from jaxlm.schemes import Scheme
+from jaxlm.support import storage
 from jaxlm.support.errors import MissingSplit
 
 
@@ -142,7 +143,7 @@ def prepare_source(config: Config, name: str) -> FaceBuilder:
     builder_class: Any = _builder_class(config, name)
     source = config.data.sources[name]
     options = {key: source[key] for key in source if key not in ("builder", "root", "train_split", "weight")}
-    root = Path(config.data.root) / source.root  # source.root may be absolute
+    root = storage.under(config.data.root, source.root)
     known = _options_of(builder_class)
     if set(options) - known:
         raise ValueError(
@@ -151,7 +152,7 @@ def prepare_source(config: Config, name: str) -> FaceBuilder:
         )
     for key in {"labels", "indices", "ict", "images"} & set(options):  # these files lie under data.root as well
         if options[key]:
-            options[key] = str(Path(config.data.root).expanduser() / options[key])
+            options[key] = str(storage.under(config.data.root, options[key]))
     builder = builder_class(root, config.data.cache, scheme=config.scheme, **options)
     builder.prepare()
     chosen = {key: str(value) for key, value in sorted(options.items())}

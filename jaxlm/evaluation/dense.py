@@ -29,6 +29,7 @@ from jaxlm.face3d import scans, views
 from jaxlm.face3d.model_files import load_face_model
 from jaxlm.face3d.morphable import MorphableModel
 from jaxlm.predict.faces3d import Reconstructor
+from jaxlm.support import storage
 from jaxlm.support.progress import progress
 
 
@@ -93,9 +94,9 @@ def evaluate_aflw2000(reconstructor: Reconstructor, root: str) -> DenseResult:
 def _whole_model(reconstructor: Reconstructor) -> MorphableModel:
     """Face model of the workdir with the labels' number of coefficients; with its config's if the file has fewer."""
     settings = reconstructor.config["morphable"]
-    path = settings.path if settings.path == "head" else str(Path(reconstructor.config.data.root) / settings.path)
-    if path == "head":
+    if settings.path == "head":
         raise ValueError("AFLW2000-3D's parameters need the Basel Face Model; the workdir has the built-in head.")
+    path = str(storage.under(reconstructor.config.data.root, settings.path))
     try:
         return load_face_model(path, identity=BFM_MODES[0], expression=BFM_MODES[1])
     except ValueError as error:

@@ -11,7 +11,7 @@ from jaxlm.config import Block, Config
 from jaxlm.face3d import head
 from jaxlm.face3d.morphable import MorphableModel, make_model, with_modes
 from jaxlm.schemes import FACES68_OF_FACES98
-from jaxlm.support import matlab, numpy_files
+from jaxlm.support import matlab, numpy_files, storage
 from jaxlm.support.errors import first_line
 from jaxlm.support.pickles import load_arrays
 
@@ -41,7 +41,7 @@ def model_of(config: Config) -> MorphableModel:
     """
     settings: Morphable = config["morphable"]
     paths = [
-        name if not name or name == HEAD else str(Path(config.data.root).expanduser() / name)
+        name if not name or name == HEAD else str(storage.under(config.data.root, name))
         for name in (settings.path, settings.statistics)
     ]
     return load_face_model(paths[0], identity=settings.identity, expression=settings.expression, statistics=paths[1])

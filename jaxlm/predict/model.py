@@ -16,6 +16,7 @@ from jaxlm.config import Config
 from jaxlm.predict.scores import Calibration, read_calibration
 from jaxlm.schemes import get_scheme
 from jaxlm.support.files import check_checksums
+from jaxlm.support.storage import fetch
 from jaxlm.systems import Halves, Prediction
 from jaxlm.workdir import config_file
 from jaxlm.workdir.restore import abstract_state, restore_variables
@@ -96,7 +97,7 @@ def _check_no_step(place: Path, step: int | str | None) -> None:
 
 def _place(path: str | Path | None) -> tuple[Path, str]:
     """Folder or file of a model, and its name in tables."""
-    place = shipped_folder() if path is None else Path(path).expanduser()
+    place = shipped_folder() if path is None else fetch(path)
     if str(path) in shipped_models() and not place.exists():
         place = shipped_folder(str(path))
     if not place.exists():
