@@ -148,15 +148,20 @@ def export_model(
         # A graph sees the crop alone.
         config = config.copy_and_resolve_references()
         config.eval["full_picture"] = False
+    # Each of these may take minutes for a large model.
+    print(f"{format}: compiling the model and running it on {len(checked_on.images)} crops", flush=True)
     answers = jax.device_get(jax.jit(inference(config))(variables, checked_on.images))
     expected = np.asarray(answers[0])
     folder.mkdir(parents=True, exist_ok=True)
     if format == "orbax":
         path = folder / FILES[format]
+        print(f"{format}: writing the parameters and running them", flush=True)
         difference = _write_parameters(config, variables, folder, checked_on, expected, tolerance)
     else:
         make = make_onnx if format == "onnx" else make_stablehlo
+        print(f"{format}: making the graph", flush=True)
         content, path = make(config, variables, batch), folder / FILES[format]
+        print(f"{format}: running the graph ({len(content) / 1e6:.1f} MB)", flush=True)
         found = call_graph(content, path, batch)(checked_on.images)[0]
         difference = _compare(expected, found, tolerance, format)
         write_bytes_atomically(path, lambda file: file.write(content))

@@ -76,8 +76,8 @@ def find_faces(
     rows: list[list[np.ndarray | None]] = []
     boxes: list[np.ndarray | None] = [None] * max_faces
     faces = "the face" if max_faces == 1 else "faces"
-    bar = progress(file, total=file.num_frames, desc=f"finding {faces} in {file.path.name}", unit="frame")
-    for number, frame in enumerate(bar):
+    bar = progress(total=file.num_frames, desc=f"finding {faces} in {file.path.name}", unit="frame")
+    for number, frame in enumerate(file):
         fresh: list[int] = []
         seen = [box for box in boxes if box is not None]
         if len(seen) < max_faces and (not seen or number % _DETECT_EVERY == 0):
@@ -95,6 +95,9 @@ def find_faces(
                     boxes[slot] = next_box(box, *landmarker(frame, box), frame.shape)
         boxes = _without_doubles(boxes)
         rows.append(list(boxes))
+        bar.update()
+    bar.total = len(rows)  # the file may state another number
+    bar.close()
     return _tracks_of_rows(rows, max_faces, min_iou)
 
 

@@ -79,19 +79,23 @@ class Session:
         started, seen = time.perf_counter(), len(self.entries)
         held: list[_Picture] = []
         names = Counter(path.name for path, _ in files)
-        bar = progress(files, desc="pictures", unit="picture")
-        for path, stem in bar:
+        bar = progress(total=len(files), desc="pictures", unit="picture")
+        for path, stem in files:
             try:
                 image = read_picture(path, upright=self._upright)
                 own = None if boxes is None else _boxes_of(path, image, boxes, names)
                 held.append(_Picture(path, stem, image, own))
             except (BadSample, OSError) as error:
                 self.fail(str(path.resolve()), error)
+                bar.update()
             if len(held) == batch_size or sum(picture.image.size for picture in held) > _MOST_AT_ONCE:
                 self._look(held)
+                bar.update(len(held))
                 held = []
                 bar.set_postfix_str(f"{sum(len(entry.get('faces', ())) for entry in self.entries)} faces")
         self._look(held)
+        bar.update(len(held))
+        bar.close()
         found = [entry["faces"] for entry in self.entries[seen:] if "faces" in entry]
         seconds, bad = time.perf_counter() - started, len(files) - len(found)
         print(
