@@ -76,6 +76,22 @@ class TestTables:
         assert [isinstance(sample, Sample) for sample in samples] == [True, False, True]
         assert "line 3" in str(samples[1]) and "stray quote" in str(samples[1])
 
+    def test_a_comment_with_line_breaks(self, tmp_path):
+        path = write_csv(tmp_path, 3)
+        header, *lines = path.read_text().splitlines()
+        lines[1] += ',"two\nlines, with a ""quote"""'
+        path.write_text("\n".join([f"{header},comment", f"{lines[0]},", lines[1], f"{lines[2]},none"]))
+        samples = list(read_csv(path, 68))
+        assert [isinstance(sample, Sample) for sample in samples] == [True] * 3
+        assert samples[2].where.endswith("line 5")
+
+    def test_two_stray_quotes_spoil_two_lines(self, tmp_path):
+        path = write_csv(tmp_path, 4)
+        lines = path.read_text().splitlines()
+        lines[1], lines[3] = '"' + lines[1], '"' + lines[3]
+        path.write_text("\n".join(lines))
+        assert [isinstance(sample, Sample) for sample in read_csv(path, 68)] == [False, True, False, True]
+
     def test_pictures_in_another_folder(self, tmp_path):
         path = write_csv(tmp_path / "tables", 2)
         (tmp_path / "tables" / "images").rename(tmp_path / "photographs")

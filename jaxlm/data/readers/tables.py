@@ -1,5 +1,6 @@
 """Reads samples from CSV files, whatever program wrote them. Messages name the line and the column of an error."""
 
+import contextlib
 import csv
 import re
 from collections.abc import Iterator
@@ -18,8 +19,8 @@ def read_csv(path: Path, num_landmarks: int, *, images: str = "") -> Iterator[Sa
     `left`, `top`, `right`, `bottom`, and `yaw` in degrees. Other columns are ignored, and names may be in capitals.
     Coordinates are 0-based pixels; an empty or `nan` cell marks a missing landmark. Columns are separated by commas,
     semicolons or tabs; beside the latter two, a number may have a decimal comma. The text may be UTF-8, UTF-16 or
-    Windows-1252; a cell holds no line breaks. Pictures lie beside the file, in a folder `images` beside it, or in
-    `images`. A line that cannot be used is yielded as a BadSample.
+    Windows-1252. Pictures lie beside the file, in a folder `images` beside it, or in `images`. A line that cannot be
+    used is yielded as a BadSample.
 
     Raises:
         BadSample: if the header is missing or does not fit the scheme.
@@ -43,11 +44,10 @@ def read_csv(path: Path, num_landmarks: int, *, images: str = "") -> Iterator[Sa
         lacking = [name for name in group if name not in columns]
         if lacking and len(lacking) < len(group):
             raise BadSample(f"{path}, line 1: the header has {group[0]}… but lacks {', '.join(lacking[:4])}.")
-    for line, text in enumerate(lines[1:], start=2):
+    for line, text in _rows(lines, delimiter, len(header)):
         if not text.strip(f"{delimiter} \t\x00"):
             continue
         where = f"{path}, line {line}"
-        # Line by line, so that a stray quote spoils one face and not all that follow.
         try:
             row = _cells(text, delimiter)
         except csv.Error as error:
@@ -63,6 +63,24 @@ def read_csv(path: Path, num_landmarks: int, *, images: str = "") -> Iterator[Sa
             yield _csv_sample(path, row, columns, num_landmarks, where, images)
         except BadSample as error:
             yield error
+
+
+def _rows(lines: list[str], delimiter: str, columns: int) -> Iterator[tuple[int, str]]:
+    """Number of the first line and text of each row below the header.
+
+    A stray quote spoils one row and not all that follow: lines are joined only where that makes a whole row.
+    """
+    line = 1
+    while line < len(lines):
+        last = line
+        if lines[line].count('"') % 2:  # a cell with line breaks, or a stray quote
+            closing = [n for n in range(line + 1, min(line + 20, len(lines))) if lines[n].count('"') % 2]
+            whole = "\n".join(lines[line : closing[0] + 1]) if closing else ""
+            with contextlib.suppress(csv.Error):  # where something follows the closing quote
+                if len(next(csv.reader([whole], delimiter=delimiter, strict=True), [])) == columns:
+                    last = closing[0]
+        yield line + 1, "\n".join(lines[line : last + 1])
+        line = last + 1
 
 
 def _text(path: Path) -> str:
