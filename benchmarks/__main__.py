@@ -33,6 +33,7 @@ NAMES = {
     "detectors": "faces found by each detector",
     "export": "accuracy and latency of the exports of every system",
     "pipeline": "augmented crops a second of a config",
+    "faults": "which faults a training and its files survive: kills, signals, locks, damage, threads",
     "gpu": "everything on one GPU in ten minutes",
 }
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from scipy.spatial import Delaunay
 
 
 class MorphableModel(NamedTuple):
@@ -100,6 +99,8 @@ def make_model(
 
 def _triangulated(mean: np.ndarray) -> np.ndarray:
     """Delaunay triangles (F, 3) of the vertices seen from the front, counter-clockwise."""
+    from scipy.spatial import Delaunay  # what needs no mesh starts faster without it
+
     triangles = Delaunay(mean[:, :2]).simplices
     return np.where(_areas(mean, triangles)[:, None] < 0, triangles[:, ::-1], triangles)
 

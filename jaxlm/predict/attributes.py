@@ -4,6 +4,7 @@ All functions take landmarks (K, 2) of the schemes faces68 or faces98, in pixels
 """
 
 import functools
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -84,10 +85,8 @@ def head_pose(landmarks: Landmarks) -> Pose:
 
 @functools.cache
 def _mean_head() -> np.ndarray:
-    from jaxlm.face3d.model_files import load_face_model  # imports the readers of every model file
-    from jaxlm.face3d.morphable import landmark_model
-
-    points = np.asarray(landmark_model(load_face_model("head")).mean, np.float64)[_INNER]
+    # A copy of the built-in head's 68 landmarks, `landmark_model(load_face_model("head")).mean`, which takes a second.
+    points = np.load(Path(__file__).with_name("mean_head.npy"), allow_pickle=False).astype(np.float64)[_INNER]
     return points - points.mean(axis=0)
 
 

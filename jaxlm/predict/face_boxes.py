@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Callable
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
 
 from jaxlm import geometry
 from jaxlm.config import Config
@@ -144,6 +143,8 @@ def smooth_boxes(boxes: np.ndarray, min_iou: float, sigma: float = _BOX_SMOOTHIN
         min_iou: intersection over union of successive boxes below which nothing is smoothed across them.
         sigma: standard deviation in frames.
     """
+    from scipy.ndimage import gaussian_filter1d  # what works on pictures alone starts faster without it
+
     starts = [0]
     for time in range(1, len(boxes)):
         if not geometry.box_iou(boxes[time - 1], boxes[time]) >= min_iou:

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jax import export
 
 from jaxlm import systems
 from jaxlm.config import Config
 from jaxlm.predict.scores import Calibration, read_calibration
+from jaxlm.predict.traced import traced_predict
 from jaxlm.schemes import get_scheme
 from jaxlm.support.files import check_checksums
 from jaxlm.support.storage import fetch
@@ -136,6 +136,9 @@ def shipped_models() -> list[str]:
 
 
 def _with_variables(config: Config, variables: dict[str, Any], name: str) -> TrainedModel:
+    traced = None if config.eval.get("full_picture") else traced_predict(config, variables)
+    if traced is not None:
+        return TrainedModel(config, traced, variables, None, name)
     predict, halves = jitted_predict(config)
     return TrainedModel(config, lambda images: predict(variables, images), variables, halves, name)
 
@@ -158,21 +161,39 @@ def predict_of(model: TrainedModel) -> tuple[Callable[[Any, Any], Prediction], H
 
 def write_parameters(folder: Path, variables: dict[str, Any]) -> None:
     """Writes variables with Orbax into a folder that does not exist yet."""
+    import orbax.checkpoint as ocp  # what predicts with a graph starts faster without it
+
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder.resolve(), jax.tree.map(np.asarray, variables))
 
 
 def _read_parameters(folder: Path, config: Config) -> dict[str, Any]:
+    import orbax.checkpoint as ocp
+
     beside = folder.with_name(folder.name + ".json")
-    if beside.is_file():
-        _check(folder, _described(beside))
-    abstract = abstract_state(config).variables
+    described = _described(beside) if beside.is_file() else {}
+    _check(folder, described)
+    # The export was checked when it was written; what is not the same as then is compared with the network.
+    fits = CHECKSUMS in described and _network(described.get("config")) == _network(json.loads(config.to_json()))
+    abstract = None if fits else abstract_state(config).variables
     try:
         with ocp.StandardCheckpointer() as checkpointer:
+            if abstract is None:
+                held: Any = checkpointer.metadata(folder.resolve())
+                sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+                abstract = jax.tree.map(
+                    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+                    held.item_metadata.tree,
+                )
             return checkpointer.restore(folder.resolve(), abstract)
     except Exception as error:  # Orbax has no exception type of its own for damaged files
         reason = (str(error).strip().splitlines() or [repr(error)])[0][:200]
         raise ValueError(f"{folder} does not fit its config.json ({reason}); export them again.") from None
+
+
+def _network(config: Any) -> list[Any]:
+    """What says which parameters a config's network has."""
+    return [config.get(key) for key in ("system", "scheme", "image_size", "model")] if isinstance(config, dict) else []
 
 
 def _described(beside: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import jax
 
 from jaxlm import systems
 from jaxlm.config import Config
-from jaxlm.workdir import checkpoints
 
 
 def restore_variables(config: Config, workdir: str | Path, step: int | str | None = None) -> tuple[dict[str, Any], int]:
@@ -21,6 +20,8 @@ def restore_variables(config: Config, workdir: str | Path, step: int | str | Non
     Raises:
         ValueError: if there is no such checkpoint, or it is one of another model.
     """
+    from jaxlm.workdir import checkpoints  # what reads no checkpoint starts faster without Orbax
+
     saved = checkpoints.Checkpoints(workdir, read_only=True)
     try:
         if step in (None, "last"):
