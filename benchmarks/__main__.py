@@ -27,6 +27,7 @@ NAMES = {
     "hourglass": "time and memory of Adaptive Wing's training step",
     "reinit": "sizes, speed and training step of progressive re-initialisation; beside PyTorch",
     "tddfa": "losses, meta-joint rounds, sizes and speed of 3DDFA_V2; beside PyTorch",
+    "start": "time from the command to the overlay of one picture",
     "picture": "what a picture's time goes into, and what each part brings",
     "pose": "errors of the head pose of a model's landmarks",
     "photographs": "landmarks on whole photographs, detector included",
