@@ -1,7 +1,9 @@
 """Object storage, for which fsspec's `memory://` stands in."""
 
+import contextlib
 import json
 import time
+from pathlib import Path
 
 import cv2
 import fsspec
@@ -176,6 +178,28 @@ def test_several_machines_need_a_common_folder(words, capsys):
     with pytest.raises(SystemExit):
         front_door.main("train", words)
     assert "that all machines share; memory://b/" in capsys.readouterr().err
+
+
+def test_words_become_local_paths():
+    put("a.png", "a")
+    put("run/config.json", "{}")
+    with contextlib.ExitStack() as stack:
+        words = ["memory://bucket/a.png", "--workdir", "memory://bucket/run", "memory://bucket/a.png"]
+        words += ["--config.data.root=memory://bucket/data", "--boxes=b.csv"]
+        first, _, workdir, second, *others = storage.local_words(words, stack)
+        assert first == second and Path(first).read_text() == "a"
+        assert (Path(workdir) / "config.json").read_text() == "{}"
+        (Path(workdir) / "log").write_text("1")
+        assert others == words[4:]
+    assert "run/log" in names()
+
+
+def test_another_kind_of_address_is_no_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        front_door.main("predict", ["a.png", "--out=https://example.com/out"])
+    assert "https://example.com/out is on no storage that is known" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_cache_must_be_local():

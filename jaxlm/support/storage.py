@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -25,6 +26,7 @@ _KINDS = (*_PACKAGES, "memory")
 # What tells whether a file is the same as before, by the names that the packages have for it.
 _VERSIONS = ("etag", "ETag", "mtime", "LastModified", "last_modified", "updated", "generation", "created")
 _CACHE = "~/.cache/jaxlm/remote"
+_WRITTEN = ("--workdir", "--out", "--plot", "--json")
 _LIST, _HOLDER = ".jaxlm_files.json", ".jaxlm_in_use.json"
 _INTERVAL = 60.0  # seconds between two copies of a folder that is written
 _LOCAL = (".partial", ".orbax-checkpoint-tmp", ".lock")  # parts of names of files that are not complete, or not shared
@@ -207,10 +209,19 @@ def local_words(words: Sequence[str], stack: contextlib.ExitStack, *, alone: boo
         if not (equals and name.startswith("-")):
             name, equals, value = ("", "", word)
         option = name or (word if word.startswith("-") else option)
-        if is_remote(value) and not option.startswith("--config"):
+        own = not option.startswith("--config")
+        if own and is_remote(value):
             word = f"{name}{equals}{_local(value, option, stack, alone, shared)}"
+        elif own and re.match(r"[a-z0-9]+://", value):
+            raise ValueError(f"{value} is on no storage that is known: name a local path, or one of {_examples()}.")
+        if option in _WRITTEN and word != option:  # which take one value
+            option = ""
         found.append(word)
     return found
+
+
+def _examples() -> str:
+    return ", ".join(f"{kind}://" for kind in _PACKAGES)
 
 
 def _local(place: str, option: str, stack: contextlib.ExitStack, alone: bool, shared: list[str]) -> Path:
