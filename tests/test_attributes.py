@@ -110,3 +110,12 @@ def test_a_face_as_json():
     few = face(np.zeros((19, 2))).to_dict()
     assert set(few) == {"landmarks", "score", "box"}
     assert "pose" not in face(np.full((68, 2), np.nan)).to_dict()
+
+
+def test_landmarks_of_another_meaning_have_no_pose():
+    own = face(mean_face())._replace(scheme="hands68")
+    assert "pose" not in own.to_dict() and "scheme" not in own.to_dict()
+    assert "pose" in own._replace(scheme="faces68").to_dict()
+    for ask in (lambda: own.pose, lambda: own.openness, lambda: own.five_points):
+        with pytest.raises(ValueError, match="Only faces68 and faces98 have this, not 68 landmarks of hands68"):
+            ask()

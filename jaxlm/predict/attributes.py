@@ -17,7 +17,7 @@ from jaxlm.support.pictures import warp
 
 Landmarks = Float[np.ndarray, "K 2"]
 
-COUNTS = (68, 98)  # numbers of landmarks of the two schemes
+SCHEMES, COUNTS = ("faces68", "faces98"), (68, 98)  # and their numbers of landmarks
 _INNER = np.arange(17, 68)  # without the contour, whose landmarks are others on a turned head
 # The crop of ArcFace (Deng et al., CVPR 2019), 112 × 112 pixels: eyes, tip of the nose, corners of the mouth.
 _ARCFACE = np.array(

@@ -32,6 +32,7 @@ class Face(NamedTuple):
         expected_error: (K,) in per cent of the distance between the outer eye corners; None if the model's scores are
             not calibrated (`jaxlm calibrate`).
         probability: in [0, 1], that the box holds a face at all; None likewise.
+        scheme: name of the landmarks' scheme; None for faces68 or faces98, which their number tells.
     """
 
     landmarks: np.ndarray
@@ -40,31 +41,47 @@ class Face(NamedTuple):
     params: np.ndarray | None = None
     expected_error: np.ndarray | None = None
     probability: float | None = None
+    scheme: str | None = None
 
     @property
     def pose(self) -> attributes.Pose:
         """Yaw, pitch and roll of the head in degrees."""
-        return attributes.head_pose(self.landmarks)
+        return attributes.head_pose(self._of_a_face())
 
     @property
     def openness(self) -> attributes.Openness:
         """How open the eyes and the mouth are."""
-        return attributes.openness(self.landmarks)
+        return attributes.openness(self._of_a_face())
 
     @property
     def five_points(self) -> np.ndarray:
         """(5, 2) eyes, tip of the nose and corners of the mouth."""
-        return attributes.five_points(self.landmarks)
+        return attributes.five_points(self._of_a_face())
 
     def aligned(self, image: Picture, size: int = 112) -> np.ndarray:
         """Crop (size, size, 3) uint8 of the face's picture, aligned as networks for recognition expect."""
-        return attributes.aligned_crop(to_rgb(image), self.landmarks, size)
+        return attributes.aligned_crop(to_rgb(image), self._of_a_face(), size)
+
+    def _has_a_head(self) -> bool:
+        return len(self.landmarks) in attributes.COUNTS and self.scheme in (None, *attributes.SCHEMES)
+
+    def _of_a_face(self) -> np.ndarray:
+        """The landmarks.
+
+        Raises:
+            ValueError: if they are of another scheme than faces68 and faces98.
+        """
+        if not self._has_a_head():
+            raise ValueError(
+                f"Only faces68 and faces98 have this, not {len(self.landmarks)} landmarks of {self.scheme}."
+            )
+        return self.landmarks
 
     def to_dict(self) -> dict[str, Any]:
         """The face as lists and numbers for JSON, rounded to 4 digits; pose and openness if the scheme has them."""
-        held = {name: value for name, value in self._asdict().items() if value is not None}
+        held = {name: value for name, value in self._asdict().items() if value is not None and name != "scheme"}
         entry = {name: np.round(np.asarray(value, np.float64), 4).tolist() for name, value in held.items()}
-        if len(self.landmarks) in attributes.COUNTS and np.isfinite(self.landmarks).all():
+        if self._has_a_head() and np.isfinite(self.landmarks).all():
             for name, values in (("pose", self.pose), ("openness", self.openness)):
                 entry[name] = {key: round(value, 4) for key, value in values._asdict().items()}
         return entry
@@ -172,7 +189,8 @@ class Predictor:
             back = geometry.apply_affine(geometry.invert_affine(maps), landmarks.astype(np.float64))
             for i, box in enumerate(boxes[chosen]):
                 held = None if params is None else parameters.to_picture(params[i].astype(np.float64), maps[i], size)
-                faces.append(Face(back[i], score[i], box, held, *self._calibrated(back[i], score[i])))
+                known = self._calibrated(back[i], score[i])
+                faces.append(Face(back[i], score[i], box, held, *known, get_scheme(self.config.scheme).name))
         return faces
 
     def _calibrated(self, landmarks: np.ndarray, score: np.ndarray) -> tuple[np.ndarray | None, float | None]:

@@ -116,7 +116,8 @@ class LiveTracker:
         following = face_boxes.next_box(box, landmarks, float(score.mean()), frame.shape)
         # The mean with the last box keeps the crop from jittering with the landmarks.
         self._box = None if following is None else 0.5 * (box + following)
-        return None if following is None else Face(landmarks, score, box)
+        name = get_scheme(self._model.config.scheme).name
+        return None if following is None else Face(landmarks, score, box, scheme=name)
 
     def _find(self, frame: np.ndarray) -> np.ndarray | None:
         found = self._detect(frame)
