@@ -52,6 +52,8 @@ class Options:
 
 def main(options: Options, table: Table) -> None:
     folder, rng = Path(options.workdir).expanduser(), random.Random(options.seed)
+    if folder.exists() and not (folder / "whole").is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds something else, which would be removed; choose another --workdir.")
     shutil.rmtree(folder, ignore_errors=True)
     started = time.time()
     _run(folder / "whole")

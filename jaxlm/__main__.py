@@ -67,7 +67,7 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     keep, own = True, []
     limit: str | None = None
-    while words and words[0].partition("=")[0] in ("--no-cache", "--system", "--file-limit"):
+    while words and (words[0] == "--no-cache" or words[0].startswith(("--system=", "--file-limit="))):
         name, _, value = words.pop(0).partition("=")
         keep = keep and name != "--no-cache"
         own += [value] if name == "--system" else []
@@ -92,7 +92,8 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
         try:
             set_file_limit(limit)  # before OpenCV is imported
         except ValueError as error:
-            sys.exit(f"Error: {error}")
+            print(f"Error: {error}", file=sys.stderr)
+            sys.exit(2)
     from jaxlm.commands import options
     from jaxlm.support.program import keep_compiled_programs, one_sentence, quiet_logs
 
@@ -107,9 +108,9 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
         module = importlib.import_module(f"jaxlm.commands.{COMMANDS[command]}")
         with contextlib.ExitStack() as stack:
             if any("://" in word for word in words):
-                from jaxlm.support.storage import local_words
+                from jaxlm.support.remote import local_words
 
-                words = local_words(words, stack, alone=command == "train")
+                words = local_words(command, words, stack)
             module.main(options.parse(module, command, words))
 
 

@@ -34,11 +34,13 @@ def read_scheme(path: str | Path) -> str:
     """
     path = Path(path).expanduser()
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist: name a landmark scheme or its JSON file.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}); correct the file.") from None
+    if isinstance(content, dict):  # in one order, for comparisons
+        content = {**{key: content[key] for key in _KEYS if key in content}, **content}
     text = json.dumps(content)
     try:
         parse_scheme(text)
@@ -56,7 +58,7 @@ def parse_scheme(text: str) -> Scheme:
     """
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"The landmark scheme is not valid JSON ({error}).") from None
     if not isinstance(content, dict):
         raise ValueError("a landmark scheme is a JSON object with name and landmarks.")
@@ -140,12 +142,15 @@ class _Reader:
         closed = given.get("closed", False)
         if set(given) - {"points", "closed"} or not isinstance(closed, bool):
             raise ValueError(f"lines.{name} must be a list of landmarks, or points and closed (true or false).")
-        return Line(name, self.indices(given.get("points"), f"lines.{name}"), closed)
+        points = self.indices(given.get("points"), f"lines.{name}")
+        if len(points) < 2:
+            raise ValueError(f"lines.{name} must have at least two landmarks.")
+        return Line(name, points, closed)
 
     def mirror_pairs(self, value: Any) -> tuple[tuple[int, int], ...]:
         if not isinstance(value, list):
             raise ValueError("mirror must be a list of pairs of landmarks.")
-        pairs = [self.pair(item, "mirror") for item in value]
+        pairs = [self.pair(item or [], "mirror") for item in value]
         swapped = [index for pair in pairs if pair for index in pair]
         if len(set(swapped)) < len(swapped):
             raise ValueError(f"mirror has {self.names[max(swapped, key=swapped.count)]!r} in two pairs.")

@@ -71,22 +71,23 @@ def test_a_video_has_one_size_and_is_read_back(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def with_sound(path, codec: str, seconds: list[float]) -> None:
-    """Writes a video whose frames have these times, with a tone of one second."""
+def with_sound(path, codec: str, seconds: list[float], rate: int = 16000, start: float = 0.0) -> None:
+    """Writes a video whose frames have these times, with a tone of one second that begins at `start`."""
     with av.open(str(path), "w") as file:
         pictures = file.add_stream("mpeg4", rate=25)
         pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
         pictures.codec_context.time_base = Fraction(1, 1000)
-        sound = file.add_stream(codec, rate=16000)
+        sound = file.add_stream(codec, rate=rate)
         for second in seconds:
             frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 100, np.uint8), format="rgb24")
             frame.pts, frame.time_base = round(second * 1000), Fraction(1, 1000)
             file.mux(pictures.encode(frame))
         file.mux(pictures.encode())
-        tone = (8000 * np.sin(np.arange(16000) * 2 * np.pi * 440 / 16000)).astype(np.int16)[None]
-        frame = av.AudioFrame.from_ndarray(tone, format="s16", layout="mono")
-        frame.rate, frame.pts = 16000, 0
-        file.mux(sound.encode(frame))
+        tone = (8000 * np.sin(np.arange(rate) * 2 * np.pi * 440 / rate)).astype(np.int16)
+        for first in range(0, rate, rate // 10):
+            frame = av.AudioFrame.from_ndarray(tone[None, first : first + rate // 10], format="s16", layout="mono")
+            frame.rate, frame.pts, frame.time_base = rate, round(start * rate) + first, Fraction(1, rate)
+            file.mux(sound.encode(frame))
         file.mux(sound.encode())
 
 
@@ -107,6 +108,42 @@ def test_a_written_video_has_the_sound_and_is_h264(tmp_path, name, codec):
     spectrum = np.abs(np.fft.rfft(tone))
     assert abs(len(tone) / 16000 - 1) < 0.15
     assert abs(np.argmax(spectrum) * 16000 / len(tone) - 440) < 5
+
+
+def heard(path) -> tuple[float, np.ndarray]:
+    """Time of the first sound that is louder than a whisper, and the sound."""
+    with av.open(str(path)) as file:
+        frames = list(file.decode(audio=0))
+    tone = np.concatenate([frame.to_ndarray()[0].astype(float) for frame in frames])
+    loud = int(np.argmax(np.abs(tone) > 0.1 * np.abs(tone).max()))
+    return frames[0].time + loud / frames[0].sample_rate, tone
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.ts"])
+@pytest.mark.parametrize("codec", ["aac", "mp3"])
+def test_a_recording_that_does_not_begin_at_zero(tmp_path, name, codec):
+    with_sound(tmp_path / name, codec, [10 + time / 25 for time in range(25)], start=10.0)
+    copied(tmp_path / "out.mp4", VideoFile(tmp_path / name)).close()
+    begin, tone = heard(tmp_path / "out.mp4")
+    assert abs(begin) < 0.1 and len(tone) > 12000
+
+
+def test_pictures_that_begin_after_the_sound(tmp_path):
+    with_sound(tmp_path / "a.mkv", "pcm_s16le", [0.5 + time / 25 for time in range(25)], start=0.0)
+    copied(tmp_path / "out.mp4", VideoFile(tmp_path / "a.mkv")).close()
+    _, tone = heard(tmp_path / "out.mp4")
+    assert 0.4 < len(tone) / 16000 < 0.65  # what was before the pictures is left out
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "rate"), [("a.avi", "mp3", 8000), ("a.mkv", "pcm_s16le", 192_000), ("a.avi", "pcm_s16le", 4000)]
+)
+def test_sound_that_mp4_does_not_hold_never_stops_a_video(tmp_path, name, codec, rate):
+    with_sound(tmp_path / name, codec, [time / 25 for time in range(25)], rate=rate)
+    with copied(tmp_path / "out.mp4", VideoFile(tmp_path / name)) as file:
+        assert file.streams.video[0].frames == 25
+        assert [stream.codec_context.codec.canonical_name for stream in file.streams.audio] in (["aac"], ["mp3"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "out.mp4"])
 
 
 def test_frames_get_the_times_of_a_video_with_a_varying_rate(tmp_path):

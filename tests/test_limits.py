@@ -88,7 +88,7 @@ def huge_png() -> bytes:
 
 def test_a_picture_of_too_many_pixels(small_limit, monkeypatch):
     assert decode_image(huge_png()) is None
-    assert "has 40000×40000 pixels, 4.47 GiB, more than the limit of 1.02 MiB" in why_undecodable(huge_png())
+    assert "has pixels for 4.47 GiB, more than the limit of 1.02 MiB" in why_undecodable(huge_png())
     picture = cv2.imencode(".png", np.zeros((1000, 1000, 3), np.uint8))[1].tobytes()
     assert decode_image(picture) is None and HOW in why_undecodable(picture)
     monkeypatch.setenv("JAXLM_FILE_LIMIT", "0.01")
@@ -107,7 +107,7 @@ def test_the_flag_reaches_opencv_and_the_command(tmp_path):
         assert printed in subprocess.run(words, capture_output=True, text=True).stdout
     words = [sys.executable, "-m", "jaxlm", "--file-limit=0.001", "predict", str(tmp_path / "a.png")]
     ran = subprocess.run([*words, f"--out={tmp_path}/out"], capture_output=True, text=True)
-    assert ran.returncode == 2 and "a.png has 1000×1200 pixels, 0.00335 GiB, more than the limit" in ran.stderr
+    assert ran.returncode == 2 and "a.png has pixels for 0.00335 GiB, more than the limit" in ran.stderr
     words = [sys.executable, "-m", "jaxlm", "--file-limit=much", "models"]
     wrong = subprocess.run(words, capture_output=True, text=True)
     assert wrong.returncode != 0 and "--file-limit must be a positive number of GiB, got 'much'" in wrong.stderr

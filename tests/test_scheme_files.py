@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from data_sets import face
 from jaxlm import __main__ as front_door
 from jaxlm import schemes
 from jaxlm.commands import evaluate
+from jaxlm.predict.model import load_model, shipped_folder
 from jaxlm.predict.predictor import Predictor
 from jaxlm.scheme_files import read_scheme
 from jaxlm.schemes import Line, get_scheme, normalizer, normalizers_of
@@ -65,6 +67,8 @@ def test_name_and_landmarks_are_enough(tmp_path):
         ({"mirror": [["left_eye", "left_ear"]]}, "mirror has 'left_ear', which is neither"),
         ({"mirror": [[0, 1], [1, 2]]}, "mirror has 'right_eye' in two pairs"),
         ({"mirror": [[0, 1, 2]]}, "mirror must be two landmarks, got 3"),
+        ({"mirror": [None]}, "mirror must be a list of landmarks"),
+        ({"lines": {"mouth": [0]}}, "lines.mouth must have at least two"),
         ({"lines": {"mouth": [0, 9]}}, "lines.mouth has 9"),
         ({"lines": {"mouth": {"points": [0, 1], "close": True}}}, "lines.mouth must be a list"),
         ({"lines": [0, 1]}, "lines must be an object"),
@@ -87,8 +91,21 @@ def test_a_missing_or_damaged_file_is_named(tmp_path):
     (tmp_path / "half.json").write_text('{"name": ')
     with pytest.raises(ValueError, match=r"half\.json cannot be read as JSON"):
         get_scheme(str(tmp_path / "half.json"))
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"deep\.json cannot be read as JSON"):
+        get_scheme(str(tmp_path / "deep.json"))
     with pytest.raises(ValueError, match="choose one of faces98"):
         schemes.self_contained("faces69")
+
+
+def test_a_models_config_does_not_name_files(tmp_path):
+    shutil.copytree(shipped_folder(), tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    content = json.loads(path.read_text())
+    for scheme in (str(write(tmp_path)), ["faces68"], 68):
+        path.write_text(json.dumps({**content, "scheme": scheme}))
+        with pytest.raises(ValueError, match=r"config\.json cannot be used \(its scheme is"):
+            load_model(tmp_path / "model")
 
 
 def write_table(folder, count: int):

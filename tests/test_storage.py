@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from data_sets import face, write_pts
 from jaxlm import __main__ as front_door
 from jaxlm.data import sources
 from jaxlm.support import storage
+from jaxlm.support.remote import local_words
 from jaxlm.support.storage import fetch, mirrored, under
 
 MEMORY = fsspec.filesystem("memory")
@@ -25,8 +27,8 @@ def empty(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "_CACHE", str(tmp_path / "fetched"))
     monkeypatch.setattr(storage.tempfile, "tempdir", str(tmp_path))
     yield
-    if MEMORY.exists("/bucket"):
-        MEMORY.rm("/bucket", recursive=True)
+    MEMORY.store.clear()
+    MEMORY.pseudo_dirs[:] = [""]
 
 
 def put(name: str, text: str) -> None:
@@ -63,6 +65,46 @@ class TestFetch:
     def test_other_paths_stay_as_they_are(self, tmp_path):
         assert fetch(str(tmp_path)) == tmp_path and under(str(tmp_path), "/data") == fetch("/data")
         assert under("memory://bucket", "/data") == fetch("/data")
+
+    @pytest.mark.parametrize("name", ["../evil.txt", "a/../../../evil.txt", "a//b", "a\\..\\b"])
+    def test_names_that_lead_out_of_the_folder_are_refused(self, name, monkeypatch):
+        put("data/a.txt", "a")
+        found = {f"/bucket/data/{name}": {"size": 1, "type": "file"}}
+        monkeypatch.setattr(type(MEMORY), "find", lambda self, path, detail: found)
+        with pytest.raises(ValueError, match="which is no path of a file below it"):
+            fetch("memory://bucket/data")
+
+    def test_what_consoles_write_for_a_folder_is_no_file(self, monkeypatch):
+        put("data/a.txt", "a")
+        marked = {f"/bucket/data{end}": {"size": 0, "type": "file"} for end in ("/", "/deep/")}
+        found = {**marked, "/bucket/data/a.txt": {"size": 1, "type": "file", "created": 1}}
+        monkeypatch.setattr(type(MEMORY), "find", lambda self, path, detail: found)
+        assert [path.name for path in fetch("memory://bucket/data").iterdir()] == ["a.txt"]
+
+    def test_a_fetch_that_was_broken_goes_on(self, monkeypatch):
+        for name in "abc":
+            put(f"data/{name}.txt", name)
+        copied, copy = [], storage._copy_in
+
+        def fail(place, file):
+            if len(copied) == 2:
+                raise OSError("no network")
+            copied.append(file.name)
+            copy(place, file)
+
+        monkeypatch.setattr(storage, "_copy_in", fail)
+        with pytest.raises(ValueError, match="no network"):
+            fetch("memory://bucket/data")
+        monkeypatch.setattr(storage, "_copy_in", lambda place, file: (copied.append(file.name), copy(place, file)))
+        fetch("memory://bucket/data")
+        assert sorted(copied) == ["a.txt", "b.txt", "c.txt"]
+
+    def test_a_file_that_becomes_a_folder(self):
+        put("data", "a")
+        assert fetch("memory://bucket/data").read_text() == "a"
+        MEMORY.rm("/bucket/data")
+        put("data/b.txt", "b")
+        assert (fetch(Path("memory://bucket/data")) / "b.txt").read_text() == "b"
 
     def test_what_cannot_be_read_is_named(self):
         with pytest.raises(ValueError, match="memory://bucket/none does not exist"):
@@ -112,17 +154,60 @@ class TestMirror:
         folder = fetch("memory://bucket/run")
         assert (folder / "eval.json").read_text() == "{}" and (folder / "log").read_text() == "12"
 
-    def test_one_training_at_a_time(self, monkeypatch):
-        with mirrored("memory://bucket/run", alone=True) as folder:
+    def test_one_training_at_a_time(self):
+        place = "memory://bucket/run"
+        with mirrored(place, alone=True, interval=1) as folder:
             (folder / "log").write_text("1")
-            monkeypatch.setattr(storage.os, "getpid", lambda: 1)
-            with pytest.raises(ValueError, match=r"in use: process .* trains there"):
-                mirrored("memory://bucket/run", alone=True).__enter__()
-            monkeypatch.undo()
+            with pytest.raises(ValueError, match=r"in use: process \d+ on .* trains there.* 3 seconds longer"):
+                mirrored(place, alone=True, interval=1).__enter__()
+            with mirrored(place):  # one that does not train
+                pass
         assert "run/.jaxlm_in_use.json" not in names()
-        put("run/.jaxlm_in_use.json", json.dumps({"process": ["gone", 1], "time": time.time() - 1000}))
-        with mirrored("memory://bucket/run", alone=True) as folder:  # it was killed
+        held = {"id": "a", "host": "gone", "process": 1, "time": time.time() - 1000}
+        put("run/.jaxlm_in_use.json", json.dumps(held))
+        with mirrored(place, alone=True, interval=1) as folder:  # it was killed
             assert (folder / "log").read_text() == "1"
+
+    def test_it_is_held_while_a_long_copy_lasts(self, monkeypatch):
+        put("run/log", "1")
+        copy = storage._copy_in
+        monkeypatch.setattr(storage, "_copy_in", lambda place, file: (time.sleep(1.5), copy(place, file)))
+        with mirrored("memory://bucket/run", alone=True, interval=0.4), pytest.raises(ValueError, match="in use"):
+            mirrored("memory://bucket/run", alone=True, interval=0.4).__enter__()
+
+    def test_a_training_whose_folder_was_taken_ends_and_writes_nothing(self, capsys):
+        place, ended = mirrored("memory://bucket/run", alone=True, interval=0.2), []
+        before = signal.signal(signal.SIGTERM, lambda *_: ended.append(1))
+        try:
+            folder = place.__enter__()
+            held = {"id": "another", "host": "there", "process": 1, "time": time.time() + 1000}
+            put("run/.jaxlm_in_use.json", json.dumps(held))
+            end = time.time() + 10
+            while not ended and time.time() < end:
+                time.sleep(0.02)
+            (folder / "log").write_text("1")
+            with pytest.raises(ValueError, match=r"was taken by another training.*kept in"):
+                place.__exit__(None, None, None)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        assert ended and "run/log" not in names() and "run/.jaxlm_in_use.json" in names()
+
+    def test_a_place_that_cannot_be_read_is_released(self, monkeypatch):
+        put("run/log", "1")
+
+        def fail(place, file):
+            raise OSError("no network")
+
+        monkeypatch.setattr(storage, "_copy_in", fail)
+        with pytest.raises(ValueError, match="no network"):
+            mirrored("memory://bucket/run", alone=True, interval=1).__enter__()
+        assert names() == {"run/log"}
+
+    def test_names_that_only_look_like_temporary_ones(self):
+        with mirrored("memory://bucket/run") as folder:
+            for name in ("padlock.locked.png", "a.partial.png", ".lock", ".lock.json", ".a.1.partial.png"):
+                (folder / name).write_text(name)
+        assert names() == {"run/padlock.locked.png", "run/a.partial.png", "run/.jaxlm_files.json"}
 
     def test_what_cannot_be_written_is_kept(self, monkeypatch):
         def fail(place, content):
@@ -183,15 +268,30 @@ def test_several_machines_need_a_common_folder(words, capsys):
 def test_words_become_local_paths():
     put("a.png", "a")
     put("run/config.json", "{}")
+    put("b/config.json", "b")
     with contextlib.ExitStack() as stack:
-        words = ["memory://bucket/a.png", "--workdir", "memory://bucket/run", "memory://bucket/a.png"]
-        words += ["--config.data.root=memory://bucket/data", "--boxes=b.csv"]
-        first, _, workdir, second, *others = storage.local_words(words, stack)
+        words = ["--config=mine.py", "memory://bucket/a.png", "--workdir", "memory://bucket/run"]
+        words += ["memory://bucket/a.png", "--config.data.root=memory://bucket/data", "--boxes=b.csv"]
+        words += ["--workdirs", "memory://bucket/run", "memory://bucket/b", "--models=memory://bucket/run,faces98"]
+        _, first, _, workdir, second, *others = local_words("eval", words, stack)
         assert first == second and Path(first).read_text() == "a"
-        assert (Path(workdir) / "config.json").read_text() == "{}"
         (Path(workdir) / "log").write_text("1")
-        assert others == words[4:]
+        assert others[:2] == words[5:7]
+        assert [(Path(path) / "config.json").read_text() for path in others[3:5]] == ["{}", "b"]
+        assert others[5].startswith("--models=/") and others[5].endswith("/run,faces98")
     assert "run/log" in names()
+    with contextlib.ExitStack() as stack:
+        (read,) = local_words("predict", ["--workdir=memory://bucket/run"], stack)
+        assert (Path(read.partition("=")[2]) / "config.json").is_file()
+        with pytest.raises(ValueError, match="memory://bucket/none does not exist"):
+            local_words("eval", ["--workdir=memory://bucket/none"], stack)
+
+
+def test_results_in_a_folder_with_a_dot(tmp_path):
+    with contextlib.ExitStack() as stack:
+        (out,) = local_words("predict", ["--out=memory://bucket/ldeq.v1"], stack)
+        (Path(out.partition("=")[2]) / "a.txt").write_text("a")
+    assert "ldeq.v1/a.txt" in names()
 
 
 def test_another_kind_of_address_is_no_folder(tmp_path, monkeypatch, capsys):

@@ -51,11 +51,21 @@ def test_a_damaged_file_is_replaced(model, tmp_path):
     expected = predict(images())
     (path,) = (tmp_path / "traced").iterdir()
     whole = path.read_bytes()
-    for damage in (b"", whole[: len(whole) // 2], whole[:100] + bytes(100) + whole[200:]):
+    rng = np.random.default_rng(0)
+    flipped = [bytearray(whole) for _ in range(4)]
+    for content in flipped:
+        content[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+    for damage in (b"", whole[: len(whole) // 2], whole[:100] + bytes(100) + whole[200:], *map(bytes, flipped)):
         path.write_bytes(damage)
         found = traced.traced_predict(model.config, model.variables)(images())
         np.testing.assert_allclose(found.landmarks, expected.landmarks, atol=1e-4)
     assert path.stat().st_size == len(whole)
+
+
+def test_it_can_still_be_transformed(model):
+    predict = traced.traced_predict(model.config, model.variables)
+    found = jax.vmap(lambda image: predict(image[None]).landmarks[0])(images(2))
+    np.testing.assert_allclose(found, predict(images(2)).landmarks, atol=1e-3)
 
 
 def test_what_is_not_kept(model, tmp_path, monkeypatch):

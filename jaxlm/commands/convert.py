@@ -16,6 +16,7 @@ from typing import Any, Literal
 from tyro.conf import Positional
 
 from jaxlm.convert.released import convert
+from jaxlm.schemes import get_scheme
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,5 +36,5 @@ def main(options: Options) -> Any:
     model = ", ".join(
         f"{name} {config.model[name]}" for name in ("preset", "backbone", "refine") if name in config.model
     )
-    print(f"written: {workdir} ({config.system}, {config.scheme}, {model})")
+    print(f"written: {workdir} ({config.system}, {get_scheme(config.scheme).name}, {model})")
     return config

@@ -193,7 +193,7 @@ def picture_of(record: dict[str, Any]) -> np.ndarray:
     """
     image = record["image"]
     if isinstance(image, bytes):
-        image = decode_image(image)
+        image = decode_image(image, limited=False)  # it was when it was prepared
         if image is None:
             raise BadSample(f"The cached picture of {record['key']!r} cannot be decoded; delete the cache.")
     return image

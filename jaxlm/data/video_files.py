@@ -185,17 +185,22 @@ class _Encoder:
     def __init__(self, path: Path, fps: float, shape: tuple[int, ...], source: VideoFile | None):
         import av  # what writes no video starts faster without it
 
-        self._file = av.open(str(path.absolute()), "w", options={"movflags": "faststart"})
-        # The bytes would depend on the number of threads. Players show BT.601 as it is meant if the file says so.
-        options = {"crf": "18", "preset": "superfast", "threads": "1", "bf": "0", "colorspace": "smpte170m"}
-        stream: Any = self._file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
-        stream.height, stream.width = shape
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = Fraction(1, _CLOCK)
-        self._pictures, self._fps, self._count, self._last = stream, fps, 0, -1
-        self._times = source.seconds() if source else ()
-        self._sound = _sound(source.path, self._file) if source and source.path.is_file() else iter(())
-        self._packets = next(self._sound, None)  # adds the stream
+        self._closing = contextlib.ExitStack()
+        with contextlib.ExitStack() as failed:
+            failed.push(self._closing)
+            self._file: Any = av.open(str(path.absolute()), "w", options={"movflags": "faststart"})
+            self._closing.callback(self._file.close)
+            # The bytes would depend on the number of threads. Players show BT.601 as it is meant if the file says so.
+            options = {"crf": "18", "preset": "superfast", "threads": "1", "bf": "0", "colorspace": "smpte170m"}
+            stream: Any = self._file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
+            stream.height, stream.width = shape
+            stream.pix_fmt = "yuv420p"
+            stream.codec_context.time_base = Fraction(1, _CLOCK)
+            self._pictures, self._fps, self._count, self._last = stream, fps, 0, -1
+            self._times = source.seconds() if source else ()
+            self._sound = self._packets(source, path) if source else iter(())
+            self._packet = next(self._sound, None)
+            failed.pop_all()
 
     def write(self, frame: np.ndarray) -> None:
         import av
@@ -208,44 +213,93 @@ class _Encoder:
         self._file.mux(self._pictures.encode(picture))
         self._mux_sound(second)
 
-    def _mux_sound(self, until: float) -> None:
-        while self._packets is not None and self._packets[0] <= until:
-            self._file.mux(self._packets[1])
-            self._packets = next(self._sound, None)
-
     def close(self) -> None:
         """Finishes the file."""
-        try:
+        with self._closing:
             self._file.mux(self._pictures.encode())
             self._mux_sound(self._last / _CLOCK + 1 / self._fps)
-        finally:
-            self._file.close()
 
+    def _mux_sound(self, until: float) -> None:
+        while self._packet is not None and float(self._packet.dts * self._packet.time_base) <= until:
+            self._file.mux(self._packet)
+            self._packet = next(self._sound, None)
 
-def _sound(path: Path, target: Any) -> Iterator[tuple[float, list[Any]]]:
-    """Adds a stream to the target for a file's sound, and yields its packets with their time in seconds.
+    def _packets(self, source: VideoFile, path: Path) -> Iterator[Any]:
+        """Adds a stream for the source's sound, and returns its packets."""
+        import av
 
-    Nothing is yielded for a file without sound, and nothing more where the sound is damaged.
-    """
-    import av
-    from av.error import FFmpegError
+        sound = _sound_of(source.path, path) if source.path.is_file() else None
+        if sound is None:
+            return iter(())
+        self._closing.callback(sound.unlink)
+        file: Any = self._closing.enter_context(av.open(str(sound.absolute())))
+        stream = self._file.add_stream_from_template(file.streams.audio[0])
 
-    with contextlib.suppress(FFmpegError), av.open(str(path.absolute())) as file:
-        if not file.streams.audio:
-            return
-        sound: Any = file.streams.audio[0]
-        if sound.codec_context.codec.canonical_name in _COPIED:
-            stream = target.add_stream_from_template(sound)
-            yield 0.0, []
-            for packet in file.demux(sound):
+        def packets() -> Iterator[Any]:
+            for packet in file.demux(file.streams.audio[0]):
                 if packet.dts is not None:
                     packet.stream = stream
-                    yield float(packet.dts * packet.time_base), [packet]
-        else:
-            stream = target.add_stream("aac", rate=sound.rate)
-            yield 0.0, []
-            second = 0.0
-            for frame in file.decode(sound):
-                second = frame.time or second
-                yield second, stream.encode(frame)
-            yield second, stream.encode()
+                    yield packet
+
+        return packets()
+
+
+def _sound_of(path: Path, beside: Path) -> Path | None:
+    """A video's sound in a file of its own that MP4 can take, copied or, if it cannot be, converted to AAC.
+
+    None for a video without sound, or where FFmpeg cannot do either. Times count from the first picture.
+    """
+    from av.error import FFmpegError
+
+    target = temporary_name(beside.with_suffix(".m4a"))
+    for convert in (False, True):
+        try:
+            if not _write_sound(path, target, convert):
+                return None
+            return target
+        except (FFmpegError, ValueError):
+            target.unlink(missing_ok=True)
+    return None
+
+
+def _write_sound(path: Path, target: Path, convert: bool) -> bool:
+    """Writes a file with a video's sound; whether there is any.
+
+    Raises:
+        av.error.FFmpegError, ValueError: if that kind of sound cannot be written.
+    """
+    import av
+    from av.error import InvalidDataError
+
+    with av.open(str(path.absolute())) as file:
+        if not file.streams.audio:
+            return False
+        sound: Any = file.streams.audio[0]
+        if not convert and sound.codec_context.codec.canonical_name not in _COPIED:
+            raise ValueError("a kind of sound that MP4 does not hold")
+        pictures: Any = file.streams.video[0]
+        start = float((pictures.start_time or 0) * pictures.time_base)
+        with av.open(str(target.absolute()), "w", format="mp4") as out:
+            if not convert:
+                stream = out.add_stream_from_template(sound)
+                for packet in file.demux(sound):
+                    if packet.dts is None:
+                        continue
+                    shift = round(start / packet.time_base)
+                    packet.pts, packet.dts = (packet.pts or packet.dts) - shift, packet.dts - shift
+                    if packet.pts >= 0 or sound.start_time in (None, 0):  # an encoder's lead-in is before the start
+                        packet.stream = stream
+                        out.mux(packet)
+                return True
+            stream: Any = out.add_stream("aac", rate=min(max(sound.rate, 8000), 48_000))
+            heard = 0
+            with contextlib.suppress(InvalidDataError):  # damaged from there on
+                for frame in file.decode(sound):
+                    shifted = frame.time is not None and frame.time - start
+                    if shifted is False or shifted >= 0:
+                        frame.pts = None if shifted is False else round(shifted / frame.time_base)
+                        out.mux(stream.encode(frame))
+                        heard += 1
+            if heard:
+                out.mux(stream.encode())
+            return bool(heard)

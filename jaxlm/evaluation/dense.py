@@ -29,7 +29,6 @@ from jaxlm.face3d import scans, views
 from jaxlm.face3d.model_files import load_face_model
 from jaxlm.face3d.morphable import MorphableModel
 from jaxlm.predict.faces3d import Reconstructor
-from jaxlm.support import storage
 from jaxlm.support.progress import progress
 
 
@@ -96,7 +95,7 @@ def _whole_model(reconstructor: Reconstructor) -> MorphableModel:
     settings = reconstructor.config["morphable"]
     if settings.path == "head":
         raise ValueError("AFLW2000-3D's parameters need the Basel Face Model; the workdir has the built-in head.")
-    path = str(storage.under(reconstructor.config.data.root, settings.path))
+    path = str(Path(reconstructor.config.data.root).expanduser() / settings.path)
     try:
         return load_face_model(path, identity=BFM_MODES[0], expression=BFM_MODES[1])
     except ValueError as error:

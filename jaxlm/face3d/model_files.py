@@ -41,9 +41,12 @@ def model_of(config: Config) -> MorphableModel:
     """
     settings: Morphable = config["morphable"]
     paths = [
-        name if not name or name == HEAD else str(storage.under(config.data.root, name))
+        name if not name or name == HEAD else str(Path(config.data.root).expanduser() / name)
         for name in (settings.path, settings.statistics)
     ]
+    if any(storage.is_remote(place) for name in paths for place in (name, Path(name))):
+        # A folder that was downloaded must not choose what is fetched from where.
+        raise ValueError(f"The face model must be a local file, got {paths[0]}: set morphable.path to a copy of it.")
     return load_face_model(paths[0], identity=settings.identity, expression=settings.expression, statistics=paths[1])
 
 

@@ -21,6 +21,7 @@ from jaxlm.data.video_batches import Video, crop_chunks
 from jaxlm.data.video_files import VideoFile
 from jaxlm.predict.face_boxes import Landmarker, make_landmarker, smooth_boxes
 from jaxlm.predict.model import load_model
+from jaxlm.schemes import get_scheme
 from jaxlm.support.errors import BadSample
 from jaxlm.workdir.config_file import load_config
 
@@ -85,7 +86,7 @@ class Ensemble:
             if "video" not in config:
                 raise ValueError(f"The config.json of {name} has no part video; copy it from configs/, or train again.")
             first = self.configs[0]
-            if (config.scheme, config.video.crop) != (first.scheme, first.video.crop):
+            if (get_scheme(config.scheme), config.video.crop) != (get_scheme(first.scheme), first.video.crop):
                 raise ValueError(f"{name} has another scheme or video.crop than {self.names[0]}; they must agree.")
         self._predicts, self._variables = [], []
         self.landmarkers: list[Landmarker] = []

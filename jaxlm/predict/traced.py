@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 from jax import export
+from jax.core import Tracer
 
 import jaxlm
 from jaxlm import systems
@@ -28,10 +29,11 @@ _MOST = 200  # files that are kept
 def traced_predict(config: Config, variables: dict[str, Any]) -> Callable[[Any], Prediction] | None:
     """images (B, S, S, 3) -> Prediction, whose `aux` holds only what `System.outputs` names.
 
-    None where compiled programs are not kept, or the system is not one of the package's.
+    None where compiled programs are not kept, and for a system that is not one of the package's or has a face model,
+    whose file is part of the program.
     """
     folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    if not folder or not systems.SYSTEMS.get(config.system, "").startswith("jaxlm."):
+    if not folder or not systems.SYSTEMS.get(config.system, "").startswith("jaxlm.") or "morphable" in config:
         return None
     return _Traced(config, jax.device_put(variables), Path(folder) / "traced")
 
@@ -43,28 +45,35 @@ class _Traced:
 
     def __call__(self, images: Any) -> Prediction:
         key = (images.shape, str(images.dtype))
-        if key not in self._calls:
-            self._calls[key] = jax.jit(self._program(images))
-        found = dict(self._calls[key](self.variables, images))
+        if isinstance(images, Tracer):  # under grad or vmap, which an exported program does not know
+            found = _outputs(systems.build(self.config), self.variables, images)
+        else:
+            if key not in self._calls:
+                self._calls[key] = jax.jit(self._program(images))
+            found = dict(self._calls[key](self.variables, images))
         return Prediction(found.pop("landmarks"), found.pop("score"), found)
 
     def _program(self, images: Any) -> Callable[..., Any]:
         """(variables, images) -> the arrays of `System.outputs`, read from its file or traced and written there."""
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (self.variables, images))
         path = self.folder / f"{self._digest(shapes)}.stablehlo"
-        with contextlib.suppress(Exception):  # missing, damaged, or of a JAX that it does not say
-            kept = export.deserialize(bytearray(path.read_bytes())).call
-            path.touch()  # the last used are kept
-            return kept
+        with contextlib.suppress(Exception):  # missing, or of a JAX that it does not say
+            whole = path.read_bytes()
+            if hashlib.sha256(whole[32:]).digest() == whole[:32]:  # not damaged
+                kept = export.deserialize(bytearray(whole[32:])).call
+                path.touch()  # the last used are kept
+                return kept
         run = jax.jit(functools.partial(_outputs, systems.build(self.config)))
+        jax.eval_shape(run, *shapes)  # what the network says of parameters that do not fit it
         try:
             exported = export.export(run)(*shapes)
-            content = exported.serialize()
+            content = bytes(exported.serialize())
         except Exception:  # a program that JAX cannot export, such as one with a kernel of its own
             return run
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_bytes_atomically(path, lambda file: file.write(content))
+            whole = hashlib.sha256(content).digest() + content
+            write_bytes_atomically(path, lambda file: file.write(whole))
             for old in sorted(self.folder.glob("*.stablehlo"), key=lambda file: -file.stat().st_mtime)[_MOST:]:
                 old.unlink(missing_ok=True)
         return exported.call

@@ -41,10 +41,7 @@ def check_held(nbytes: int) -> None:
 
 def limit_in_words() -> str:
     """The limit and how to raise it."""
-    return (
-        f"the limit of {_words(file_limit())} for one file, which jaxlm {FLAG}=8 COMMAND or {_ENVIRONMENT}=8 raises "
-        "to 8 GiB"
-    )
+    return f"the limit of {_words(file_limit())} for one file, which jaxlm {FLAG}=8 COMMAND raises to 8 GiB"
 
 
 def _words(nbytes: int) -> str:

@@ -29,7 +29,6 @@ def warp(image: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
     return cv2.warpAffine(image, transform, (size, size), flags=cv2.INTER_LINEAR)
 
 
-_NO_PICTURE = "is truncated or not a picture; replace or remove it"
 # Endings of pictures. Files that are named one by one may have any other ending.
 PICTURES = (
     ".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm", ".pgm", ".pnm",
@@ -42,7 +41,7 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in PICTURES or (path.is_file() and cv2.haveImageReader(str(path)))
 
 
-def decode_image(content: bytes, *, upright: bool = True) -> np.ndarray | None:
+def decode_image(content: bytes, *, upright: bool = True, limited: bool = True) -> np.ndarray | None:
     """Picture (H, W, 3) uint8 RGB from the bytes of a JPEG, PNG, … file; None if they cannot be decoded.
 
     Grey and CMYK pictures are converted. Of 10, 12 or 16 bits, of which the largest value tells, the upper 8 are kept.
@@ -51,15 +50,16 @@ def decode_image(content: bytes, *, upright: bool = True) -> np.ndarray | None:
     Args:
         content: bytes of the file.
         upright: whether the picture is turned as its EXIF says, as viewers do; otherwise it is as stored.
+        limited: whether one that is larger than `jaxlm.support.limits.file_limit` is refused.
     """
+    if limited and _stated_size(content) > file_limit():
+        return None
     flags = cv2.IMREAD_ANYDEPTH | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
     for color in (cv2.IMREAD_COLOR, cv2.IMREAD_ANYCOLOR):  # OpenCV does not make colour of a TIFF of grey floats
         try:
             picture = cv2.imdecode(np.frombuffer(content, np.uint8), flags | color)
         except cv2.error:
             picture = None
-        if picture is not None and picture.shape[0] * picture.shape[1] * 3 > file_limit():
-            return None
         if picture is not None:
             code = cv2.COLOR_GRAY2RGB if picture.ndim == 2 else cv2.COLOR_BGR2RGB
             return cv2.cvtColor(_to_8_bits(picture), code)
@@ -68,21 +68,27 @@ def decode_image(content: bytes, *, upright: bool = True) -> np.ndarray | None:
 
 def why_undecodable(content: bytes) -> str:
     """What is wrong with bytes that `decode_image` does not decode, to follow the name of their file."""
+    stated = _stated_size(content)
+    if stated > file_limit():
+        return f"has pixels for {stated / 2**30:.3g} GiB, more than {limit_in_words()}"
+    return "is truncated or not a picture; replace or remove it"
+
+
+def _stated_size(content: bytes) -> int:
+    """Bytes of a picture in RGB by its header; 0 if that cannot be read, or Pillow is missing."""
     try:
         from PIL import Image
     except ModuleNotFoundError:
-        return _NO_PICTURE
+        return 0
     with contextlib.suppress(Exception), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a decompression bomb: it is not decoded here
+        warnings.simplefilter("ignore")  # of a decompression bomb, which is not decoded here
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             with Image.open(io.BytesIO(content)) as picture:
-                width, height = picture.size
+                return 3 * picture.width * picture.height
         finally:
             Image.MAX_IMAGE_PIXELS = before
-        if 3 * width * height > file_limit():
-            return f"has {width}×{height} pixels, {3 * width * height / 2**30:.3g} GiB, more than {limit_in_words()}"
-    return _NO_PICTURE
+    return 0
 
 
 def as_stored(content: bytes) -> bytes:

@@ -10,32 +10,43 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jaxlm.support.files import write_atomically, write_bytes_atomically
 
 # Kind of storage -> package that fsspec needs for it.
-_PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
-_KINDS = (*_PACKAGES, "memory")
+PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
+_KINDS = (*PACKAGES, "memory")
 # What tells whether a file is the same as before, by the names that the packages have for it.
-_VERSIONS = ("etag", "ETag", "mtime", "LastModified", "last_modified", "updated", "generation", "created")
+_VERSIONS = (
+    "etag", "ETag", "mtime", "LastModified", "last_modified", "updated", "generation", "created", "blob_id",
+    "xet_hash", "md5Hash", "content_md5",
+)  # fmt: skip
 _CACHE = "~/.cache/jaxlm/remote"
-_WRITTEN = ("--workdir", "--out", "--plot", "--json")
 _LIST, _HOLDER = ".jaxlm_files.json", ".jaxlm_in_use.json"
 _INTERVAL = 60.0  # seconds between two copies of a folder that is written
-_LOCAL = (".partial", ".orbax-checkpoint-tmp", ".lock")  # parts of names of files that are not complete, or not shared
+# Files that are not complete, or of this machine alone.
+_LOCAL = re.compile(r"(^|/)(\.[^/]*\.partial[^/]*|\.lock|\.lock\.json|[^/]*\.orbax-checkpoint-tmp[^/]*)(/|$)")
 
 
 def is_remote(place: str | Path) -> bool:
     """Whether a path lies on object storage."""
-    kind, colon, _ = str(place).partition("://")
+    kind, colon, _ = _address(place).partition("://")
     return bool(colon) and kind in _KINDS
+
+
+def _address(place: str | Path) -> str:
+    """The text of a place; a `Path` has lost one of the two slashes."""
+    text = str(place)
+    return re.sub(r"^(\w+):/(?!/)", r"\1://", text) if isinstance(place, Path) else text
 
 
 def under(root: str, name: str) -> Path:
@@ -61,23 +72,32 @@ def fetch(place: str | Path) -> Path:
     """
     if not is_remote(place):
         return Path(place).expanduser()
-    name = str(place).rstrip("/")
+    name = _address(place).rstrip("/")
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
     local = Path(_CACHE).expanduser() / digest / name.rpartition("/")[2]
+    record = local.parent / "fetched.json"
     local.parent.mkdir(parents=True, exist_ok=True)
     with _one_sentence(name):
-        record = local.parent / "fetched.json"
-        before = json.loads(record.read_text()) if record.exists() else {}
         found = _listing(name)
         if not found:
             raise ValueError(f"{name} does not exist.")
-        for path, version in found.items():
-            file = local / path if path else local
-            if before.get(path) != version or not file.exists():
-                _copy_in(f"{name}/{path}" if path else name, file)
-        for path in before.keys() - found.keys():
-            (local / path).unlink(missing_ok=True)
-        write_atomically(record, json.dumps(found))
+        before: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+        if local.exists() and local.is_dir() == ("" in found):  # a file that has become a folder, or the other way
+            shutil.rmtree(local.parent)
+            local.parent.mkdir()
+            before = {}
+        try:
+            for path in before.keys() - found.keys():
+                (local / path).unlink(missing_ok=True)
+                del before[path]
+            for path, version in found.items():
+                file = local / path if path else local
+                if before.get(path) != version or not file.exists():
+                    before.pop(path, None)
+                    _copy_in(f"{name}/{path}" if path else name, file)
+                    before[path] = version
+        finally:
+            write_atomically(record, json.dumps(before))
     return local
 
 
@@ -86,31 +106,41 @@ def mirrored(place: str, *, alone: bool = False, interval: float = _INTERVAL) ->
     """Context with a local folder for one of object storage: fetched first, and written back meanwhile and at the end.
 
     Every `interval` seconds and at the end, what has changed is copied, and what was removed is removed there. A list
-    of complete files makes a copy that was interrupted invisible.
+    of complete files makes a copy that was interrupted invisible. What cannot be copied at the end stays in the local
+    folder.
 
     Args:
         place: folder on object storage, which need not exist.
-        alone: whether another process that holds the folder with `alone` is refused.
-        interval: seconds between two copies.
+        alone: whether another process that holds the folder with `alone` is refused. If one takes the folder all the
+            same, this process gets SIGTERM.
+        interval: seconds between two copies. A process that was killed holds the folder for three of them.
 
     Raises:
         ValueError: if it cannot be read or written, or is in use.
     """
-    mirror = _Mirror(place.rstrip("/"), alone, interval)
+    mirror = _Mirror(place.rstrip("/"), interval)
+    stop = threading.Event()
+    threads = [threading.Thread(target=mirror.keep, args=(stop,), daemon=True)]
     try:
         with _one_sentence(mirror.place):
+            if alone:
+                mirror.take()
+                threads.append(threading.Thread(target=mirror.hold, args=(stop,), daemon=True))
+                threads[-1].start()
             mirror.pull()
     except BaseException:
+        stop.set()
+        with contextlib.suppress(Exception):
+            mirror.release()
         shutil.rmtree(mirror.folder.parent)
         raise
-    stop = threading.Event()
-    thread = threading.Thread(target=mirror.keep, args=(stop,), daemon=True)
-    thread.start()
+    threads[0].start()
     try:
         yield mirror.folder
     finally:
         stop.set()
-        thread.join()
+        for thread in threads:
+            thread.join()
         try:
             with _one_sentence(mirror.place):
                 mirror.push()
@@ -123,23 +153,24 @@ def mirrored(place: str, *, alone: bool = False, interval: float = _INTERVAL) ->
 
 
 class _Mirror:
-    def __init__(self, place: str, alone: bool, interval: float):
-        self.place, self.alone, self.interval = place, alone, interval
+    def __init__(self, place: str, interval: float):
+        self.place, self.interval = place, interval
         self.folder = Path(tempfile.mkdtemp(prefix="jaxlm-")) / place.rpartition("/")[2]
         self.known: dict[str, tuple[int, int]] = {}  # size and time of the files that the remote folder has
-        self.written = False
+        self.written = self.lost = False
+        self.me = ""  # identity, if the folder is held alone
 
     def pull(self) -> None:
-        """Takes the folder if it is to be held alone, and fetches its complete files."""
+        """Fetches the complete files."""
         self.folder.mkdir()
-        self._hold()
         for name in _listing(self.place):
             _copy_in(f"{self.place}/{name}", self.folder / name)
         self.known = self._states()
 
     def push(self) -> None:
         """Copies what has changed and removes what was removed."""
-        self._hold()
+        if self.lost:
+            raise ValueError(f"{self.place} was taken by another training.")
         now = self._states()
         changed = [name for name, state in now.items() if self.known.get(name) != state]
         gone = [name for name in self.known if name not in now]
@@ -156,29 +187,52 @@ class _Mirror:
 
     def keep(self, stop: threading.Event) -> None:
         """Pushes until `stop`; what fails is tried again, the last time by the caller."""
-        while not stop.wait(self.interval):
+        while not stop.wait(self.interval) and not self.lost:
             try:
                 self.push()
             except Exception as error:  # of whatever the storage's package raises
                 print(f"{self.place} cannot be written now ({error}); it is tried again.")
 
+    def take(self) -> None:
+        """Takes the folder, unless another process holds it."""
+        held = self._holder()
+        if held and time.time() - held["time"] < 3 * self.interval:
+            raise ValueError(
+                f"{self.place} is in use: process {held['process']} on {held['host']} trains there. Wait for it (one "
+                f"that was killed holds it {3 * self.interval:.0f} seconds longer), or choose another --workdir."
+            )
+        self.me = uuid.uuid4().hex
+        self._sign()
+        time.sleep(min(1.0, self.interval / 10))  # of two that take it at once, the last to write has it
+        if self._holder().get("id") != self.me:
+            raise ValueError(f"{self.place} was taken by another training just now; choose another --workdir.")
+
+    def hold(self, stop: threading.Event) -> None:
+        """Says that the folder is held until `stop`; ends the program's work if another process has taken it."""
+        while not stop.wait(self.interval / 2):
+            with contextlib.suppress(Exception):  # tried again
+                if self._holder().get("id", self.me) != self.me:
+                    self.lost = True
+                    print(f"{self.place} was taken by another training: this one ends.")
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
+                self._sign()
+
     def release(self) -> None:
-        if self.alone:
+        if self.me and not self.lost:
             _remove(f"{self.place}/{_HOLDER}")
 
-    def _hold(self) -> None:
-        if not self.alone:
-            return
-        holder, me = f"{self.place}/{_HOLDER}", [socket.gethostname(), os.getpid()]
-        with contextlib.suppress(FileNotFoundError, KeyError, TypeError, json.JSONDecodeError):
-            held = json.loads(_read(holder))
-            if held["process"] != me and time.time() - held["time"] < 3 * self.interval:
-                host, process = held["process"]
-                raise ValueError(
-                    f"{self.place} is in use: process {process} on {host} trains there. Wait for it (a process "
-                    f"that was killed holds it {3 * self.interval:.0f} seconds longer), or choose another --workdir."
-                )
-        _write(holder, json.dumps({"process": me, "time": time.time()}).encode())
+    def _sign(self) -> None:
+        me = {"id": self.me, "host": socket.gethostname(), "process": os.getpid(), "time": time.time()}
+        _write(f"{self.place}/{_HOLDER}", json.dumps(me).encode())
+
+    def _holder(self) -> dict[str, Any]:
+        """Who holds the folder; empty if nobody does."""
+        try:
+            held = json.loads(_read(f"{self.place}/{_HOLDER}"))
+            return held if {"id", "host", "process", "time"} <= held.keys() else {}
+        except (FileNotFoundError, AttributeError, json.JSONDecodeError):
+            return {}
 
     def _states(self) -> dict[str, tuple[int, int]]:
         """Name -> size and time of the complete local files."""
@@ -186,67 +240,43 @@ class _Mirror:
         for base, _, names in os.walk(self.folder):
             for name in names:
                 path = (Path(base) / name).relative_to(self.folder).as_posix()
-                if not any(word in path for word in _LOCAL):
+                if not _LOCAL.search(path):
                     with contextlib.suppress(FileNotFoundError):
                         stat = (Path(base) / name).stat()
                         found[path] = (stat.st_size, stat.st_mtime_ns)
         return found
 
 
-def local_words(words: Sequence[str], stack: contextlib.ExitStack, *, alone: bool = False) -> list[str]:
-    """Words of a command line with local paths in place of those on object storage.
-
-    What `--workdir` and `--out` name is written back, at the latest when the stack is closed; everything else is
-    fetched. Fields of a config stay as they are.
+@contextlib.contextmanager
+def written(place: str) -> Iterator[Path]:
+    """Context with the local path of a file, which is copied to object storage if it has been written at the end.
 
     Raises:
-        ValueError: as `fetch` and `mirrored`, and for shares of a work that would not see each other's results.
+        ValueError: if it cannot be copied; the file stays where it is.
     """
-    found, option = [], ""
-    shared = [flag for flag in ("--shard", "--distributed") if any(word.startswith(flag) for word in words)]
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not (equals and name.startswith("-")):
-            name, equals, value = ("", "", word)
-        option = name or (word if word.startswith("-") else option)
-        own = not option.startswith("--config")
-        if own and is_remote(value):
-            word = f"{name}{equals}{_local(value, option, stack, alone, shared)}"
-        elif own and re.match(r"[a-z0-9]+://", value):
-            raise ValueError(f"{value} is on no storage that is known: name a local path, or one of {_examples()}.")
-        if option in _WRITTEN and word != option:  # which take one value
-            option = ""
-        found.append(word)
-    return found
-
-
-def _examples() -> str:
-    return ", ".join(f"{kind}://" for kind in _PACKAGES)
-
-
-def _local(place: str, option: str, stack: contextlib.ExitStack, alone: bool, shared: list[str]) -> Path:
-    if option in ("--plot", "--json") or (option == "--out" and Path(place).suffix):
-        return stack.enter_context(_written(place))
-    if option in ("--workdir", "--out"):
-        if shared:
-            raise ValueError(
-                f"{shared[0]} needs an {option} that all machines share; {place} is copied to each: mount it, and name "
-                "the folder."
-            )
-        return stack.enter_context(mirrored(place, alone=alone and option == "--workdir"))
-    return fetch(place)
-
-
-@contextlib.contextmanager
-def _written(place: str) -> Iterator[Path]:
-    """Context with the local path of a file that is copied to object storage if it has been written at the end."""
-    with tempfile.TemporaryDirectory(prefix="jaxlm-") as folder:
-        file = Path(folder) / place.rpartition("/")[2]
+    folder = Path(tempfile.mkdtemp(prefix="jaxlm-"))
+    file = folder / place.rpartition("/")[2]
+    try:
         yield file
-        if file.exists():
-            with _one_sentence(place):
-                _write(place, file.read_bytes())
-            print(f"copied to {place}")
+    finally:
+        try:
+            if file.is_file():
+                with _one_sentence(place):
+                    _write(place, file.read_bytes())
+                print(f"copied to {place}")
+        except ValueError as error:
+            raise ValueError(f"{error} The file is kept as {file}.") from None
+        shutil.rmtree(folder)
+
+
+def exists(place: str) -> bool:
+    """Whether there is a file, or a file in a folder, of this name on object storage.
+
+    Raises:
+        ValueError: if that cannot be asked.
+    """
+    with _one_sentence(place):
+        return bool(_listing(place.rstrip("/")))
 
 
 def _storage(place: str) -> tuple[Any, str]:
@@ -261,8 +291,8 @@ def _one_sentence(place: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        kind = place.partition("://")[0]
-        raise ValueError(f"{place} needs the package {_PACKAGES[kind]}: pip install {_PACKAGES[kind]}.") from error
+        package = PACKAGES.get(place.partition("://")[0], "of this storage")
+        raise ValueError(f"{place} needs the package {package}: pip install {package}.") from error
     except (ValueError, KeyboardInterrupt):
         raise
     except Exception as error:  # of whatever the storage's package raises
@@ -273,13 +303,23 @@ def _listing(place: str) -> dict[str, list[str]]:
     """Size and version of every complete file of a folder by its name there; of a file by the name ""; empty if none.
 
     A folder that `mirrored` writes has a list of its complete files.
+
+    Raises:
+        ValueError: for a name that is no path below the folder.
     """
     system, name = _storage(place)
     system.invalidate_cache()
     found = {}
     for path, info in system.find(name, detail=True).items():
-        inside = path[len(name) :].strip("/")
-        found[inside] = [str(info.get(key)) for key in ("size", *_VERSIONS)]
+        inside = path[len(name) :].removeprefix("/")
+        if inside.endswith("/") or (not inside and info.get("type") == "directory"):
+            continue  # what consoles write for a folder
+        if inside and (not {"", ".", ".."}.isdisjoint(inside.split("/")) or "\\" in inside):
+            raise ValueError(f"{place} holds {inside!r}, which is no path of a file below it.")
+        version = [str(info[key]) for key in _VERSIONS if info.get(key) is not None]
+        found[inside] = [str(info.get("size")), *(version or [uuid.uuid4().hex])]  # unknown: copied each time
+    if len(found) > 1:
+        found.pop("", None)
     listed = _read_list(place) if _LIST in found else None
     names = found.keys() if listed is None else found.keys() & set(listed)
     return {inside: found[inside] for inside in names - {_LIST, _HOLDER}}

@@ -69,7 +69,10 @@ def config_from_json(content: dict[str, Any]) -> Config:
     missing = [key for key in ("system", "scheme", "model", "data", "eval", "image_size") if key not in content]
     if missing:
         raise ValueError(f"it lacks {', '.join(missing)}")
-    get_scheme(str(content["scheme"]))
+    scheme = content["scheme"]
+    if not isinstance(scheme, str) or scheme.endswith(".json"):  # the text of one is kept, not its path
+        raise ValueError(f"its scheme is {scheme!r}, not the name or the text of one")
+    get_scheme(scheme)
     content = _with_tuples(content)
     if isinstance(content.get("loss"), str):  # as it was written before there were losses on heatmaps
         content["loss"] = dict(on="landmarks", name=content["loss"], options={})
