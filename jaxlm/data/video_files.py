@@ -254,11 +254,12 @@ def _sound_of(path: Path, beside: Path) -> Path | None:
     target = temporary_name(beside.with_suffix(".m4a"))
     for convert in (False, True):
         try:
-            if not _write_sound(path, target, convert):
-                return None
-            return target
+            if _write_sound(path, target, convert):
+                return target
+            break
         except (FFmpegError, ValueError):
-            target.unlink(missing_ok=True)
+            continue
+    target.unlink(missing_ok=True)
     return None
 
 
@@ -295,9 +296,9 @@ def _write_sound(path: Path, target: Path, convert: bool) -> bool:
             heard = 0
             with contextlib.suppress(InvalidDataError):  # damaged from there on
                 for frame in file.decode(sound):
-                    shifted = frame.time is not None and frame.time - start
-                    if shifted is False or shifted >= 0:
-                        frame.pts = None if shifted is False else round(shifted / frame.time_base)
+                    second = None if frame.time is None else frame.time - start
+                    if second is None or second >= 0:
+                        frame.pts = None if second is None else round(second / frame.time_base)
                         out.mux(stream.encode(frame))
                         heard += 1
             if heard:
