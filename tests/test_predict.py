@@ -214,7 +214,11 @@ class TestProgram:
         session.write("finder")
         printed = capsys.readouterr()
         assert "5 pictures" in printed.out and "2 faces in 2 of them, 0 without a face, 3 failed" in printed.out
-        for words in ("text.jpg is truncated or not a picture", "half.jpg is truncated or not a picture", "dot.png has 1×1 pixels"):
+        for words in (
+            "text.jpg is truncated or not a picture",
+            "half.jpg is truncated or not a picture",
+            "dot.png has 1×1 pixels",
+        ):
             assert words in printed.err
         files = sorted(path.name for path in (tmp_path / "out").iterdir())
         assert files == [
